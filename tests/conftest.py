@@ -1,0 +1,23 @@
+"""Fixtures shared by all rooms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(42)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images and annotations that stands beside the checkout."""
+    if not (REAL / "train.csv").is_file():
+        pytest.skip(f"the real data are not here: {REAL}")
+    return REAL
