@@ -1,0 +1,1 @@
+"""Cells as a field of arrows: label images to flows, and flows back to label images."""
