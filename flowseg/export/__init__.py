@@ -1,0 +1,1 @@
+"""What leaves flowseg for other programs."""
