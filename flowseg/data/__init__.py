@@ -1,0 +1,1 @@
+"""Where cells come from: readers of annotated images, synthetic neurons, folds."""

@@ -1,0 +1,85 @@
+"""One image with its annotation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flowseg.errors import FlowsegError
+from flowseg.files import read_image
+from flowseg.image import to_grey
+from flowseg.rle import Masks
+
+__all__ = ["Annotation", "Record", "size_differs"]
+
+
+class Annotation(Protocol):
+    """Masks that are made when they are asked for."""
+
+    def masks(self, shape: tuple[int, int]) -> Masks:
+        """All masks of the image, which has `shape`."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image, its masks, its cell type and its group.
+
+    Small and picklable: pixels and masks of a large data set are read when asked for.
+
+    Parameters
+    ----------
+    image_id : str
+        Unique among the records of a reader; the image's file name without its suffix.
+    image_path : Path
+        The image file.
+    shape : (int, int)
+        Height and width in pixels, as annotated.
+    cell_type : str
+        For example `shsy5y`, in lower case.
+    group : str
+        Images of one group (a well of a plate) stay on one side of every split.
+    annotation : Masks or Annotation
+        The masks, or what makes them.
+    """
+
+    image_id: str
+    image_path: Path
+    shape: tuple[int, int]
+    cell_type: str
+    group: str
+    annotation: Masks | Annotation
+
+    def image(self) -> npt.NDArray[np.float32]:
+        """Read the image: (H, W) float32, grey, values as stored.
+
+        Raises
+        ------
+        FlowsegError
+            If the file cannot be read or has another size than its annotation.
+        """
+        image = to_grey(read_image(self.image_path))
+        if image.shape != self.shape:
+            raise size_differs(self.image_path, image.shape, self.shape)
+        return image
+
+    def masks(self) -> Masks:
+        """All masks of the image, overlaps kept."""
+        if isinstance(self.annotation, Masks):
+            return self.annotation
+        return self.annotation.masks(self.shape)
+
+
+def size_differs(
+    path: Path, found: tuple[int, ...], annotated: tuple[int, int], where: str = "its annotation"
+) -> FlowsegError:
+    """The error for an image whose size is not the one it was annotated at."""
+    return FlowsegError(
+        f"is {found[1]} x {found[0]} pixels (width x height), "
+        f"but {where} says {annotated[1]} x {annotated[0]}",
+        file=path,
+        remedy="use the image that was annotated",
+    )

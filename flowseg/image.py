@@ -1,0 +1,137 @@
+"""Intensities and sizes: grey, normalised, resized. An image is (H, W) float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowseg.errors import FlowsegError
+from flowseg.files import load_cv2
+
+__all__ = ["normalize", "resize", "resize_labels", "to_grey"]
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """One channel of an image of any kind, values as stored.
+
+    Parameters
+    ----------
+    image : ndarray, (H, W) or (H, W, C)
+        Bool, integer or float. C = 1: grey; 2: grey and alpha; 3: red, green, blue; 4: with alpha.
+
+    Returns
+    -------
+    ndarray, (H, W) float32
+        Colour is weighted as ITU-R BT.601; a grey picture stored as colour keeps its values.
+        Alpha is left out.
+
+    Raises
+    ------
+    FlowsegError
+        If the array is no such image.
+
+    Examples
+    --------
+    >>> to_grey(np.full((1, 2, 3), 200, np.uint8))
+    array([[200., 200.]], dtype=float32)
+    """
+    image = np.asarray(image)
+    if image.dtype.kind not in "buif" or image.ndim not in (2, 3) or 0 in image.shape:
+        raise FlowsegError(f"no image: an array of shape {image.shape} and type {image.dtype}")
+    if image.ndim == 3:
+        channels = image.shape[2]
+        if channels > 4:
+            raise FlowsegError(
+                f"the image has {channels} channels",
+                remedy="give one channel, or red, green and blue",
+            )
+        grey = channels < 3 or bool((image[..., :1] == image[..., 1:3]).all())
+        image = image[..., 0] if grey else image[..., :3] @ np.asarray(_LUMA)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite; `normalize` deals with that
+        return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def normalize(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """Scale an image so that its 1st percentile becomes 0 and its 99th 1; not clipped.
+
+    Parameters
+    ----------
+    image : ndarray, (H, W)
+
+    Returns
+    -------
+    ndarray, (H, W) float32
+        Finite everywhere. A constant image becomes zeros. Where the two percentiles are equal
+        but the image is not constant, its least and largest values take their place.
+
+    Notes
+    -----
+    Pixels that are not finite do not count for the percentiles and take the median of those that
+    are; an image without a finite pixel becomes zeros.
+
+    Examples
+    --------
+    >>> normalize(np.array([[5.0, 5.0]]))
+    array([[0., 0.]], dtype=float32)
+    """
+    finite = np.isfinite(image)
+    values = image if (whole := bool(finite.all())) else image[finite]
+    if values.size == 0:
+        return np.zeros(image.shape, np.float32)
+    low, middle, high = (float(v) for v in np.percentile(values, (1, 50, 99)))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    if low == high:
+        return np.zeros(image.shape, np.float32)
+    if not whole:
+        image = np.where(finite, image, middle)
+    if high - low > np.finfo(np.float32).max or high - low < np.finfo(np.float32).tiny:
+        image = image.astype(np.float64)
+    return ((image - image.dtype.type(low)) / image.dtype.type(high - low)).astype(np.float32)
+
+
+def resize(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Resize (H, W) or (H, W, C) to `shape`: means of areas when shrinking, else linear.
+
+    Examples
+    --------
+    >>> resize(np.array([[0, 2], [4, 6]], np.float32), (1, 1))
+    array([[3.]], dtype=float32)
+    """
+    height, width = _check_shape(shape)
+    if image.shape[:2] == (height, width):
+        return np.array(image, np.float32)
+    cv2 = load_cv2()
+    shrink = height <= image.shape[0] and width <= image.shape[1]
+    resized = cv2.resize(
+        np.asarray(image, np.float32),
+        (width, height),
+        interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR,
+    )
+    # OpenCV drops a single channel
+    return np.asarray(resized, np.float32).reshape(height, width, *image.shape[2:])
+
+
+def resize_labels(labels: npt.NDArray[np.int32], shape: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """Resize a label image (H, W) to `shape`: each pixel takes the label at its centre.
+
+    Examples
+    --------
+    >>> resize_labels(np.array([[1, 2]], np.int32), (1, 4))
+    array([[1, 1, 2, 2]], dtype=int32)
+    """
+    height, width = _check_shape(shape)
+    rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
+    return np.ascontiguousarray(labels[rows[:, None], columns])
+
+
+def _check_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    height, width = shape
+    if height < 1 or width < 1:
+        raise FlowsegError(f"an image cannot be resized to {height} x {width} pixels")
+    return int(height), int(width)
