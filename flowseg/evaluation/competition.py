@@ -303,9 +303,9 @@ def _overlaps(
                 entries[bounds[chunk + 1]] = run
                 owners[bounds[chunk + 1]] = mask
                 bounds[chunk + 1] += 1
-    first = [np.int64(0) for _ in range(0)]
-    second = [np.int64(0) for _ in range(0)]
-    shared = [np.int64(0) for _ in range(0)]
+    first: Any = [np.int64(0) for _ in range(0)]
+    second: Any = [np.int64(0) for _ in range(0)]
+    shared: Any = [np.int64(0) for _ in range(0)]
     shares = np.zeros(len(b_offsets) - 1, np.int64)
     touched = np.empty(len(b_offsets) - 1, np.int64)
     for mask in range(len(a_offsets) - 1):
