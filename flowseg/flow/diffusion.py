@@ -1,4 +1,4 @@
-"""Labels to flows: heat let into a cell's centre and spread inside the cell; its gradient, made unit length."""
+"""Labels to flows: heat enters at a cell's centre and spreads inside the cell; flows climb it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ __all__ = ["labels_to_flows"]
 
 Floats = NDArray[np.float32]
 
-# Heat enters with this strength, not 1, so that far pixels stay above what the type can hold.
-_WARMTH = 1e18
-_DEEP_WARMTH = 1e280
+# Columns of a plan: where heat enters, for how many rounds, and the piece's box.
+_SEED_Y, _SEED_X, _ROUNDS, _TOP, _LEFT, _HEIGHT, _WIDTH = range(7)
+
+# Heat enters with this strength, not 1, so that far pixels stay within the numbers a type can hold;
+# a pixel below 1 / strength is cold: too near the smallest numbers to be trusted.
+_WARMTH_SINGLE = np.float32(1e30)
+_WARMTH_DOUBLE = np.float64(1e290)
+
+# Below this many pixel updates, starting threads takes longer than they save.
+_WORTH_THREADS = 4_000_000
 
 
 def labels_to_flows(labels: ArrayLike) -> Floats:
-    """Unit vectors that lead every pixel of a cell to the cell's centre, inside the cell.
+    """Unit vectors that lead every pixel of a cell to the cell's centre, by a way inside the cell.
 
     Parameters
     ----------
@@ -31,13 +38,29 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
     Returns
     -------
     flows : (2, H, W) float32
-        (dy, dx), of length 1 inside cells (0 at a pixel where the heat is flat, which its centre may
-        be) and 0 outside.
+        (dy, dx), of length 1 inside cells and 0 outside. Length 0 inside a cell only where the heat
+        has its top: at the centre of a symmetric cell.
 
     Raises
     ------
     FlowsegError
         Where labels is not a 2-D image of integers or has negative ids.
+
+    Notes
+    -----
+    The representation of Cellpose (Stringer et al., Nature Methods 18, 2021; rounds and centre as in
+    version 3): heat enters at the pixel nearest to the cell's mean, in each of
+    2 x (height + width + 4) rounds, and in a round every pixel becomes the mean of its 3 x 3
+    neighbourhood, where all outside the cell is 0. Flows are the heat's central differences.
+
+    Beyond it, where the heat underflows, never arrives, or is level, flows point along a shortest way
+    inside the cell to where it is. Of a cell in several pieces (8 neighbours), the piece with the
+    centre has the flows of the reference, and every other piece those of a cell of its own.
+
+    Examples
+    --------
+    >>> labels_to_flows(np.array([[0, 2, 2, 2, 0]]))[1]
+    array([[ 0.,  1.,  0., -1.,  0.]], dtype=float32)
     """
     image = check_labels(labels)
     flows = np.zeros((2, *image.shape), dtype=np.float32)
@@ -45,128 +68,222 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
     if runs.count == 0:
         return flows
     order, offsets = group(runs.pieces, runs.count)
-    rows, starts, stops, ids = (field[order] for field in runs[:4])
-    seeds, rounds, boxes = _plan(rows, starts, stops, ids, offsets)
-    heavy = np.argsort(-_cost(boxes, rounds), kind="stable")
-    tasks = min(runs.count, 8 * threads())
-    in_threads(
-        lambda t: _diffuse(
-            heavy[t::tasks], rows, starts, stops, offsets, seeds, rounds, boxes, flows
-        ),
-        tasks,
-    )
+    table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
+    plan = _plan(table, offsets)
+    cost = plan[:, _ROUNDS].astype(np.int64) * plan[:, _HEIGHT] * plan[:, _WIDTH]
+    if cost.sum() < _WORTH_THREADS:
+        _diffuse(np.arange(runs.count), table, offsets, plan, flows)
+        return flows
+    heavy = np.argsort(-cost, kind="stable")
+    tasks = min(runs.count, 4 * threads())
+    in_threads(lambda t: _diffuse(heavy[t::tasks], table, offsets, plan, flows), tasks)
     return flows
 
 
-def _cost(boxes: Any, rounds: Any) -> Any:
-    return boxes[:, 2].astype(np.int64) * boxes[:, 3] * rounds
-
-
 @jit
-def _nearest(rows, starts, stops, lo, hi, y0, x0):  # type: ignore[no-untyped-def]
+def _nearest(table: Any, lo: int, hi: int, y0: float, x0: float) -> Any:
     """The pixel of runs lo..hi-1 nearest to (y0, x0), the first in reading order among equals."""
     best, best_y, best_x = np.inf, -1, -1
     for k in range(lo, hi):
-        x = min(max(int(np.ceil(x0 - 0.5)), starts[k]), stops[k] - 1)
-        distance = (rows[k] - y0) ** 2 + (x - x0) ** 2
+        x = min(max(int(np.ceil(x0 - 0.5)), table[1, k]), table[2, k] - 1)
+        distance = (table[0, k] - y0) ** 2 + (x - x0) ** 2
         if distance < best:
-            best, best_y, best_x = distance, rows[k], x
+            best, best_y, best_x = distance, table[0, k], x
     return best, best_y, best_x
 
 
 @jit
-def _plan(rows, starts, stops, ids, offsets):  # type: ignore[no-untyped-def]
-    """Centre (y, x), rounds, and box (top, left, height, width) of each piece.
+def _plan(table: Any, offsets: Any) -> Any:
+    """Where heat enters each piece, and for how long.
 
-    The piece nearest to the mean of its whole cell holds the cell's centre, and is given the rounds of
-    the whole cell, as in the reference; every other piece is treated as a cell of its own.
+    The piece nearest to the mean of its whole cell holds the cell's centre, and is given the rounds
+    of the whole cell; every other piece is treated as a cell of its own.
     """
     pieces = offsets.size - 1
-    boxes = np.empty((pieces, 4), np.int32)
-    seeds = np.empty((pieces, 2), np.int32)
-    rounds = np.empty(pieces, np.int32)
-    sums = np.zeros((pieces, 3), np.float64)
-    cells = np.empty(pieces, np.int32)
+    plan = np.empty((pieces, 7), np.int32)
+    sums = np.zeros((pieces, 3), np.float64)  # area, sum of y, sum of x
     for p in range(pieces):
         lo, hi = offsets[p], offsets[p + 1]
-        left, right = starts[lo], stops[lo]
+        left, right = table[1, lo], table[2, lo]
         for k in range(lo, hi):
-            left, right = min(left, starts[k]), max(right, stops[k])
-            length = stops[k] - starts[k]
+            start, stop = table[1, k], table[2, k]
+            left, right = min(left, start), max(right, stop)
+            length = float(stop - start)
             sums[p, 0] += length
-            sums[p, 1] += float(length) * rows[k]
-            sums[p, 2] += 0.5 * float(length) * (starts[k] + stops[k] - 1)
-        boxes[p, 0], boxes[p, 1] = rows[lo], left
-        boxes[p, 2], boxes[p, 3] = rows[hi - 1] + 1 - rows[lo], right - left
-        cells[p] = ids[lo]
+            sums[p, 1] += length * table[0, k]
+            sums[p, 2] += length * 0.5 * (start + stop - 1)
+        plan[p, _TOP], plan[p, _LEFT] = table[0, lo], left
+        plan[p, _HEIGHT], plan[p, _WIDTH] = table[0, hi - 1] + 1 - table[0, lo], right - left
+        _, y, x = _nearest(table, lo, hi, sums[p, 1] / sums[p, 0], sums[p, 2] / sums[p, 0])
+        plan[p, _SEED_Y], plan[p, _SEED_X] = y, x
+        plan[p, _ROUNDS] = 2 * (plan[p, _HEIGHT] + plan[p, _WIDTH] + 4)
+    cells = table[3][offsets[:-1]]
     order = np.argsort(cells, kind="mergesort")
     first = 0
-    while first < pieces:
-        last = first
-        while last < pieces and cells[order[last]] == cells[order[first]]:
-            last += 1
-        _plan_cell(order[first:last], rows, starts, stops, offsets, sums, boxes, seeds, rounds)
-        first = last
-    return seeds, rounds, boxes
+    for last in range(1, pieces + 1):
+        if last == pieces or cells[order[last]] != cells[order[first]]:
+            if last - first > 1:
+                _plan_cell(order[first:last], table, offsets, sums, plan)
+            first = last
+    return plan
 
 
 @jit
-def _plan_cell(members, rows, starts, stops, offsets, sums, boxes, seeds, rounds):  # type: ignore[no-untyped-def]
+def _plan_cell(members: Any, table: Any, offsets: Any, sums: Any, plan: Any) -> None:
+    """Give the piece nearest to the mean of its cell the centre and the rounds of the cell."""
     area, total_y, total_x = 0.0, 0.0, 0.0
-    top, left, bottom, right = boxes[members[0], 0], boxes[members[0], 1], 0, 0
+    top, left, bottom, right = 1 << 31, 1 << 31, 0, 0
     for p in members:
         area += sums[p, 0]
         total_y += sums[p, 1]
         total_x += sums[p, 2]
-        top, left = min(top, boxes[p, 0]), min(left, boxes[p, 1])
-        bottom = max(bottom, boxes[p, 0] + boxes[p, 2])
-        right = max(right, boxes[p, 1] + boxes[p, 3])
+        top, left = min(top, plan[p, _TOP]), min(left, plan[p, _LEFT])
+        bottom = max(bottom, plan[p, _TOP] + plan[p, _HEIGHT])
+        right = max(right, plan[p, _LEFT] + plan[p, _WIDTH])
     best, main, seed_y, seed_x = np.inf, -1, -1, -1
     for p in members:
-        distance, y, x = _nearest(
-            rows, starts, stops, offsets[p], offsets[p + 1], total_y / area, total_x / area
-        )
+        lo, hi = offsets[p], offsets[p + 1]
+        distance, y, x = _nearest(table, lo, hi, total_y / area, total_x / area)
         earlier = y < seed_y or (y == seed_y and x < seed_x)
         if distance < best or (distance == best and earlier):
             best, main, seed_y, seed_x = distance, p, y, x
-    for p in members:
-        if p != main:
-            mean_y, mean_x = sums[p, 1] / sums[p, 0], sums[p, 2] / sums[p, 0]
-            _, y, x = _nearest(rows, starts, stops, offsets[p], offsets[p + 1], mean_y, mean_x)
-            seeds[p, 0], seeds[p, 1] = y, x
-            rounds[p] = 2 * (boxes[p, 2] + boxes[p, 3] + 4)
-    seeds[main, 0], seeds[main, 1] = seed_y, seed_x
-    rounds[main] = 2 * (bottom - top + right - left + 4)
+    plan[main, _SEED_Y], plan[main, _SEED_X] = seed_y, seed_x
+    plan[main, _ROUNDS] = 2 * (bottom - top + right - left + 4)
 
 
 @jit
-def _diffuse(chosen, rows, starts, stops, offsets, seeds, rounds, boxes, flows):  # type: ignore[no-untyped-def]
+def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, flows: Any) -> None:
+    """Write the flows of the chosen pieces.
+
+    A piece lies in a flat buffer of its box, one column wider, so that a row's last pixel and the
+    next row's first are never neighbours; a row and a pixel of nothing lie before and after it.
+    """
     for p in chosen:
-        lo, hi = offsets[p], offsets[p + 1]
-        top, left, height, width = boxes[p]
-        stride = width + 2
-        heat = np.zeros((height + 2) * stride, np.float64)
-        sums = np.zeros((height + 2) * stride, np.float64)
-        inside = np.zeros((height + 2) * stride, np.float64)
-        for k in range(lo, hi):
-            base = (rows[k] - top + 1) * stride + 1 - left
-            inside[base + starts[k] : base + stops[k]] = 1.0 / 9.0
-        seed = (seeds[p, 0] - top + 1) * stride + seeds[p, 1] - left + 1
-        n = heat.size
-        for _ in range(rounds[p]):
-            heat[seed] += 1e200
-            for i in range(stride, n - stride):
-                sums[i] = (heat[i - stride] + heat[i + stride]) + heat[i]
-            for i in range(stride, n - stride):
-                heat[i] = ((sums[i - 1] + sums[i + 1]) + sums[i]) * inside[i]
-        for k in range(lo, hi):
-            y = rows[k]
-            base = (y - top + 1) * stride + 1 - left
-            for x in range(starts[k], stops[k]):
-                i = base + x
-                dy = (heat[i + stride] - heat[i - stride]) / 1e150
-                dx = (heat[i + 1] - heat[i - 1]) / 1e150
-                norm = np.sqrt(dy * dy + dx * dx)
-                if norm > 0:
-                    flows[0, y, x] = dy / norm
-                    flows[1, y, x] = dx / norm
+        box = plan[p]
+        stride = box[_WIDTH] + 1
+        runs = table[:, offsets[p] : offsets[p + 1]]
+        inside = np.zeros((box[_HEIGHT] + 2) * stride + 2, np.bool_)
+        for k in range(runs.shape[1]):
+            base = _index(box, stride, runs[0, k], 0)
+            for i in range(base + runs[1, k], base + runs[2, k]):
+                inside[i] = True
+        single = np.zeros(inside.size, np.float32)
+        if _spread(single, inside, box, _WARMTH_SINGLE):
+            _climb(single, runs, box, flows)
+        else:
+            double = np.zeros(inside.size, np.float64)
+            warm = _spread(double, inside, box, _WARMTH_DOUBLE)
+            _climb(double, runs, box, flows)
+            if not warm:
+                _lead(double, inside, runs, box, flows)
+
+
+@jit
+def _index(box: Any, stride: int, y: int, x: int) -> int:
+    """Where in the buffer of a box the pixel (y, x) of the image lies."""
+    return (y - box[_TOP] + 1) * stride + x - box[_LEFT] + 1
+
+
+@jit
+def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> bool:
+    """Spread heat for the rounds of the box, in place; return whether every pixel got warm."""
+    stride = box[_WIDTH] + 1
+    size = box[_HEIGHT] * stride
+    first = stride + 1
+    share = np.zeros(size, heat.dtype)
+    for i in range(size):
+        if inside[first + i]:
+            share[i] = 1.0 / 9.0
+    column = np.zeros(size + 2, heat.dtype)
+    # slices, not offsets: an index that counts from 0 needs no check for wrapping and vectorizes
+    above, here, below = heat[1 : 1 + size], heat[first:][:size], heat[first + stride :][:size]
+    left, middle, right = column[:size], column[1:][:size], column[2:]
+    seed = _index(box, stride, box[_SEED_Y], box[_SEED_X]) - first
+    for _ in range(box[_ROUNDS]):
+        here[seed] += warmth
+        for i in range(size):
+            middle[i] = (above[i] + below[i]) + here[i]
+        for i in range(size):
+            here[i] = ((left[i] + right[i]) + middle[i]) * share[i]
+    cold = 1 / warmth
+    for i in range(size):
+        if share[i] > 0 and here[i] < cold:
+            return False
+    return True
+
+
+@jit
+def _climb(heat: Any, runs: Any, box: Any, flows: Any) -> None:
+    """Flows up the heat: central differences; where they vanish, towards the warmest neighbour."""
+    stride = box[_WIDTH] + 1
+    for k in range(runs.shape[1]):
+        y = runs[0, k]
+        base = _index(box, stride, y, 0)
+        for x in range(runs[1, k], runs[2, k]):
+            i = base + x
+            dy = np.float64(heat[i + stride]) - np.float64(heat[i - stride])
+            dx = np.float64(heat[i + 1]) - np.float64(heat[i - 1])
+            if dy == 0 and dx == 0:
+                warmest = heat[i]
+                for v in range(-1, 2):
+                    for u in range(-1, 2):
+                        if heat[i + v * stride + u] > warmest:
+                            warmest = heat[i + v * stride + u]
+                            dy, dx = float(v), float(u)
+            _write(flows, y, x, dy, dx)
+
+
+@jit
+def _write(flows: Any, y: int, x: int, dy: float, dx: float) -> None:
+    scale = max(abs(dy), abs(dx))  # first, so that squares neither overflow nor underflow
+    if scale > 0:
+        dy, dx = dy / scale, dx / scale
+        norm = np.sqrt(dy * dy + dx * dx)
+        flows[0, y, x], flows[1, y, x] = dy / norm, dx / norm
+
+
+@jit
+def _lead(heat: Any, inside: Any, runs: Any, box: Any, flows: Any) -> None:
+    """Flows of cold pixels: along a shortest way inside the piece to the warm ones."""
+    stride = box[_WIDTH] + 1
+    depth = np.full(inside.size, -1, np.int32)  # steps to the warm pixels, -1 outside
+    queue = np.empty(inside.size, np.int32)
+    length = 0
+    for i in range(inside.size):
+        if inside[i] and heat[i] >= 1 / _WARMTH_DOUBLE:
+            depth[i] = 0
+            queue[length] = i
+            length += 1
+    taken = 0
+    while taken < length:
+        i = queue[taken]
+        taken += 1
+        for v in range(-1, 2):
+            for u in range(-1, 2):
+                j = i + v * stride + u
+                if inside[j] and depth[j] < 0:
+                    depth[j] = depth[i] + 1
+                    queue[length] = j
+                    length += 1
+    for k in range(runs.shape[1]):
+        y = runs[0, k]
+        base = _index(box, stride, y, 0)
+        for x in range(runs[1, k], runs[2, k]):
+            if depth[base + x] > 0:
+                dy, dx = _way(depth, base + x, stride)
+                _write(flows, y, x, dy, dx)
+
+
+@jit
+def _way(depth: Any, i: int, stride: int) -> Any:
+    """From pixel i towards the neighbours one step nearer: their mean where that is one of them."""
+    dy, dx, last_y, last_x = 0, 0, 0, 0
+    for v in range(-1, 2):
+        for u in range(-1, 2):
+            if depth[i + v * stride + u] == depth[i] - 1:
+                dy, dx = dy + v, dx + u
+                last_y, last_x = v, u
+    mean = i + np.sign(dy) * stride + np.sign(dx)
+    if depth[mean] == depth[i] - 1:
+        return float(np.sign(dy)), float(np.sign(dx))
+    return float(last_y), float(last_x)
