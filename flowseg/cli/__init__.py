@@ -1,0 +1,61 @@
+"""The command line: parses, calls one worker, prints its result."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from flowseg import __version__
+from flowseg.errors import FlowsegError
+
+__all__ = ["main", "say"]
+
+_COMMANDS = ("train", "predict", "evaluate", "validate", "demo")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 something the user can mend, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="flowseg", description="Find every single neuron in phase-contrast pictures."
+    )
+    parser.add_argument("--version", action="version", version=f"flowseg {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        module = import_module(f"flowseg.cli.{name}")
+        summary = (module.__doc__ or "").strip()
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_argument(
+            "--debug", action="store_true", help="show where in the code an error arose"
+        )
+        module.add_arguments(command)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return int(import_module(f"flowseg.cli.{args.command}").run(args))
+    except FlowsegError as error:
+        if args.debug:
+            raise
+        sys.stderr.write(f"flowseg {args.command}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"flowseg {args.command}: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,74 @@
+"""Train a model on the competition's data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flowseg.cli import say
+from flowseg.config import available_cell_types, load_config
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the unzipped competition")
+    parser.add_argument(
+        "--cell-type", choices=available_cell_types(), default="all", help="what to train on"
+    )
+    parser.add_argument(
+        "--pretrain",
+        default="none",
+        metavar="{none,livecell,PATH}",
+        help="start from fresh weights, from LIVECell inside the data folder, or from a checkpoint",
+    )
+    parser.add_argument("--config", type=Path, help="a YAML file of settings that differ")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, such as training.batch_size=4; repeatable",
+    )
+    parser.add_argument("--epochs", type=int, help="short for --set training.epochs=N")
+    parser.add_argument("--fold", type=int, help="the fold kept for validation")
+    parser.add_argument("--folds", type=int, help="the number of folds")
+    parser.add_argument("--seed", type=int, help="of weights and crops")
+    parser.add_argument(
+        "--train-only",
+        type=Path,
+        metavar="FILE",
+        help="image ids, one a line, that are trained on and never validated on",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Resolve the settings and train."""
+    short = {
+        "training.epochs": args.epochs,
+        "data.fold": args.fold,
+        "data.folds": args.folds,
+        "seed": args.seed,
+    }
+    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
+    # Folds before fold, so that --fold 6 --folds 8 is never checked against the default.
+    overrides.sort(key=lambda text: not text.startswith("data.folds"))
+    config = load_config(args.cell_type, args.config, [*args.set, *overrides])
+    from flowseg.training.run import train
+
+    out = args.out or Path("runs") / f"{args.cell_type}-fold{config.data.fold}"
+    result = train(
+        config,
+        args.data,
+        out,
+        pretrain=args.pretrain,
+        train_only=args.train_only,
+        device=args.device,
+        resume=args.resume,
+    )
+    say(f"validation score {result.score:.4f} (epoch {result.epoch}), in {result.folder}")
+    return 0

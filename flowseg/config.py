@@ -1,0 +1,458 @@
+"""Settings: frozen dataclasses hold the defaults, YAML files hold what differs from them.
+
+Precedence: defaults here < the cell type's file in ``configs/`` < ``--config`` < ``--set``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from flowseg.errors import FlowsegError
+
+__all__ = [
+    "AugmentConfig",
+    "CellType",
+    "Config",
+    "DataConfig",
+    "NetworkConfig",
+    "ScheduleConfig",
+    "available_cell_types",
+    "from_mapping",
+    "load_config",
+    "to_mapping",
+    "to_yaml",
+]
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class CellType:
+    """What one cell type needs; travels on the checkpoint's card.
+
+    Attributes
+    ----------
+    diameter : float or None
+        Mean cell diameter in pixels of the original images; None: measured from the masks.
+    cellprob_threshold : float
+        Pixels whose cellprob (a logit) exceeds it belong to cells.
+    flow_threshold : float
+        Instances whose mean squared flow error exceeds it are dropped; 0 keeps all.
+    min_size : int
+        Instances of fewer pixels are dropped.
+    """
+
+    diameter: float | None = None
+    cellprob_threshold: float = 0.0
+    flow_threshold: float = 0.4
+    min_size: int = 15
+
+    def __post_init__(self) -> None:
+        _require(self.diameter is None or self.diameter > 0, "diameter", "positive")
+        _require(self.flow_threshold >= 0, "flow_threshold", "0 or more")
+        _require(self.min_size >= 0, "min_size", "0 or more")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images take part, and how they are split.
+
+    Attributes
+    ----------
+    folds : int
+        Number of folds, grouped by well and stratified by cell type.
+    fold : int
+        The fold kept for validation, 0 ... folds - 1.
+    split_seed : int
+        Seed of the split; the same for all runs that are to be compared.
+    include_flawed : bool
+        Also use the competition's images that are known to be annotated wrongly.
+    cache_mb : int
+        Memory for decoded images and labels, in MB for each loading process.
+    """
+
+    folds: int = 5
+    fold: int = 0
+    split_seed: int = 42
+    include_flawed: bool = False
+    cache_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        _require(self.folds >= 2, "folds", "2 or more")
+        last = self.folds - 1
+        _require(0 <= self.fold <= last, "fold", f"0 to {last} with {self.folds} folds")
+        _require(self.cache_mb >= 0, "cache_mb", "0 or more")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Every architecture number; travels with the checkpoint and is never guessed.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Feature channels of each level, finest first.
+    blocks : int
+        Residual blocks a level on the way down (one a level on the way up).
+    flow_scale : float
+        The network regresses ``flow_scale`` times the unit flows.
+    diameter : float
+        Images are rescaled so that a cell type's mean diameter becomes this many pixels.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    blocks: int = 2
+    flow_scale: float = 5.0
+    diameter: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(len(self.channels) >= 2, "channels", "two levels or more")
+        _require(all(c > 0 for c in self.channels), "channels", "positive numbers")
+        _require(self.blocks >= 1, "blocks", "1 or more")
+        _require(self.flow_scale > 0, "flow_scale", "positive")
+        _require(self.diameter > 0, "diameter", "positive")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How crops vary.
+
+    Attributes
+    ----------
+    crop : int
+        Edge of the square training crops, in rescaled pixels.
+    flip : bool
+        Mirror half of the crops.
+    rotate : bool
+        Turn crops by any angle.
+    scale : float
+        Crops are rescaled by up to this factor either way.
+    contrast, brightness : float
+        Largest relative change of contrast, largest shift of normalised intensity.
+    gamma : float
+        Intensities are raised to a power of up to this factor either way.
+    blur, noise : float
+        Largest standard deviation of blur (pixels) and of noise (normalised intensity).
+    """
+
+    crop: int = 224
+    flip: bool = True
+    rotate: bool = True
+    scale: float = 1.25
+    contrast: float = 0.25
+    brightness: float = 0.15
+    gamma: float = 1.25
+    blur: float = 0.7
+    noise: float = 0.04
+
+    def __post_init__(self) -> None:
+        _require(self.crop >= 32, "crop", "32 or more")
+        _require(self.scale >= 1, "scale", "1 or more")
+        _require(self.gamma >= 1, "gamma", "1 or more")
+        _require(0 <= self.contrast < 1, "contrast", "from 0 to below 1")
+        for name in ("brightness", "blur", "noise"):
+            _require(getattr(self, name) >= 0, name, "0 or more")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long and how fast one stage learns.
+
+    Attributes
+    ----------
+    epochs : int
+        Number of epochs.
+    crops : int
+        Crops an epoch, whatever the number of images.
+    batch_size : int
+        Crops a step.
+    learning_rate : float
+        Peak rate of AdamW, reached after the warm-up, then lowered to zero on a cosine.
+    weight_decay : float
+        Of AdamW.
+    warmup : float
+        Share of all steps in which the rate rises.
+    ema : float
+        Decay of the running mean of the weights, which is what is validated and saved.
+    validate_every : int
+        Epochs between two validations; the last epoch is always validated.
+    workers : int or None
+        Loader processes; None: 0 on a CPU, else up to 8.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        "auto" takes the fastest that the device computes natively and safely.
+    """
+
+    epochs: int = 40
+    crops: int = 800
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.05
+    ema: float = 0.99
+    validate_every: int = 1
+    workers: int | None = None
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "crops", "batch_size", "validate_every"):
+            _require(getattr(self, name) >= 1, name, "1 or more")
+        _require(self.learning_rate > 0, "learning_rate", "positive")
+        _require(self.weight_decay >= 0, "weight_decay", "0 or more")
+        _require(0 <= self.warmup < 1, "warmup", "from 0 to below 1")
+        _require(0 <= self.ema < 1, "ema", "from 0 to below 1")
+        _require(self.workers is None or self.workers >= 0, "workers", "0 or more, or null")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run.
+
+    Attributes
+    ----------
+    cells : mapping of str to CellType
+        The cell types to train on and what each needs.
+    seed : int
+        Seed of the weights and of the order and variation of the crops.
+    data, network, augment, training : dataclasses
+        See there.
+    pretraining : ScheduleConfig
+        The schedule of the first stage, on LIVECell.
+    """
+
+    cells: Mapping[str, CellType] = field(default_factory=dict)
+    seed: int = 42
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    training: ScheduleConfig = field(default_factory=ScheduleConfig)
+    pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=20))
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", "0 or more")
+
+
+def load_config(
+    cell_type: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """Resolve the settings of a run.
+
+    Parameters
+    ----------
+    cell_type : str, optional
+        Name of a file in ``configs/`` without its suffix, such as "shsy5y" or "all".
+    path : path, optional
+        A YAML file of differences, applied over the cell type's.
+    overrides : iterable of str
+        "key=value" with dotted keys, such as "training.epochs=10"; applied last.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    FlowsegError
+        For an unknown cell type, an unreadable file, an unknown key (the nearest one is
+        named), or a value that does not fit its field.
+
+    Examples
+    --------
+    >>> load_config("shsy5y", overrides=["training.epochs=3"]).training.epochs
+    3
+    """
+    config = Config()
+    if cell_type is not None:
+        if cell_type not in available_cell_types():
+            raise FlowsegError(
+                f"unknown cell type {cell_type!r}",
+                remedy=f"choose one of {', '.join(available_cell_types())}",
+            )
+        file = _config_folder() / f"{cell_type}.yaml"
+        config = _apply(config, _read_yaml(file), file)
+    if path is not None:
+        config = _apply(config, _read_yaml(Path(path)), Path(path))
+    for override in overrides:
+        config = _apply(config, _parse_override(override, config), None)
+    return config
+
+
+def available_cell_types() -> tuple[str, ...]:
+    """Names of the files in ``configs/``, sorted."""
+    return tuple(sorted(file.stem for file in _config_folder().glob("*.yaml")))
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A settings dataclass as plain dictionaries, lists, numbers and strings."""
+    plain = _plain(asdict(config))
+    return cast(dict[str, Any], plain)
+
+
+def to_yaml(config: Config) -> str:
+    """A config as YAML text that :func:`load_config` reads back."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)
+
+
+def from_mapping(kind: type[Any], values: object, where: str | None = None) -> Any:
+    """Build a settings dataclass from plain values, for instance those of a card.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass of this module.
+    values : mapping
+        Plain values by field name; missing ones take their defaults.
+    where : str, optional
+        The file they come from, for messages.
+
+    Returns
+    -------
+    object
+        An instance of `kind`.
+    """
+    return _apply(kind(), values, None if where is None else Path(where))
+
+
+def _require(condition: bool, name: str, expected: str) -> None:
+    if not condition:
+        raise FlowsegError(f"the setting {name!r} must be {expected}")
+
+
+def _config_folder() -> Path:
+    # In a wheel the folder lies inside the package, in a checkout beside it.
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
+    except UnicodeDecodeError as error:
+        raise FlowsegError("is not a UTF-8 text file", file=path) from error
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FlowsegError(f"is not valid YAML: {error}", file=path) from error
+
+
+def _parse_override(text: str, config: Config) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise FlowsegError(
+            f"cannot read the setting {text!r}", remedy="write key=value, as in training.epochs=10"
+        )
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FlowsegError(f"the value of {key!r} is not valid YAML: {error}") from error
+    names = key.split(".")
+    if names[0] == "cells" and len(names) > 1 and names[1] not in config.cells:
+        raise FlowsegError(f"unknown key {key!r}" + _nearest(names[1], config.cells, "cells."))
+    for name in reversed(names):
+        parsed = {name: parsed}
+    return cast(dict[str, Any], parsed)
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {prefix + close[0]!r}?"
+    return f"; known here: {', '.join(prefix + n for n in names) or 'none'}"
+
+
+def _apply(base: Any, values: object, file: Path | None, prefix: str = "") -> Any:
+    """`base` with the fields that `values` names replaced; the rest stays as it was."""
+    if values is None:
+        return base
+    if not isinstance(values, Mapping):
+        raise FlowsegError(
+            f"expected settings as 'key: value' for {prefix.rstrip('.') or 'the config'}, "
+            f"found {values!r}",
+            file=file,
+        )
+    hints = get_type_hints(type(base))
+    known = [f.name for f in fields(base)]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise FlowsegError(
+                f"unknown key {prefix + str(key)!r}" + _nearest(str(key), known, prefix), file=file
+            )
+        current = getattr(base, key)
+        name = f"{prefix}{key}"
+        if is_dataclass(current):
+            changes[key] = _apply(current, value, file, f"{name}.")
+        elif key == "cells":
+            changes[key] = _apply_cells(current, value, file)
+        else:
+            changes[key] = _convert(value, hints[key], name, file)
+    try:
+        return replace(base, **changes)
+    except FlowsegError as error:
+        if file is None or error.file is not None:
+            raise
+        raise FlowsegError(error.problem, file=file, remedy=error.remedy) from error
+
+
+def _apply_cells(current: Mapping[str, CellType], value: object, file: Path | None) -> Any:
+    if not isinstance(value, Mapping):
+        raise FlowsegError(f"'cells' must name cell types, found {value!r}", file=file)
+    cells = dict(current)
+    for name, settings in value.items():
+        if not isinstance(name, str) or not name:
+            raise FlowsegError(f"a cell type's name must be text, found {name!r}", file=file)
+        cells[name] = _apply(cells.get(name, CellType()), settings, file, f"cells.{name}.")
+    return cells
+
+
+def _convert(value: object, hint: Any, name: str, file: Path | None) -> Any:
+    """`value` as the field's type; PyYAML reads 1e-4 as text and ``no`` as False."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(a for a in get_args(hint) if a is not type(None))
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        choices = ", ".join(map(str, get_args(hint)))
+        raise FlowsegError(f"{name} must be one of {choices}, found {value!r}", file=file)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise FlowsegError(f"{name} must be a list, found {value!r}", file=file)
+        return tuple(_convert(v, get_args(hint)[0], name, file) for v in value)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    if hint is str and isinstance(value, str):
+        return value
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
+    raise FlowsegError(f"{name} must be {expected}, found {value!r}", file=file)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,197 @@
+"""Checkpoints: weights as safetensors with a card (JSON) in the same file.
+
+One file is one checkpoint: the card lies in the metadata of the safetensors header, so that
+weights and card are never parted and are replaced together. Nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowseg import __version__
+from flowseg.config import CellType, NetworkConfig, from_mapping, to_mapping
+from flowseg.errors import FlowsegError
+from flowseg.files import atomic_path
+from flowseg.network.unet import FlowNetwork
+
+__all__ = [
+    "FORMAT",
+    "Card",
+    "load_network",
+    "load_weights",
+    "read_card",
+    "read_tensors",
+    "save_network",
+    "save_tensors",
+]
+
+FORMAT = 1
+"""Version of the checkpoint format; raised when an older flowseg could not read it."""
+
+_KEY = "flowseg"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    Attributes
+    ----------
+    network : NetworkConfig
+        The architecture.
+    cells : mapping of str to CellType
+        What each cell type needs; its order is that of the network's cell type logits.
+    provenance : mapping
+        Where the weights come from: settings, data, score, versions. For people.
+    """
+
+    network: NetworkConfig
+    cells: Mapping[str, CellType]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The card as JSON text."""
+        content = {
+            "format": FORMAT,
+            "flowseg": __version__,
+            "network": to_mapping(self.network),
+            "cells": {name: to_mapping(cell) for name, cell in self.cells.items()},
+            "provenance": dict(self.provenance),
+        }
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str, file: str) -> Card:
+        """Read a card; `file` is named in messages.
+
+        Raises
+        ------
+        FlowsegError
+            If the text is no card, or one of a later format.
+        """
+        try:
+            content = json.loads(text)
+            version = content["format"]
+            if version != FORMAT:
+                raise FlowsegError(
+                    f"is a checkpoint of format {version}, this flowseg {__version__} reads "
+                    f"format {FORMAT}",
+                    file=file,
+                    remedy="use the flowseg that wrote it or a newer one",
+                )
+            cells = content["cells"].items()
+            return cls(
+                network=from_mapping(NetworkConfig, content["network"], file),
+                cells={name: from_mapping(CellType, cell, file) for name, cell in cells},
+                provenance=dict(content["provenance"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FlowsegError("its card is damaged", file=file) from error
+
+
+def save_network(path: str | os.PathLike[str], weights: Mapping[str, Tensor], card: Card) -> None:
+    """Write the weights of a :class:`FlowNetwork` and their card to one file, atomically."""
+    save_tensors(path, weights, card.to_json())
+
+
+def read_card(path: str | os.PathLike[str]) -> Card:
+    """The card of a checkpoint, without reading its weights."""
+    with _open(path) as file:
+        return _card(_text(file), path)
+
+
+def load_network(path: str | os.PathLike[str]) -> tuple[FlowNetwork, Card]:
+    """The network of a checkpoint, in evaluation mode on the CPU, and its card.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is missing, damaged, no checkpoint of flowseg, or of a later format.
+    """
+    tensors, text = read_tensors(path)
+    card = _card(text, path)
+    network = FlowNetwork(card.network, len(card.cells))
+    load_weights(network, tensors, path)
+    return network.eval(), card
+
+
+def load_weights(
+    network: FlowNetwork, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Copy `tensors` into `network`; every name and shape must fit.
+
+    Raises
+    ------
+    FlowsegError
+        Naming what is missing, unexpected, or of another shape (``key: shape -> shape``).
+    """
+    own = network.state_dict()
+    faults = [f"{key}: missing" for key in own if key not in tensors]
+    faults += [f"{key}: unexpected" for key in tensors if key not in own]
+    faults += [
+        f"{key}: {tuple(tensors[key].shape)} -> {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise FlowsegError(
+            f"its weights do not fit the network: {', '.join(faults[:5])}{more}", file=path
+        )
+    network.load_state_dict(dict(tensors))
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], text: str) -> None:
+    """Write named tensors and one text to a safetensors file, atomically."""
+    # Copies: safetensors refuses tensors that share memory or are not contiguous.
+    plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    with atomic_path(path) as temporary:
+        # One key only: safetensors writes several in an order that changes from run to run.
+        save_file(plain, temporary, {_KEY: text})
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str | None]:
+    """The named tensors of a safetensors file and its text, None where it has none of ours."""
+    with _open(path) as file:
+        try:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, RuntimeError) as error:
+            raise FlowsegError(f"is damaged: {error}", file=path) from error
+        return tensors, _text(file)
+
+
+def _text(file: Any) -> str | None:
+    text = (file.metadata() or {}).get(_KEY)
+    return None if text is None else str(text)
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    if not Path(path).is_file():
+        raise FlowsegError("there is no such checkpoint", file=path)
+    try:
+        return safe_open(os.fspath(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise FlowsegError(
+            f"is not a checkpoint that can be read: {error}",
+            file=path,
+            remedy="flowseg reads safetensors only",
+        ) from error
+
+
+def _card(text: str | None, path: str | os.PathLike[str]) -> Card:
+    if text is None:
+        raise FlowsegError(
+            "is a safetensors file without a flowseg card",
+            file=path,
+            remedy="give a best.safetensors or last.safetensors that flowseg wrote",
+        )
+    return Card.from_json(text, os.fspath(path))

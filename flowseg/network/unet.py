@@ -1,0 +1,146 @@
+"""The residual U-Net: one grey image in; flows, cell probability and cell type out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowseg.config import NetworkConfig
+from flowseg.errors import FlowsegError
+
+__all__ = ["FlowNetwork", "NetworkOutput"]
+
+
+class NetworkOutput(NamedTuple):
+    """What the network says of a batch of B images of H x W pixels.
+
+    Attributes
+    ----------
+    flows : Tensor, shape (B, 2, H, W)
+        ``flow_scale`` times the flows, order (dy, dx).
+    cellprob : Tensor, shape (B, H, W)
+        Logit of the probability that a pixel lies in a cell.
+    cell_type : Tensor, shape (B, T)
+        Logits of the cell types, in the order of the checkpoint's card.
+    """
+
+    flows: Tensor
+    cellprob: Tensor
+    cell_type: Tensor
+
+
+class _Residual(nn.Module):
+    """Two normalised 3x3 convolutions around an identity path."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(torch.relu_(self.norm1(x)))
+        y = self.conv2(torch.relu_(self.norm2(y)))
+        skip: Tensor = self.skip(x)
+        return skip + y
+
+
+class FlowNetwork(nn.Module):
+    """A residual U-Net over grey images.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        The architecture.
+    cell_types : int
+        Number of cell types to tell apart.
+    seed : int
+        Seed of the initial weights.
+
+    Notes
+    -----
+    Convolutions start from He's normal distribution with a zero last convolution in each
+    residual block, so that a fresh network is close to its identity paths [1]_.
+
+    References
+    ----------
+    .. [1] Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1.
+    """
+
+    def __init__(self, config: NetworkConfig, cell_types: int, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.stem = nn.Conv2d(1, channels[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        before = channels[0]
+        for width in channels:
+            blocks = [_Residual(before, width)]
+            blocks += [_Residual(width, width) for _ in range(config.blocks - 1)]
+            self.down.append(nn.Sequential(*blocks))
+            before = width
+        self.lift = nn.ModuleList(
+            nn.Conv2d(deep, shallow, 1)
+            for deep, shallow in zip(channels[1:], channels, strict=False)
+        )
+        self.up = nn.ModuleList(_Residual(width, width) for width in channels[:-1])
+        self.norm = nn.BatchNorm2d(channels[0])
+        self.head = nn.Conv2d(channels[0], 3, 1)
+        self.type_head = nn.Linear(channels[-1], cell_types)
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    @property
+    def stride(self) -> int:
+        """Both edges of an input must be multiples of this many pixels."""
+        return int(2 ** (len(self.config.channels) - 1))
+
+    @property
+    def reach(self) -> int:
+        """Pixels beyond this distance have no say in an output pixel; a multiple of `stride`."""
+        levels = range(len(self.config.channels))
+        down = sum(2 * self.config.blocks * 2**level for level in levels)
+        up = sum(2 * 2**level for level in levels[:-1])
+        # The stem's one pixel, and the rounding of position by the pools.
+        reach = 1 + down + up + self.stride
+        return -(-reach // self.stride) * self.stride
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Images (B, 1, H, W), normalised and rescaled, to the output maps."""
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            padded = tuple(-(-edge // self.stride) * self.stride for edge in (height, width))
+            raise FlowsegError(
+                f"the network cannot take an image of {height} x {width} pixels",
+                remedy=f"both edges must be multiples of {self.stride}: pad it to "
+                f"{padded[0]} x {padded[1]}",
+            )
+        x = self.stem(images)
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level > 0:
+                x = nn.functional.max_pool2d(x, 2)
+            x = blocks(x)
+            skips.append(x)
+        pooled = x.mean(dim=(-2, -1))
+        for level in reversed(range(len(self.up))):
+            lifted = self.lift[level](x)
+            x = nn.functional.interpolate(lifted, scale_factor=2.0, mode="nearest") + skips[level]
+            x = self.up[level](x)
+        maps = self.head(torch.relu(self.norm(x)))
+        return NetworkOutput(maps[:, :2], maps[:, 2], self.type_head(pooled))
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, _Residual):
+                nn.init.zeros_(module.conv2.weight)
+        nn.init.normal_(self.head.weight, std=0.01, generator=generator)
+        nn.init.normal_(self.type_head.weight, std=0.01, generator=generator)

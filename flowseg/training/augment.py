@@ -1,0 +1,104 @@
+"""Variation of training crops: image and labels together, flows computed afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.config import AugmentConfig
+from flowseg.files import load_cv2
+
+__all__ = ["cut_crop", "vary_intensity"]
+
+
+def cut_crop(
+    image: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    zoom: float,
+    margin: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Cut a square at a random place, angle, scale and handedness.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W), float32
+        Normalised.
+    labels : ndarray, shape (H, W), int32
+        0 = background.
+    zoom : float
+        Pixels of the crop for one pixel of the image, before the random scale.
+    margin : int
+        Pixels that the labels reach beyond the image crop on each side, so that a cell cut by
+        the crop keeps its true centre.
+    config : AugmentConfig
+        How much to vary.
+    rng : numpy.random.Generator
+        Source of all random numbers.
+
+    Returns
+    -------
+    image : ndarray, shape (crop, crop), float32
+        Outside the picture it holds the picture's median.
+    labels : ndarray, shape (crop + 2 margin, crop + 2 margin), int32
+        Zero outside the picture.
+    """
+    cv2 = load_cv2()
+    scale = zoom * config.scale ** rng.uniform(-1, 1)
+    angle = rng.uniform(0, 2 * np.pi) if config.rotate else 0.0
+    mirror = -1.0 if config.flip and rng.random() < 0.5 else 1.0
+    cosine, sine = np.cos(angle), np.sin(angle)
+    # Half the edge of the upright square around the turned crop, in pixels of the image.
+    half = config.crop / scale / 2 * (abs(cosine) + abs(sine))
+    y, x = (_centre(length, half, rng) for length in image.shape)
+
+    def warp(
+        source: NDArray[np.generic], edge: int, fill: float, method: int
+    ) -> NDArray[np.generic]:
+        middle = (edge - 1) / 2
+        turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]]) / scale
+        matrix = np.column_stack((turn, np.array([x, y]) - turn @ (middle, middle)))
+        return cv2.warpAffine(
+            source,
+            matrix,
+            (edge, edge),
+            flags=method | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=fill,
+        )
+
+    crop = warp(image, config.crop, float(np.median(image[::4, ::4])), cv2.INTER_LINEAR)
+    # OpenCV warps no int32; float32 holds every id below 2**24 exactly.
+    ids = warp(labels.astype(np.float32), config.crop + 2 * margin, 0.0, cv2.INTER_NEAREST)
+    return crop.astype(np.float32, copy=False), ids.astype(np.int32)
+
+
+def vary_intensity(
+    image: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Change contrast, brightness, gamma, sharpness and noise of a normalised image."""
+    varied = image
+    if config.gamma > 1:
+        power = config.gamma ** rng.uniform(-1, 1)
+        # The percentiles of the normalisation leave a few pixels below 0.
+        varied = np.sign(varied) * np.abs(varied) ** np.float32(power)
+    if config.blur > 0 and rng.random() < 0.5:
+        sigma = rng.uniform(0, config.blur)
+        if sigma > 0.1:
+            varied = load_cv2().GaussianBlur(varied, (0, 0), sigma).astype(np.float32, copy=False)
+    contrast = np.float32(1 + rng.uniform(-1, 1) * config.contrast)
+    brightness = np.float32(rng.uniform(-1, 1) * config.brightness)
+    varied = (varied - np.float32(0.5)) * contrast + np.float32(0.5) + brightness
+    if config.noise > 0:
+        sigma = np.float32(rng.uniform(0, config.noise))
+        varied = varied + sigma * rng.standard_normal(varied.shape, dtype=np.float32)
+    return varied.astype(np.float32, copy=False)
+
+
+def _centre(length: int, half: float, rng: np.random.Generator) -> float:
+    """Where a crop is centred along one axis: inside the picture where it fits."""
+    last = length - 1
+    if 2 * half >= last:
+        return last / 2
+    return float(rng.uniform(half, last - half))

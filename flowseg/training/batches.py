@@ -1,0 +1,144 @@
+"""Records -> crops -> tensors."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flowseg._jit import set_threads
+from flowseg.config import AugmentConfig, CellType, Config
+from flowseg.data.record import Record
+from flowseg.errors import FlowsegError
+from flowseg.files import load_cv2
+from flowseg.flow.diffusion import labels_to_flows
+from flowseg.image import normalize
+from flowseg.labels import masks_to_labels
+from flowseg.training.augment import cut_crop, vary_intensity
+
+__all__ = ["Batch", "CropDataset", "batches"]
+
+
+class Batch(NamedTuple):
+    """B crops of S x S pixels and what the network is to say of them.
+
+    Attributes
+    ----------
+    images : Tensor, shape (B, 1, S, S), float32
+    flows : Tensor, shape (B, 2, S, S), float32
+        Unit vectors (dy, dx) inside cells, zero outside.
+    inside : Tensor, shape (B, S, S), float32
+        1 inside cells, 0 outside.
+    cell_type : Tensor, shape (B,), int64
+        Index into the card's cell types.
+    """
+
+    images: Tensor
+    flows: Tensor
+    inside: Tensor
+    cell_type: Tensor
+
+
+class CropDataset(Dataset[Batch]):
+    """Endless crops by number; crop i is the same whichever process cuts it.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        The training images.
+    cells : mapping of str to CellType
+        Their cell types with known diameters; its order numbers them.
+    config : Config
+        The crop's size and variation, the network's diameter, the seed.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], cells: Mapping[str, CellType], config: Config
+    ) -> None:
+        if not records:
+            raise FlowsegError("there is no image to train on")
+        self._records = list(records)
+        self._augment: AugmentConfig = config.augment
+        self._seed = config.seed
+        self._types = [list(cells).index(record.cell_type) for record in records]
+        self._zooms = [
+            config.network.diameter / (cells[record.cell_type].diameter or np.nan)
+            for record in records
+        ]
+        self._cache = _Cache(config.data.cache_mb)
+
+    def __getitem__(self, number: int) -> Batch:
+        image_index = self._image_of(number)
+        rng = np.random.default_rng([self._seed, 1, number])
+        image, labels = self._cache.get(self._records[image_index])
+        margin = self._augment.crop // 8
+        crop, ids = cut_crop(image, labels, self._zooms[image_index], margin, self._augment, rng)
+        flows = labels_to_flows(ids)
+        inner = slice(margin, margin + self._augment.crop)
+        return Batch(
+            torch.from_numpy(vary_intensity(crop, self._augment, rng))[None],
+            torch.from_numpy(np.ascontiguousarray(flows[:, inner, inner])),
+            torch.from_numpy((ids[inner, inner] > 0).astype(np.float32)),
+            torch.tensor(self._types[image_index]),
+        )
+
+    def _image_of(self, number: int) -> int:
+        """Every image once before any comes again, in an order drawn anew each round."""
+        turn, place = divmod(number, len(self._records))
+        order = np.random.default_rng([self._seed, 0, turn]).permutation(len(self._records))
+        return int(order[place])
+
+
+def batches(
+    dataset: CropDataset, crops: range, batch_size: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Batches of the crops numbered `crops`, in that order.
+
+    The bytes do not depend on the number of workers. Workers are spawned: a fork after numba or
+    torch has started its threads may hang. `pin` puts batches where CUDA copies them from
+    without waiting.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=crops,
+        num_workers=workers,
+        multiprocessing_context=multiprocessing.get_context("spawn") if workers else None,
+        worker_init_fn=_one_thread,
+        pin_memory=pin,
+    )
+    yield from loader
+
+
+def _one_thread(_: int) -> None:
+    """Loader processes share the cores, so each keeps to one."""
+    set_threads(1)
+    load_cv2().setNumThreads(1)
+
+
+class _Cache:
+    """Decoded images and labels, the longest unused ones dropped beyond a size."""
+
+    def __init__(self, megabytes: int) -> None:
+        self._limit = megabytes * 2**20
+        self._size = 0
+        self._items: OrderedDict[str, tuple[NDArray[np.float32], NDArray[np.int32]]] = OrderedDict()
+
+    def get(self, record: Record) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        if record.image_id in self._items:
+            self._items.move_to_end(record.image_id)
+            return self._items[record.image_id]
+        item = (normalize(record.image()), masks_to_labels(record.masks()))
+        self._items[record.image_id] = item
+        self._size += item[0].nbytes + item[1].nbytes
+        while self._size > self._limit and len(self._items) > 1:
+            _, (image, labels) = self._items.popitem(last=False)
+            self._size -= image.nbytes + labels.nbytes
+        return item

@@ -1,0 +1,356 @@
+"""A whole run: records, folds, pre-training, training, and a folder that holds what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from flowseg import __version__
+from flowseg.config import CellType, Config, load_config, to_mapping, to_yaml
+from flowseg.data.folds import assign_folds, write_folds
+from flowseg.data.livecell import read_livecell
+from flowseg.data.record import Record
+from flowseg.data.sartorius import read_sartorius
+from flowseg.errors import FlowsegError
+from flowseg.files import ensure_writable_folder, write_image, write_text
+from flowseg.image import normalize
+from flowseg.inference.segmenter import Segmenter
+from flowseg.labels import masks_to_labels
+from flowseg.network.checkpoint import load_network
+from flowseg.network.device import pick_device
+from flowseg.network.unet import FlowNetwork
+from flowseg.overlay import side_by_side
+from flowseg.training.loop import BEST, STATE, Stage, StageResult, fit
+
+__all__ = ["CONFIG", "FOLDS", "SUMMARY", "TrainResult", "train"]
+
+CONFIG = "config.yaml"
+FOLDS = "folds.csv"
+SUMMARY = "summary.json"
+_OVERLAYS = "overlays"
+_MAX_OVERLAYS = 12
+_MEASURED_IMAGES = 50
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    folder : Path
+        The run's folder.
+    checkpoint : Path
+        Its best checkpoint.
+    score : float
+        Competition score of that checkpoint on the validation fold.
+    epoch : int
+        The epoch it is from.
+    """
+
+    folder: Path
+    checkpoint: Path
+    score: float
+    epoch: int
+
+
+def train(
+    config: Config,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pretrain: str = "none",
+    train_only: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+) -> TrainResult:
+    """Train on the competition's data and leave a run folder.
+
+    Parameters
+    ----------
+    config : Config
+        From :func:`flowseg.load_config`; ``config.cells`` says which cell types take part.
+    data : path
+        The unzipped competition.
+    out : path
+        The run's folder: resolved config, folds, metrics, checkpoints, overlays, summary.
+    pretrain : str
+        "none", "livecell" (the mirror inside `data`; its checkpoint is kept beside `out` and
+        reused by runs of the same settings), or the path of a checkpoint.
+    train_only : path, optional
+        A text file of image ids that are never validated on.
+    device : str
+        "auto", "cpu", "cuda" or "mps".
+    resume : bool
+        Continue the run in `out`, which must have the same settings.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    FlowsegError
+        For whatever the user can mend.
+    """
+    where = pick_device(device)
+    data, out = Path(data), Path(out)
+    records = read_sartorius(data, tuple(config.cells), config.data.include_flawed)
+    folds = _split(records, config, _read_ids(train_only, records))
+    training = [record for record in records if folds[record.image_id] != config.data.fold]
+    validation = [record for record in records if folds[record.image_id] == config.data.fold]
+    cells = _measure(config.cells, training)
+    config = replace(config, cells=cells)
+    resume = _open_folder(out, config, resume)
+    start = _pretrained(pretrain, config, data, out, where)
+    _log.info(
+        "training on %d images, validating on %d (fold %d of %d)",
+        len(training),
+        len(validation),
+        config.data.fold,
+        config.data.folds,
+    )
+    write_folds(out / FOLDS, records, folds)
+    provenance = _provenance(config, training, validation) | {
+        "stage": "training",
+        "pretraining": None if start is None else start.name,
+    }
+    stage = Stage("training", out, training, validation, cells, config, config.training, provenance)
+    network = FlowNetwork(config.network, len(cells), config.seed)
+    if start is not None and not resume:
+        _inherit(network, start)
+    result = fit(stage, network, where, resume)
+    _draw(out, validation, device)
+    _close_folder(out, stage, result)
+    return TrainResult(out, out / BEST, result.score, result.epoch)
+
+
+def _read_ids(path: str | os.PathLike[str] | None, records: Sequence[Record]) -> frozenset[str]:
+    if path is None:
+        return frozenset()
+    try:
+        ids = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlowsegError(f"cannot be read: {error}", file=path) from error
+    known = {record.image_id for record in records}
+    # Ids of other cell types may stand in the same file, but a file without any id of ours is
+    # more likely the wrong file.
+    if ids and not known.intersection(ids):
+        raise FlowsegError(f"names no image of this training, such as {min(known)!r}", file=path)
+    return frozenset(known.intersection(ids))
+
+
+def _split(records: Sequence[Record], config: Config, train_only: frozenset[str]) -> dict[str, int]:
+    folds = assign_folds(
+        records, config.data.folds, seed=config.data.split_seed, train_only=train_only
+    )
+    if config.data.fold not in folds.values():
+        raise FlowsegError(
+            f"fold {config.data.fold} of {config.data.folds} holds no image to validate on",
+            remedy="use fewer --folds or another --fold",
+        )
+    if all(fold == config.data.fold for fold in folds.values()):
+        raise FlowsegError("all images are in the validation fold, none is left to train on")
+    return folds
+
+
+def _measure(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[str, CellType]:
+    """`cells` with every unknown diameter replaced by the mean one of the training masks."""
+    measured = {}
+    for name, cell in cells.items():
+        own = [record for record in records if record.cell_type == name]
+        if not own:
+            raise FlowsegError(f"there is no image of cell type {name!r} to train on")
+        if cell.diameter is None:
+            # An even sample is enough for a mean, and a large data set is read lazily.
+            sample = own[:: -(-len(own) // _MEASURED_IMAGES)]
+            areas = np.concatenate([record.masks().areas() for record in sample])
+            if not areas.size:
+                raise FlowsegError(f"the images of cell type {name!r} hold no cell to measure")
+            diameter = float(np.mean(2 * np.sqrt(areas / np.pi)))
+            _log.info("cell type %s: mean diameter %.1f px, measured", name, diameter)
+            cell = replace(cell, diameter=round(diameter, 2))
+        measured[name] = cell
+    return measured
+
+
+def _pretrained(
+    pretrain: str, config: Config, data: Path, out: Path, device: torch.device
+) -> Path | None:
+    """The checkpoint to start from; made first if it is LIVECell's and not there yet."""
+    if pretrain == "none":
+        return None
+    if pretrain != "livecell":
+        return Path(pretrain)
+    training = read_livecell(data, ("train",))
+    validation = read_livecell(data, ("val",))
+    names = sorted({record.cell_type for record in training})
+    stage_config = replace(config, cells={name: CellType() for name in names})
+    key = _key(stage_config, [*training, *validation], device)
+    folder = out.parent / f"livecell-{key}"
+    best = folder / BEST
+    if (folder / SUMMARY).is_file():
+        _log.info("reusing the LIVECell pre-training in %s", folder)
+        return best
+    cells = _measure(stage_config.cells, training)
+    stage_config = replace(stage_config, cells=cells)
+    ensure_writable_folder(folder)
+    _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
+    write_text(folder / CONFIG, to_yaml(stage_config))
+    known = [record for record in validation if record.cell_type in cells]
+    provenance = _provenance(stage_config, training, known) | {"stage": "pretraining"}
+    stage = Stage(
+        "pre-training",
+        folder,
+        training,
+        known,
+        cells,
+        stage_config,
+        stage_config.pretraining,
+        provenance,
+    )
+    network = FlowNetwork(config.network, len(cells), config.seed)
+    # The key covers all that decides the weights, so an interrupted one is safely continued.
+    result = fit(stage, network, device, resume=(folder / STATE).is_file())
+    _close_folder(folder, stage, result)
+    return best
+
+
+def _key(config: Config, records: Iterable[Record], device: torch.device) -> str:
+    """A short name for everything that decides the weights of a pre-training."""
+    settings = to_mapping(config)
+    # Neither the schedule of the second stage nor the split changes the first.
+    for unrelated in ("training", "data"):
+        del settings[unrelated]
+    material = {
+        "settings": settings,
+        "data": _fingerprint(records),
+        "device": device.type,
+        "flowseg": __version__,
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _fingerprint(records: Iterable[Record]) -> str:
+    """A digest of which images, of which size in bytes, with which annotation."""
+    digest = hashlib.sha256()
+    for record in sorted(records, key=lambda record: record.image_id):
+        size = record.image_path.stat().st_size
+        digest.update(f"{record.image_id} {size} {record.cell_type} {record.shape} ".encode())
+        digest.update(record.annotation.fingerprint())
+    return digest.hexdigest()
+
+
+def _inherit(network: FlowNetwork, path: Path) -> None:
+    """Start from another network's weights; a head for other cell types starts afresh."""
+    other, _ = load_network(path)
+    if other.config != network.config:
+        raise FlowsegError(
+            f"holds another architecture: {to_mapping(other.config)} -> "
+            f"{to_mapping(network.config)}",
+            file=path,
+            remedy="set the same network.* or choose another --pretrain",
+        )
+    weights = {k: v for k, v in other.state_dict().items() if not k.startswith("type_head.")}
+    network.load_state_dict(weights, strict=False)
+
+
+def _open_folder(out: Path, config: Config, resume: bool) -> bool:
+    """Make the run's folder, or check that it is this run's; whether it holds a state.
+
+    A run that died in its pre-training has settings and no state yet: it is resumed as well.
+    """
+    settings = out / CONFIG
+    if resume:
+        if not settings.is_file():
+            raise FlowsegError(
+                "holds no run to resume, so no checkpoint",
+                file=out,
+                remedy="start without --resume, or name the run's folder with --out",
+            )
+        before = to_mapping(load_config(path=settings))
+        changed = _differences(before, to_mapping(config))
+        if changed:
+            raise FlowsegError(
+                f"was started with other settings: {', '.join(changed)}",
+                file=settings,
+                remedy="resume with the same command, or start a new --out",
+            )
+        return (out / STATE).is_file()
+    if out.is_dir() and any(out.iterdir()):
+        raise FlowsegError(
+            "is not empty",
+            file=out,
+            remedy="continue its run with --resume, or name another folder with --out",
+        )
+    ensure_writable_folder(out)
+    write_text(settings, to_yaml(config))
+    return False
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changed.append(f"{prefix}{key} {old} -> {new}")
+    return changed
+
+
+def _provenance(
+    config: Config, training: Sequence[Record], validation: Sequence[Record]
+) -> dict[str, Any]:
+    return {
+        "settings": to_mapping(config),
+        "training_images": len(training),
+        "validation_images": len(validation),
+        "data": _fingerprint([*training, *validation]),
+        "versions": {
+            "flowseg": __version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _draw(out: Path, validation: Sequence[Record], device: str) -> None:
+    """Overlays of the best checkpoint on validation images: prediction left, truth right."""
+    segmenter = Segmenter.load(out / BEST, device)
+    folder = ensure_writable_folder(out / _OVERLAYS)
+    for record in tqdm(validation[:_MAX_OVERLAYS], desc="overlays", unit="image"):
+        image = record.image()
+        labels = segmenter.segment(image, cell_type=record.cell_type).labels
+        picture = side_by_side(normalize(image), labels, masks_to_labels(record.masks()))
+        write_image(folder / f"{record.image_id}.png", picture)
+
+
+def _close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
+    """The summary goes last: a folder that has one is finished."""
+    summary = {
+        "stage": stage.provenance["stage"],
+        "validation_score": result.score,
+        "best_epoch": result.epoch,
+        "epochs": stage.schedule.epochs,
+        "seconds": round(result.seconds, 1),
+        "training_images": len(stage.training),
+        "validation_images": [record.image_id for record in stage.validation],
+    }
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")

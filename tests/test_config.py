@@ -1,0 +1,99 @@
+"""Settings: precedence, conversion, and refusals that say what to do."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from flowseg.config import Config, available_cell_types, from_mapping, load_config, to_yaml
+from flowseg.errors import FlowsegError
+
+
+def test_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("cells: {shsy5y: {diameter: 20}}\ntraining: {epochs: 7, batch_size: 4}\n")
+    assert load_config("shsy5y").cells["shsy5y"].diameter == 17
+    config = load_config("shsy5y", file, ["training.epochs=3"])
+    assert config.cells["shsy5y"].diameter == 20
+    assert (config.training.epochs, config.training.batch_size) == (3, 4)
+
+
+@pytest.mark.parametrize("name", available_cell_types())
+def test_yaml_reads_back(name: str, tmp_path: Path) -> None:
+    config = load_config(name, overrides=["network.channels=[8, 16]", "training.workers=2"])
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config(path=file) == config
+
+
+def test_scientific_notation_is_a_number() -> None:
+    # PyYAML reads 1e-4, which has no dot, as text.
+    assert load_config(overrides=["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", "unknown key 'training.epoch'; did you mean 'training.epochs'"),
+        ("trainig.epochs=3", "did you mean 'training'"),
+        ("training.epochs=no", "training.epochs must be a whole number, found False"),
+        ("training.epochs=2.5", "a whole number"),
+        ("training.epochs=0", "'epochs' must be 1 or more"),
+        ("training.learning_rate=fast", "training.learning_rate must be a number"),
+        ("training.learning_rate=.nan", "must be a number"),
+        ("augment.flip=1", "augment.flip must be true or false"),
+        ("training.precision=bf16", "must be one of auto, float32, bfloat16, float16"),
+        ("network.channels=32", "network.channels must be a list"),
+        ("cells.shsy6y.diameter=3", "did you mean 'cells.shsy5y'"),
+        ("cells.shsy5y.diametre=3", "did you mean 'cells.shsy5y.diameter'"),
+        ("data.fold=5", "'fold' must be 0 to 4 with 5 folds"),
+        ("training=3", "expected settings as 'key: value' for training"),
+        ("seed", "write key=value"),
+        ("seed=[", "not valid YAML"),
+    ],
+)
+def test_refusals(override: str, message: str) -> None:
+    with pytest.raises(FlowsegError) as caught:
+        load_config("shsy5y", overrides=[override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("traning: {epochs: 3}", "unknown key 'traning'; did you mean 'training'"),
+        ("training: {epochs: 0}", "must be 1 or more"),
+        ("- 1", "expected settings"),
+        ("a: [", "not valid YAML"),
+        ("cells: 3", "'cells' must name cell types"),
+        ("cells: {no: {diameter: 3}}", "a cell type's name must be text, found False"),
+    ],
+)
+def test_refusals_name_the_file(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(FlowsegError) as caught:
+        load_config("shsy5y", file)
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_missing_file_and_unknown_type(tmp_path: Path) -> None:
+    with pytest.raises(FlowsegError, match="cannot be read"):
+        load_config(path=tmp_path / "none.yaml")
+    with pytest.raises(FlowsegError, match="choose one of all, astro, cort, shsy5y"):
+        load_config("shsy")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().seed = 3  # type: ignore[misc]
+
+
+def test_from_mapping_takes_defaults_for_what_is_missing() -> None:
+    from flowseg.config import CellType
+
+    assert from_mapping(CellType, {"diameter": 20}) == CellType(diameter=20.0)
