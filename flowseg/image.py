@@ -55,7 +55,7 @@ def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(image, dtype=np.float32)
 
 
-def normalize(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+def normalize(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Scale an image so that its 1st percentile becomes 0 and its 99th 1; not clipped.
 
     Parameters
@@ -78,6 +78,7 @@ def normalize(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     >>> normalize(np.array([[5.0, 5.0]]))
     array([[0., 0.]], dtype=float32)
     """
+    image = np.asarray(image, np.float32)
     finite = np.isfinite(image)
     values = image if (whole := bool(finite.all())) else image[finite]
     if values.size == 0:
@@ -89,9 +90,10 @@ def normalize(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         return np.zeros(image.shape, np.float32)
     if not whole:
         image = np.where(finite, image, middle)
-    if high - low > np.finfo(np.float32).max or high - low < np.finfo(np.float32).tiny:
-        image = image.astype(np.float64)
-    return ((image - image.dtype.type(low)) / image.dtype.type(high - low)).astype(np.float32)
+    exact = np.finfo(np.float32).tiny < high - low < np.finfo(np.float32).max / 2
+    scaled = (image if exact else image.astype(np.float64)) - low
+    scaled /= high - low
+    return scaled.astype(np.float32, copy=False)
 
 
 def resize(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -107,13 +109,13 @@ def resize(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArra
         return np.array(image, np.float32)
     cv2 = load_cv2()
     shrink = height <= image.shape[0] and width <= image.shape[1]
-    resized = cv2.resize(
+    resized: npt.NDArray[np.float32] = cv2.resize(
         np.asarray(image, np.float32),
         (width, height),
         interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR,
     )
     # OpenCV drops a single channel
-    return np.asarray(resized, np.float32).reshape(height, width, *image.shape[2:])
+    return resized if image.ndim == 2 else resized.reshape((height, width, image.shape[2]))
 
 
 def resize_labels(labels: npt.NDArray[np.int32], shape: tuple[int, int]) -> npt.NDArray[np.int32]:
