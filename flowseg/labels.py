@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg._jit import jit
+from flowseg._pieces import connected_pieces
 from flowseg.errors import FlowsegError
+from flowseg.overlaps import most_hits, nearest_centre, stack
 from flowseg.rle import Masks
 
 __all__ = [
@@ -24,7 +26,7 @@ __all__ = [
 
 Labels = NDArray[np.int32]
 
-Policy = Literal["small_on_top", "nearest_centre", "last_annotated"]
+Policy = Literal["most_hits", "small_on_top", "nearest_centre", "last_annotated"]
 
 
 def check_labels(labels: ArrayLike) -> Labels:
@@ -73,35 +75,51 @@ def renumber(labels: ArrayLike) -> Labels:
            [3, 0, 1]], dtype=int32)
     """
     masks = Masks.from_labels(labels)
-    return _stack(masks, np.arange(len(masks)))
+    return stack(masks, np.arange(len(masks)))
 
 
-def masks_to_labels(masks: Masks, policy: Policy = "small_on_top") -> Labels:
+def masks_to_labels(masks: Masks, policy: Policy = "most_hits") -> Labels:
     """One label image from masks that may overlap: mask ``i`` becomes id ``i + 1``.
 
     Parameters
     ----------
     masks : Masks
     policy : str
-        Who owns a pixel that several masks claim: `small_on_top`, the mask with fewer pixels;
-        `last_annotated`, the mask that comes last; `nearest_centre`, the mask whose centre of
-        mass is nearest.
+        Who owns a pixel that several masks claim.
+
+        `most_hits`
+            Each contested region goes to one cell whole, so that as many cells as can be stay
+            above as many of the competition's thresholds as can be, each in one piece: see
+            `flowseg.overlaps`.
+        `small_on_top`
+            The mask with the fewest pixels.
+        `nearest_centre`
+            The mask whose centre of mass is nearest.
+        `last_annotated`
+            The mask that comes last.
 
     Returns
     -------
     labels : (H, W) int32
         A mask that loses every pixel leaves a gap in the ids.
+
+    Examples
+    --------
+    >>> masks_to_labels(Masks.from_strings(["1 6", "5 3"], (1, 8)))
+    array([[1, 1, 1, 1, 2, 2, 2, 0]], dtype=int32)
     """
-    if policy not in get_args(Policy):
+    choices = get_args(Policy)
+    if policy not in choices:
         raise FlowsegError(
-            f"unknown overlap policy {policy!r}",
-            remedy=f"choose from {', '.join(get_args(Policy))}",
+            f"unknown overlap policy {policy!r}", remedy=f"choose from {', '.join(choices)}"
         )
-    if policy == "last_annotated":
-        return _stack(masks, np.arange(len(masks)))
+    if policy == "most_hits":
+        return most_hits(masks)
+    if policy == "nearest_centre":
+        return nearest_centre(masks)
     if policy == "small_on_top":
-        return _stack(masks, np.argsort(-masks.areas(), kind="stable"))
-    return _nearest(masks)
+        return stack(masks, np.argsort(-masks.areas(), kind="stable"))
+    return stack(masks, np.arange(len(masks)))
 
 
 def outlines(labels: ArrayLike) -> NDArray[np.bool_]:
@@ -155,7 +173,7 @@ def fill_holes(labels: ArrayLike) -> Labels:
            [4, 4, 4, 0]], dtype=int32)
     """
     image = check_labels(labels)
-    filled: Labels = _fill(image, _pieces(image == 0, False))
+    filled: Labels = _fill(image, connected_pieces(image == 0, False))
     return filled
 
 
@@ -172,101 +190,15 @@ def largest_pieces(labels: ArrayLike) -> Labels:
            [3, 0, 0, 0]], dtype=int32)
     """
     image = check_labels(labels)
-    pieces = _pieces(image, True)
+    pieces = connected_pieces(image, True)
     sizes = np.bincount(pieces.reshape(-1))
     firsts = np.unique(pieces, return_index=True)[1]
-    # piece 0 is background; _pieces numbers in reading order, so every number up to the top occurs
+    # no number is left out, and background may be missing: the pieces are the last ones
     owners = image.reshape(-1)[firsts[-(len(sizes) - 1) :]] if len(sizes) > 1 else image[:0, 0]
     order = np.lexsort((np.arange(1, len(sizes)), -sizes[1:], owners))
     best = np.zeros(len(sizes), dtype=np.bool_)
     best[1 + order[np.unique(owners[order], return_index=True)[1]]] = True
     return np.where(best[pieces], image, 0).astype(np.int32)
-
-
-def _stack(masks: Masks, order: NDArray[np.int64]) -> Labels:
-    """Masks painted in this order, later ones on top."""
-    labels = np.zeros(masks.shape, dtype=np.int32)
-    _paint_ids(labels.reshape(-1), masks.starts, masks.lengths, masks.offsets, order)
-    return labels
-
-
-def _nearest(masks: Masks) -> Labels:
-    labels = np.zeros(masks.shape, dtype=np.int32)
-    if masks.shape[1]:
-        _paint_nearest(
-            labels.reshape(-1), masks.shape[1], masks.starts, masks.lengths, masks.offsets
-        )
-    return labels
-
-
-@jit
-def _paint_ids(flat: Any, starts: Any, lengths: Any, offsets: Any, order: Any) -> None:
-    for index in order:
-        for run in range(offsets[index], offsets[index + 1]):
-            flat[starts[run] : starts[run] + lengths[run]] = index + 1
-
-
-@jit
-def _paint_nearest(flat: Any, width: int, starts: Any, lengths: Any, offsets: Any) -> None:
-    distance = np.full(len(flat), np.inf)
-    for index in range(len(offsets) - 1):
-        runs = range(offsets[index], offsets[index + 1])
-        y = 0
-        x = 0
-        area = 0
-        for run in runs:
-            for pixel in range(starts[run], starts[run] + lengths[run]):
-                y += pixel // width
-                x += pixel % width
-                area += 1
-        for run in runs:
-            for pixel in range(starts[run], starts[run] + lengths[run]):
-                away = (pixel // width - y / area) ** 2 + (pixel % width - x / area) ** 2
-                if away < distance[pixel]:
-                    distance[pixel] = away
-                    flat[pixel] = index + 1
-
-
-@jit
-def _root(parents: Any, pixel: int) -> int:
-    while parents[pixel] != pixel:
-        parents[pixel] = parents[parents[pixel]]
-        pixel = parents[pixel]
-    return pixel
-
-
-@jit
-def _pieces(image: Any, corners: bool) -> Any:
-    """Connected pieces of equal value, numbered from 1 in reading order; 0 stays 0."""
-    height, width = image.shape
-    parents = np.arange(height * width)
-    for y in range(height):
-        for x in range(width):
-            value = image[y, x]
-            if value == 0:
-                continue
-            here = _root(parents, y * width + x)
-            for dy, dx in ((0, -1), (-1, 0), (-1, -1), (-1, 1)):
-                v, u = y + dy, x + dx
-                if (dy != 0 and dx != 0 and not corners) or v < 0 or u < 0 or u >= width:
-                    continue
-                if image[v, u] == value:
-                    there = _root(parents, v * width + u)
-                    # the smaller root wins, so a root is the piece's first pixel
-                    parents[max(here, there)] = min(here, there)
-                    here = min(here, there)
-    pieces = np.zeros((height, width), np.int32)
-    count = 0
-    for y in range(height):
-        for x in range(width):
-            if image[y, x] != 0:
-                root = _root(parents, y * width + x)
-                if root == y * width + x:
-                    count += 1
-                    pieces[y, x] = count
-                else:
-                    pieces[y, x] = pieces[root // width, root % width]
-    return pieces
 
 
 @jit
