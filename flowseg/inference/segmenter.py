@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +19,8 @@ from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
 
 __all__ = ["Prediction", "Segmenter"]
+
+Number = TypeVar("Number", int, float, "float | None")
 
 
 class Prediction(NamedTuple):
@@ -119,14 +120,13 @@ class Segmenter:
         """
         grey = normalize(to_grey(np.asarray(image)))
         name = self.name_cell_type(grey) if cell_type is None else cell_type
-        given = {
-            "diameter": diameter,
-            "cellprob_threshold": cellprob_threshold,
-            "flow_threshold": flow_threshold,
-            "min_size": min_size,
-        }
-        changes = {key: value for key, value in given.items() if value is not None}
-        needs = replace(self.needs(name), **changes)
+        own = self.needs(name)
+        needs = CellType(
+            diameter=_first(diameter, own.diameter),
+            cellprob_threshold=_first(cellprob_threshold, own.cellprob_threshold),
+            flow_threshold=_first(flow_threshold, own.flow_threshold),
+            min_size=_first(min_size, own.min_size),
+        )
         field = self.predict(grey, needs)
         labels = flows_to_labels(
             field.flows,
@@ -190,6 +190,10 @@ class Segmenter:
         if needs.diameter is None:
             raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
         return self.network.config.diameter / needs.diameter
+
+
+def _first(given: Number | None, own: Number) -> Number:
+    return own if given is None else given
 
 
 def _scaled(shape: tuple[int, ...], zoom: float) -> tuple[int, int]:

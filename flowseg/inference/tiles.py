@@ -6,6 +6,7 @@ tiles give the answer of one pass over the whole image and need no blending.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -79,9 +80,9 @@ def predict_field(
                 votes.append(output.cell_type[0].float().cpu().numpy() * piece.size)
     maps = maps[:, :height, :width]
     return FlowField(
-        flows=maps[:2] / np.float32(network.config.flow_scale),
+        flows=(maps[:2] / network.config.flow_scale).astype(np.float32),
         cellprob=np.ascontiguousarray(maps[2]),
-        cell_type=np.sum(votes, axis=0, dtype=np.float32) / np.float32(padded.size),
+        cell_type=(np.sum(votes, axis=0) / padded.size).astype(np.float32),
     )
 
 
@@ -101,7 +102,7 @@ def _cuts(length: int, tile: int, margin: int, stride: int) -> list[_Cut]:
     count = -(-length // tile)
     edges = [round(i * length / count / stride) * stride for i in range(count)] + [length]
     cuts = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         first, last = max(0, start - margin), min(length, stop + margin)
         cuts.append(
             _Cut(slice(first, last), slice(start - first, stop - first), slice(start, stop))

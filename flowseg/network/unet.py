@@ -45,8 +45,8 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(torch.relu_(self.norm1(x)))
         y = self.conv2(torch.relu_(self.norm2(y)))
-        skip: Tensor = self.skip(x)
-        return skip + y
+        total: Tensor = self.skip(x) + y
+        return total
 
 
 class FlowNetwork(nn.Module):
@@ -96,14 +96,14 @@ class FlowNetwork(nn.Module):
     @property
     def stride(self) -> int:
         """Both edges of an input must be multiples of this many pixels."""
-        return int(2 ** (len(self.config.channels) - 1))
+        return 1 << (len(self.config.channels) - 1)
 
     @property
     def reach(self) -> int:
         """Pixels beyond this distance have no say in an output pixel; a multiple of `stride`."""
         levels = range(len(self.config.channels))
-        down = sum(2 * self.config.blocks * 2**level for level in levels)
-        up = sum(2 * 2**level for level in levels[:-1])
+        down = sum(2 * self.config.blocks << level for level in levels)
+        up = sum(2 << level for level in levels[:-1])
         # The stem's one pixel, and the rounding of position by the pools.
         reach = 1 + down + up + self.stride
         return -(-reach // self.stride) * self.stride

@@ -50,7 +50,7 @@ def cut_crop(
     mirror = -1.0 if config.flip and rng.random() < 0.5 else 1.0
     cosine, sine = np.cos(angle), np.sin(angle)
     # Half the edge of the upright square around the turned crop, in pixels of the image.
-    half = config.crop / scale / 2 * (abs(cosine) + abs(sine))
+    half = (config.crop - 1) / scale / 2 * (abs(cosine) + abs(sine))
     y, x = (_centre(length, half, rng) for length in image.shape)
 
     def warp(
@@ -59,7 +59,7 @@ def cut_crop(
         middle = (edge - 1) / 2
         turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]]) / scale
         matrix = np.column_stack((turn, np.array([x, y]) - turn @ (middle, middle)))
-        return cv2.warpAffine(
+        warped: NDArray[np.generic] = cv2.warpAffine(
             source,
             matrix,
             (edge, edge),
@@ -67,6 +67,7 @@ def cut_crop(
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
         )
+        return warped
 
     crop = warp(image, config.crop, float(np.median(image[::4, ::4])), cv2.INTER_LINEAR)
     # OpenCV warps no int32; float32 holds every id below 2**24 exactly.
@@ -91,8 +92,8 @@ def vary_intensity(
     brightness = np.float32(rng.uniform(-1, 1) * config.brightness)
     varied = (varied - np.float32(0.5)) * contrast + np.float32(0.5) + brightness
     if config.noise > 0:
-        sigma = np.float32(rng.uniform(0, config.noise))
-        varied = varied + sigma * rng.standard_normal(varied.shape, dtype=np.float32)
+        spread = np.float32(rng.uniform(0, config.noise))
+        varied = varied + spread * rng.standard_normal(varied.shape, dtype=np.float32)
     return varied.astype(np.float32, copy=False)
 
 

@@ -170,7 +170,8 @@ class _Run:
     def __init__(self, stage: Stage, network: FlowNetwork, device: torch.device) -> None:
         self.stage, self.device = stage, device
         self.dtype = pick_precision(stage.schedule.precision, device)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        # torch's own type hints leave memory_format out.
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = FlowNetwork(network.config, len(stage.cells)).to(device)
         self.mean.load_state_dict(network.state_dict())
         self.optimiser = torch.optim.AdamW(
@@ -195,7 +196,7 @@ class _Run:
             output, batch.flows, batch.inside, batch.cell_type, self.network.config.flow_scale
         )
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.total).backward()
+        self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._average()
@@ -274,9 +275,13 @@ class _Run:
             counters = json.loads(text or "")
             self.network.load_state_dict(_part(tensors, "network."))
             self.mean.load_state_dict(_part(tensors, "mean."))
+            weights = list(self.network.parameters())
             values: dict[int, dict[str, Tensor]] = {}
             for key, tensor in _part(tensors, "optimiser.").items():
                 index, name = key.split(".")
+                if tensor.ndim:
+                    # The moments must lie in memory as their weights do: channels last.
+                    tensor = torch.empty_like(weights[int(index)]).copy_(tensor)
                 values.setdefault(int(index), {})[name] = tensor
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": values, "param_groups": groups})

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from flowseg import __version__
-from flowseg.config import CellType, Config, load_config, to_mapping, to_yaml
-from flowseg.data.folds import assign_folds, write_folds
-from flowseg.data.livecell import read_livecell
+from flowseg.config import CellType, Config, DataConfig, load_config, to_mapping, to_yaml
+from flowseg.data.folds import assign_folds, read_ids, split_fold, write_folds
+from flowseg.data.livecell import Polygons, read_livecell
 from flowseg.data.record import Record
 from flowseg.data.sartorius import read_sartorius
 from flowseg.errors import FlowsegError
@@ -32,6 +32,7 @@ from flowseg.network.checkpoint import load_network
 from flowseg.network.device import pick_device
 from flowseg.network.unet import FlowNetwork
 from flowseg.overlay import side_by_side
+from flowseg.rle import Masks
 from flowseg.training.loop import BEST, STATE, Stage, StageResult, fit
 
 __all__ = ["CONFIG", "FOLDS", "SUMMARY", "TrainResult", "train"]
@@ -110,9 +111,8 @@ def train(
     where = pick_device(device)
     data, out = Path(data), Path(out)
     records = read_sartorius(data, tuple(config.cells), config.data.include_flawed)
-    folds = _split(records, config, _read_ids(train_only, records))
-    training = [record for record in records if folds[record.image_id] != config.data.fold]
-    validation = [record for record in records if folds[record.image_id] == config.data.fold]
+    folds = _split(records, config.data, train_only)
+    training, validation = split_fold(records, folds, config.data.fold)
     cells = _measure(config.cells, training)
     config = replace(config, cells=cells)
     resume = _open_folder(out, config, resume)
@@ -139,33 +139,20 @@ def train(
     return TrainResult(out, out / BEST, result.score, result.epoch)
 
 
-def _read_ids(path: str | os.PathLike[str] | None, records: Sequence[Record]) -> frozenset[str]:
-    if path is None:
-        return frozenset()
-    try:
-        ids = Path(path).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlowsegError(f"cannot be read: {error}", file=path) from error
+def _split(
+    records: Sequence[Record], config: DataConfig, train_only: str | os.PathLike[str] | None
+) -> dict[str, int]:
+    """The fold of each image; `train_only` may also name images of other cell types."""
     known = {record.image_id for record in records}
-    # Ids of other cell types may stand in the same file, but a file without any id of ours is
-    # more likely the wrong file.
-    if ids and not known.intersection(ids):
-        raise FlowsegError(f"names no image of this training, such as {min(known)!r}", file=path)
-    return frozenset(known.intersection(ids))
-
-
-def _split(records: Sequence[Record], config: Config, train_only: frozenset[str]) -> dict[str, int]:
-    folds = assign_folds(
-        records, config.data.folds, seed=config.data.split_seed, train_only=train_only
-    )
-    if config.data.fold not in folds.values():
-        raise FlowsegError(
-            f"fold {config.data.fold} of {config.data.folds} holds no image to validate on",
-            remedy="use fewer --folds or another --fold",
-        )
-    if all(fold == config.data.fold for fold in folds.values()):
-        raise FlowsegError("all images are in the validation fold, none is left to train on")
-    return folds
+    kept: frozenset[str] = frozenset()
+    if train_only is not None:
+        named = read_ids(train_only)
+        kept = named & known
+        if named and not kept:
+            raise FlowsegError(
+                f"names no image of this training, such as {min(known)!r}", file=train_only
+            )
+    return assign_folds(records, config.folds, seed=config.split_seed, train_only=kept)
 
 
 def _measure(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[str, CellType]:
@@ -179,12 +166,14 @@ def _measure(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[s
             # An even sample is enough for a mean, and a large data set is read lazily.
             sample = own[:: -(-len(own) // _MEASURED_IMAGES)]
             areas = np.concatenate([record.masks().areas() for record in sample])
+            areas = areas[areas > 0]
             if not areas.size:
                 raise FlowsegError(f"the images of cell type {name!r} hold no cell to measure")
             diameter = float(np.mean(2 * np.sqrt(areas / np.pi)))
             _log.info("cell type %s: mean diameter %.1f px, measured", name, diameter)
-            cell = replace(cell, diameter=round(diameter, 2))
-        measured[name] = cell
+            measured[name] = replace(cell, diameter=round(diameter, 2))
+        else:
+            measured[name] = cell
     return measured
 
 
@@ -246,12 +235,22 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
 
 
 def _fingerprint(records: Iterable[Record]) -> str:
-    """A digest of which images, of which size in bytes, with which annotation."""
+    """A digest of which images, of which size in bytes, with which annotations."""
     digest = hashlib.sha256()
+    tables: set[Path] = set()
     for record in sorted(records, key=lambda record: record.image_id):
         size = record.image_path.stat().st_size
         digest.update(f"{record.image_id} {size} {record.cell_type} {record.shape} ".encode())
-        digest.update(record.annotation.fingerprint())
+        if isinstance(record.annotation, Masks):
+            for runs in (record.annotation.offsets, record.annotation.starts):
+                digest.update(runs.tobytes())
+            digest.update(record.annotation.lengths.tobytes())
+        elif isinstance(record.annotation, Polygons):
+            tables.add(record.annotation.path)
+    for table in sorted(tables):
+        with table.open("rb") as file:
+            while block := file.read(2**24):
+                digest.update(block)
     return digest.hexdigest()
 
 

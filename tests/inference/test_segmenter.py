@@ -1,0 +1,70 @@
+"""The segmenter around a network: settings, sizes, cell types."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flowseg.config import CellType, NetworkConfig
+from flowseg.errors import FlowsegError
+from flowseg.inference.segmenter import Segmenter
+from flowseg.network.checkpoint import Card
+from flowseg.network.unet import FlowNetwork
+
+NETWORK = NetworkConfig(channels=(4, 8), blocks=1)
+
+
+def segmenter(*names: str, diameter: float | None = 15.0) -> Segmenter:
+    cells = {name: CellType(diameter=diameter, min_size=0, flow_threshold=0.0) for name in names}
+    return Segmenter(FlowNetwork(NETWORK, len(names), 0), Card(NETWORK, cells), "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((40, 50), np.uint8),
+        np.full((40, 50), np.nan),
+        np.arange(2000, dtype=np.uint16).reshape(40, 50),
+        np.zeros((40, 50, 3), np.uint8),
+        np.ones((1, 50), np.float32),
+    ],
+)
+def test_every_image_is_answered_at_its_size(image: np.ndarray) -> None:
+    found = segmenter("a").segment(image)
+    assert found.labels.shape == found.cellprob.shape == image.shape[:2]
+    assert found.flows.shape == (2, *image.shape[:2])
+    assert found.labels.dtype == np.int32
+    assert found.cell_type == "a"
+
+
+def test_same_bytes_twice(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 255, (60, 70), np.uint8)
+    one, two = (segmenter("a").segment(image, cellprob_threshold=-10) for _ in range(2))
+    assert one.labels.max() > 0
+    assert np.array_equal(one.labels, two.labels)
+    assert np.array_equal(one.flows, two.flows)
+
+
+def test_given_settings_replace_the_cards(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 255, (60, 70), np.uint8)
+    assert segmenter("a").segment(image, cellprob_threshold=100).labels.max() == 0
+    smaller = segmenter("a").segment(image, diameter=30)
+    assert not np.array_equal(smaller.cellprob, segmenter("a").segment(image).cellprob)
+
+
+def test_cell_type_is_given_or_named(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 255, (60, 70), np.uint8)
+    both = segmenter("a", "b")
+    assert both.segment(image, cell_type="b").cell_type == "b"
+    assert both.segment(image).cell_type in ("a", "b")
+    with pytest.raises(FlowsegError, match="knows no cell type 'c'; choose one of a, b"):
+        both.segment(image, cell_type="c")
+
+
+def test_a_card_without_a_diameter_asks_for_one() -> None:
+    image = np.zeros((20, 20), np.uint8)
+    with pytest.raises(FlowsegError, match="diameter of this cell type is unknown"):
+        segmenter("a", diameter=None).segment(image)
+    assert segmenter("a", diameter=None).segment(image, diameter=15).labels.shape == (20, 20)
+    with pytest.raises(FlowsegError, match="'diameter' must be positive"):
+        segmenter("a").segment(image, diameter=0)

@@ -1,0 +1,209 @@
+"""A stage learns, can be stopped and resumed, and leaves what it promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flowseg.config import CellType, Config, load_config
+from flowseg.data.record import Record
+from flowseg.errors import FlowsegError
+from flowseg.files import write_image
+from flowseg.network.checkpoint import load_network, read_card, read_tensors
+from flowseg.network.unet import FlowNetwork
+from flowseg.rle import Masks
+from flowseg.training import loop
+from flowseg.training.batches import CropDataset, batches
+from flowseg.training.loop import Stage, fit, learning_rate
+
+CPU = torch.device("cpu")
+CONFIG: Config = load_config(
+    overrides=[
+        "network.channels=[4, 8]",
+        "network.blocks=1",
+        "augment.crop=32",
+        "training.epochs=3",
+        "training.crops=12",
+        "training.batch_size=4",
+        "training.precision=float32",
+    ]
+)
+CELLS = {"disc": CellType(diameter=20.0), "other": CellType(diameter=30.0)}
+
+
+def record(folder: Path, name: str, seed: int, cell_type: str = "disc") -> Record:
+    """Bright discs on a dark ground."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((64, 80), np.int32)
+    rows, columns = np.indices(labels.shape)
+    for number, (y, x) in enumerate([(16, 16), (16, 60), (48, 38)], start=1):
+        labels[(rows - y) ** 2 + (columns - x) ** 2 < 81] = number
+    image = np.where(labels > 0, 180, 60) + rng.normal(0, 5, labels.shape)
+    path = folder / f"{name}.png"
+    write_image(path, image.astype(np.uint8))
+    return Record(name, path, labels.shape, cell_type, name, Masks.from_labels(labels))
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    training = [record(tmp_path, f"t{i}", i) for i in range(3)]
+    training.append(record(tmp_path, "o0", 9, "other"))
+    validation = [record(tmp_path, "v0", 100), record(tmp_path, "v1", 101, "other")]
+    return Stage(
+        "test", folder, training, validation, CELLS, CONFIG, CONFIG.training, {"from": "a test"}
+    )
+
+
+def network(seed: int = 1) -> FlowNetwork:
+    return FlowNetwork(CONFIG.network, len(CELLS), seed)
+
+
+def in_folder(stage: Stage, folder: Path) -> Stage:
+    folder.mkdir(exist_ok=True)
+    return replace(stage, folder=folder)
+
+
+def test_a_stage_leaves_its_files(stage: Stage) -> None:
+    result = fit(stage, network(), CPU, resume=False)
+    names = sorted(path.name for path in stage.folder.iterdir())
+    assert names == ["best.safetensors", "last.safetensors", "metrics.csv", "state.safetensors"]
+    table = pd.read_csv(stage.folder / "metrics.csv")
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["loss"].iloc[-1] < table["loss"].iloc[0]
+    for column in ("learning_rate", "seconds", "loss_flows", "loss_cellprob", "score_disc"):
+        assert np.isfinite(table[column]).all()
+    np.testing.assert_allclose(table["score"], (table["score_disc"] + table["score_other"]) / 2)
+    assert result.score == table["score"].max()
+    card = read_card(stage.folder / "best.safetensors")
+    assert card.cells == CELLS
+    assert card.provenance["epoch"] == result.epoch
+    assert card.provenance["from"] == "a test"
+
+
+def test_learns_to_find_discs(stage: Stage) -> None:
+    schedule = replace(CONFIG.training, epochs=10, crops=128, learning_rate=5e-3, validate_every=9)
+    config = replace(
+        CONFIG, training=schedule, network=replace(CONFIG.network, channels=(8, 16, 32))
+    )
+    start = FlowNetwork(config.network, len(CELLS), 1)
+    result = fit(replace(stage, config=config, schedule=schedule), start, CPU, resume=False)
+    table = pd.read_csv(stage.folder / "metrics.csv")
+    assert table["score"].notna().tolist() == [False] * 8 + [True, True]
+    assert result.score > 0.5
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "state.safetensors")[0]
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("place", ["save_network", "write_text", "save_tensors"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_resumed_equals_undisturbed(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
+) -> None:
+    whole = in_folder(stage, tmp_path / "whole")
+    fit(whole, network(), CPU, resume=False)
+    calls = 0
+    original = getattr(loop, place)
+
+    def dying(*args: object, **kwargs: object) -> None:
+        nonlocal calls
+        if calls == call:
+            raise KilledError
+        calls += 1
+        original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, place, dying)
+        with pytest.raises(KilledError):
+            fit(stage, network(), CPU, resume=False)
+    fit(stage, network(99), CPU, resume=True)
+    expected, found = tensors_of(whole.folder), tensors_of(stage.folder)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (whole.folder / name).read_bytes() == (stage.folder / name).read_bytes()
+
+
+def test_two_runs_are_equal_and_the_seed_matters(stage: Stage, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, seed in zip(folders, (1, 1, 2), strict=True):
+        seeded = replace(in_folder(stage, folder), config=replace(CONFIG, seed=seed))
+        fit(seeded, network(), CPU, resume=False)
+    best = [(folder / "last.safetensors").read_bytes() for folder in folders]
+    assert best[0] == best[1] != best[2]
+
+
+def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
+    fit(stage, network(), CPU, resume=False)
+    other = FlowNetwork(replace(CONFIG.network, channels=(4, 6)), len(CELLS), 1)
+    with pytest.raises(FlowsegError, match="does not fit this run"):
+        fit(stage, other, CPU, resume=True)
+
+
+def test_without_validation_the_last_weights_are_the_best(stage: Stage) -> None:
+    result = fit(replace(stage, validation=[]), network(), CPU, resume=False)
+    assert np.isnan(result.score)
+    best, _ = load_network(stage.folder / "best.safetensors")
+    last, _ = load_network(stage.folder / "last.safetensors")
+    for one, other in zip(best.state_dict().values(), last.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    card = read_card(stage.folder / "last.safetensors")
+    assert card.provenance["validation_score"] is None
+    json.dumps(dict(card.provenance), allow_nan=False)
+
+
+def test_a_diverging_loss_stops_with_advice(stage: Stage) -> None:
+    schedule = replace(CONFIG.training, learning_rate=1e30)
+    with pytest.raises(FlowsegError, match=r"lower training\.learning_rate"):
+        fit(replace(stage, schedule=schedule), network(), CPU, resume=False)
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    schedule = replace(CONFIG.training, warmup=0.2, learning_rate=1.0)
+    rates = [learning_rate(step, 100, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == rates[19] == 1
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[-1] < 0.001
+
+
+def test_crops_do_not_depend_on_workers(stage: Stage) -> None:
+    dataset = CropDataset(stage.training, CELLS, CONFIG)
+    alone = list(batches(dataset, range(3, 9), 3, workers=0, pin=False))
+    helped = list(batches(dataset, range(3, 9), 3, workers=2, pin=False))
+    assert len(alone) == len(helped) == 2
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert one.images.shape == (3, 1, 32, 32)
+        length = one.flows.norm(dim=1)
+        assert torch.all((length > 0.99) == (one.inside > 0))
+
+
+def test_every_image_comes_once_a_round(stage: Stage) -> None:
+    dataset = CropDataset(stage.training, CELLS, CONFIG)
+    rounds = [[dataset._image_of(4 * turn + i) for i in range(4)] for turn in range(6)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 1
+
+
+def test_a_small_cache_changes_nothing(stage: Stage) -> None:
+    large = CropDataset(stage.training, CELLS, CONFIG)
+    small_config = replace(CONFIG, data=replace(CONFIG.data, cache_mb=0))
+    small = CropDataset(stage.training, CELLS, small_config)
+    for number in range(6):
+        for one, other in zip(large[number], small[number], strict=True):
+            assert torch.equal(one, other)
