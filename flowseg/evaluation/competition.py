@@ -183,9 +183,12 @@ class Contingency:
         """Pixels of the union of each pair: (K,) int64."""
         return self.truth_areas[self.truth] + self.pred_areas[self.pred] - self.shared
 
-    def counts(self, percents: Sequence[int] = THRESHOLDS) -> Counts:
-        """TP, FP and FN at each IoU threshold, given in percent."""
-        tp = tuple(len(self._matching(percent)[0]) for percent in percents)
+    def counts(self, percents: Sequence[int] = THRESHOLDS, inclusive: bool = False) -> Counts:
+        """TP, FP and FN at each IoU threshold, given in percent.
+
+        With `inclusive`, an IoU equal to the threshold is a hit too: not so in the competition.
+        """
+        tp = tuple(len(self._matching(percent, inclusive)[0]) for percent in percents)
         return Counts(len(self.truth_areas), len(self.pred_areas), tp)
 
     def mistakes(self) -> Mistakes:
@@ -208,9 +211,11 @@ class Contingency:
             merged=int(merging.sum()),
         )
 
-    def _matching(self, percent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _matching(
+        self, percent: int, inclusive: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of truths and predictions of a maximum matching above this IoU."""
-        near = 100 * self.shared > percent * self.unions()
+        near = 100 * self.shared > percent * self.unions() - inclusive
         truth, pred = self.truth[near], self.pred[near]
         if len(np.unique(truth)) == len(truth) and len(np.unique(pred)) == len(pred):
             return truth, pred

@@ -1,0 +1,64 @@
+"""Score a prediction by the competition's metric."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flowseg.cli import say
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        required=True,
+        help="train.csv, a COCO .json or a folder of label TIFFs",
+    )
+    parser.add_argument(
+        "--pred", type=Path, required=True, help="submission.csv or a folder of label TIFFs"
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("leave_out", "count"),
+        default="leave_out",
+        help="images of the truth that are not in the prediction: leave them out, or count them "
+        "as if nothing had been found",
+    )
+    parser.add_argument(
+        "--ids", type=Path, metavar="FILE", help="score only the image ids of this file, one a line"
+    )
+    parser.add_argument(
+        "--other-metrics",
+        choices=("none", "pooled", "coco"),
+        default="none",
+        help="metrics of other papers besides: pooled AP at 0.5 and aggregated Jaccard; coco adds "
+        "COCO mask AP (needs pycocotools)",
+    )
+    parser.add_argument("--all", action="store_true", help="show every image, not the ten worst")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row an image")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, print the table, and write what was asked for."""
+    from flowseg.data.folds import read_ids
+    from flowseg.evaluation.evaluate import evaluate
+    from flowseg.evaluation.tables import as_text, write_csv, write_json
+
+    result = evaluate(
+        args.truth,
+        args.pred,
+        missing=args.missing,
+        other=() if args.other_metrics == "none" else (args.other_metrics,),
+        images=None if args.ids is None else read_ids(args.ids),
+    )
+    if args.csv is not None:
+        write_csv(result, args.csv)
+    if args.json is not None:
+        write_json(result, args.json)
+    say(as_text(result, limit=None if args.all else 10))
+    return 0
