@@ -11,8 +11,10 @@ from flowseg._jit import in_threads, jit, threads
 from flowseg.flow.runs import find_runs, group
 from flowseg.labels import check_labels
 
-__all__ = ["labels_to_flows"]
+__all__ = ["diffuse", "labels_to_flows"]
 
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 # Columns of a plan: where heat enters, for how many rounds, and the piece's box.
@@ -48,14 +50,14 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
 
     Notes
     -----
-    The representation of Cellpose (Stringer et al., Nature Methods 18, 2021; rounds and centre as in
-    version 3): heat enters at the pixel nearest to the cell's mean, in each of
+    The representation of Cellpose (Stringer et al., Nature Methods 18, 2021; rounds and centre as
+    in version 3): heat enters at the pixel nearest to the cell's mean, in each of
     2 x (height + width + 4) rounds, and in a round every pixel becomes the mean of its 3 x 3
     neighbourhood, where all outside the cell is 0. Flows are the heat's central differences.
 
-    Beyond it, where the heat underflows, never arrives, or is level, flows point along a shortest way
-    inside the cell to where it is. Of a cell in several pieces (8 neighbours), the piece with the
-    centre has the flows of the reference, and every other piece those of a cell of its own.
+    Beyond it, where the heat underflows, never arrives, or is level, flows point along a shortest
+    way inside the cell to where it is. Of a cell in several pieces (8 neighbours), the piece with
+    the centre has the flows of the reference, and every other piece those of a cell of its own.
 
     Examples
     --------
@@ -65,19 +67,35 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
     image = check_labels(labels)
     flows = np.zeros((2, *image.shape), dtype=np.float32)
     runs = find_runs(image)
-    if runs.count == 0:
-        return flows
     order, offsets = group(runs.pieces, runs.count)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
+    places = table[0].astype(np.int64) * image.shape[1] + table[1]
+    diffuse(table, offsets, places, flows.reshape(2, -1))
+    return flows
+
+
+def diffuse(table: Ints, offsets: Longs, places: Longs, flows: Floats) -> None:
+    """Write the flows of connected pieces, given as runs, to wherever they are wanted.
+
+    Parameters
+    ----------
+    table : (4, R) int32
+        Row, start, stop, and cell of each run, piece after piece, in reading order within a piece.
+    offsets : (P + 1,) int64
+        Where each piece's runs begin.
+    places : (R,) int64
+        Column of `flows` that the first pixel of each run is written to.
+    flows : (2, M) float32
+        Written to; a pixel without flow is left as it is.
+    """
     plan = _plan(table, offsets)
     cost = plan[:, _ROUNDS].astype(np.int64) * plan[:, _HEIGHT] * plan[:, _WIDTH]
     if cost.sum() < _WORTH_THREADS:
-        _diffuse(np.arange(runs.count), table, offsets, plan, flows)
-        return flows
+        _diffuse(np.arange(len(plan)), table, offsets, plan, places, flows)
+        return
     heavy = np.argsort(-cost, kind="stable")
-    tasks = min(runs.count, 4 * threads())
-    in_threads(lambda t: _diffuse(heavy[t::tasks], table, offsets, plan, flows), tasks)
-    return flows
+    tasks = min(len(plan), 4 * threads())
+    in_threads(lambda t: _diffuse(heavy[t::tasks], table, offsets, plan, places, flows), tasks)
 
 
 @jit
@@ -152,7 +170,7 @@ def _plan_cell(members: Any, table: Any, offsets: Any, sums: Any, plan: Any) -> 
 
 
 @jit
-def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, flows: Any) -> None:
+def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, places: Any, flows: Any) -> None:
     """Write the flows of the chosen pieces.
 
     A piece lies in a flat buffer of its box, one column wider, so that a row's last pixel and the
@@ -162,6 +180,7 @@ def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, flows: Any) -> No
         box = plan[p]
         stride = box[_WIDTH] + 1
         runs = table[:, offsets[p] : offsets[p + 1]]
+        here = places[offsets[p] : offsets[p + 1]]
         inside = np.zeros((box[_HEIGHT] + 2) * stride + 2, np.bool_)
         for k in range(runs.shape[1]):
             base = _index(box, stride, runs[0, k], 0)
@@ -169,13 +188,13 @@ def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, flows: Any) -> No
                 inside[i] = True
         single = np.zeros(inside.size, np.float32)
         if _spread(single, inside, box, _WARMTH_SINGLE):
-            _climb(single, runs, box, flows)
+            _climb(single, runs, box, here, flows)
         else:
             double = np.zeros(inside.size, np.float64)
             warm = _spread(double, inside, box, _WARMTH_DOUBLE)
-            _climb(double, runs, box, flows)
+            _climb(double, runs, box, here, flows)
             if not warm:
-                _lead(double, inside, runs, box, flows)
+                _lead(double, inside, runs, box, here, flows)
 
 
 @jit
@@ -205,20 +224,19 @@ def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> bool:
             middle[i] = (above[i] + below[i]) + here[i]
         for i in range(size):
             here[i] = ((left[i] + right[i]) + middle[i]) * share[i]
-    cold = 1 / warmth
+    coldest = warmth
     for i in range(size):
-        if share[i] > 0 and here[i] < cold:
-            return False
-    return True
+        if share[i] > 0:
+            coldest = min(coldest, here[i])
+    return coldest >= 1 / warmth
 
 
 @jit
-def _climb(heat: Any, runs: Any, box: Any, flows: Any) -> None:
+def _climb(heat: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
     """Flows up the heat: central differences; where they vanish, towards the warmest neighbour."""
     stride = box[_WIDTH] + 1
     for k in range(runs.shape[1]):
-        y = runs[0, k]
-        base = _index(box, stride, y, 0)
+        base = _index(box, stride, runs[0, k], 0)
         for x in range(runs[1, k], runs[2, k]):
             i = base + x
             dy = np.float64(heat[i + stride]) - np.float64(heat[i - stride])
@@ -230,20 +248,20 @@ def _climb(heat: Any, runs: Any, box: Any, flows: Any) -> None:
                         if heat[i + v * stride + u] > warmest:
                             warmest = heat[i + v * stride + u]
                             dy, dx = float(v), float(u)
-            _write(flows, y, x, dy, dx)
+            _write(flows, places[k] + x - runs[1, k], dy, dx)
 
 
 @jit
-def _write(flows: Any, y: int, x: int, dy: float, dx: float) -> None:
+def _write(flows: Any, place: int, dy: float, dx: float) -> None:
     scale = max(abs(dy), abs(dx))  # first, so that squares neither overflow nor underflow
     if scale > 0:
         dy, dx = dy / scale, dx / scale
         norm = np.sqrt(dy * dy + dx * dx)
-        flows[0, y, x], flows[1, y, x] = dy / norm, dx / norm
+        flows[0, place], flows[1, place] = dy / norm, dx / norm
 
 
 @jit
-def _lead(heat: Any, inside: Any, runs: Any, box: Any, flows: Any) -> None:
+def _lead(heat: Any, inside: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
     """Flows of cold pixels: along a shortest way inside the piece to the warm ones."""
     stride = box[_WIDTH] + 1
     depth = np.full(inside.size, -1, np.int32)  # steps to the warm pixels, -1 outside
@@ -266,12 +284,11 @@ def _lead(heat: Any, inside: Any, runs: Any, box: Any, flows: Any) -> None:
                     queue[length] = j
                     length += 1
     for k in range(runs.shape[1]):
-        y = runs[0, k]
-        base = _index(box, stride, y, 0)
+        base = _index(box, stride, runs[0, k], 0)
         for x in range(runs[1, k], runs[2, k]):
             if depth[base + x] > 0:
                 dy, dx = _way(depth, base + x, stride)
-                _write(flows, y, x, dy, dx)
+                _write(flows, places[k] + x - runs[1, k], dy, dx)
 
 
 @jit

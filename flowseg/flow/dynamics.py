@@ -1,4 +1,4 @@
-"""Flows to labels: every pixel follows the flows to where they end; pixels that meet are one cell."""
+"""Flows to labels: pixels follow the flows to sinks; sinks that are one cell are joined."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flowseg._jit import in_threads, jit, threads
-from flowseg.flow.quality import check_flows, flow_errors
-from flowseg.flow.runs import find_runs
+from flowseg._jit import jit
+from flowseg.flow.basins import find_basins
+from flowseg.flow.joining import join
+from flowseg.flow.quality import check_flows, misfits
+from flowseg.flow.runs import Runs, find_runs, group
 
 __all__ = ["flows_to_labels"]
 
-_STILL = 1e-3  # a step shorter than this (pixels) has arrived
-_REACH = 2  # ends at most this many pixels apart are one
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
 
 
-def flows_to_labels(  # noqa: PLR0913
+def flows_to_labels(
     flows: ArrayLike,
     cellprob: ArrayLike,
     *,
@@ -54,145 +57,89 @@ def flows_to_labels(  # noqa: PLR0913
         Where a shape is wrong, the shapes differ, or a value is not finite.
     """
     field, prob = check_flows(flows, cellprob)
-    labels = np.zeros(prob.shape, dtype=np.int32)
-    if prob.size == 0:
-        return labels
-    flat = np.flatnonzero(prob > cellprob_threshold).astype(np.int32)
-    ends = np.empty(flat.size, dtype=np.int32)
-    tasks = min(8 * threads(), max(1, flat.size // 1024))
-    bounds = np.linspace(0, flat.size, tasks + 1).astype(np.int64)
-    in_threads(
-        lambda t: _follow(field, flat, int(bounds[t]), int(bounds[t + 1]), niter, ends), tasks
-    )
-    _join_ends(ends, flat, labels)
-    _clean(labels, np.zeros(0, np.float32), 0.0, min_size)
-    if flow_threshold > 0 and labels.any():
-        _clean(labels, flow_errors(labels, field), flow_threshold, min_size)
+    labels = find_basins(field, prob, cellprob_threshold, niter)
+    runs = find_runs(labels, background=True)
+    cells, areas = join(runs, field)
+    if flow_threshold > 0:
+        _drop_misfits(runs, cells, areas, field, flow_threshold)
+    names = _name(*runs[:5], cells, areas, max(min_size, 1), labels.shape)
+    _paint(runs.rows, runs.starts, runs.stops, names[runs.pieces], labels)
     return labels
 
 
-@jit
-def _follow(flows: Any, flat: Any, first: int, last: int, niter: int, ends: Any) -> None:
-    height, width = flows.shape[1:]
-    for k in range(first, last):
-        y0, x0 = flat[k] // width, flat[k] % width
-        y, x = np.float32(y0), np.float32(x0)
-        for _ in range(niter):
-            i, j = int(y), int(x)
-            i1, j1 = min(i + 1, height - 1), min(j + 1, width - 1)
-            v, u = y - np.float32(i), x - np.float32(j)
-            a, b = (np.float32(1) - v) * (np.float32(1) - u), (np.float32(1) - v) * u
-            c, d = v * (np.float32(1) - u), v * u
-            dy = (a * flows[0, i, j] + b * flows[0, i, j1]) + (
-                c * flows[0, i1, j] + d * flows[0, i1, j1]
-            )
-            dx = (a * flows[1, i, j] + b * flows[1, i, j1]) + (
-                c * flows[1, i1, j] + d * flows[1, i1, j1]
-            )
-            y = min(max(y + dy, np.float32(0)), np.float32(height - 1))
-            x = min(max(x + dx, np.float32(0)), np.float32(width - 1))
-            if dy * dy + dx * dx < np.float32(_STILL * _STILL):
-                break
-        ends[k] = int(y + np.float32(0.5)) * width + int(x + np.float32(0.5))
+def _drop_misfits(runs: Runs, cells: Ints, areas: Longs, flows: Floats, threshold: float) -> None:
+    """Set the areas of cells with a flow error above the threshold to 0."""
+    inside = np.flatnonzero(runs.ids)
+    owner = cells[runs.pieces[inside]]
+    present = np.unique(owner)
+    order, offsets = group(np.searchsorted(present, owner).astype(np.int32), present.size)
+    chosen = inside[order]
+    table = np.stack((runs.rows[chosen], runs.starts[chosen], runs.stops[chosen], owner[order]))
+    errors = misfits(table.astype(np.int32), offsets, flows) / areas[present]
+    areas[present[errors > threshold]] = 0
 
 
 @jit
-def _join_ends(ends: Any, flat: Any, labels: Any) -> None:
-    """Number groups of end pixels that lie within reach of each other, and label where they began."""
-    height, width = labels.shape
-    group = np.zeros((height, width), np.int32)
-    stack = np.empty(ends.size + 1, np.int32)
-    for k in range(ends.size):
-        group[ends[k] // width, ends[k] % width] = -1
-    count = 0
-    for k in range(ends.size):
-        if group[ends[k] // width, ends[k] % width] != -1:
-            continue
-        count += 1
-        group[ends[k] // width, ends[k] % width] = count
-        stack[0] = ends[k]
-        size = 1
-        while size > 0:
-            size -= 1
-            y, x = stack[size] // width, stack[size] % width
-            for i in range(max(0, y - _REACH), min(height, y + _REACH + 1)):
-                for j in range(max(0, x - _REACH), min(width, x + _REACH + 1)):
-                    if group[i, j] == -1:
-                        group[i, j] = count
-                        stack[size] = i * width + j
-                        size += 1
-    for k in range(ends.size):
-        labels[flat[k] // width, flat[k] % width] = group[ends[k] // width, ends[k] % width]
+def _name(rows, starts, stops, ids, pieces, cells, areas, min_size, shape):  # type: ignore[no-untyped-def]
+    """The new id of each piece: 0 for background and what is dropped, 1.. in reading order.
 
-
-def _clean(labels: Any, errors: Any, threshold: float, min_size: int) -> None:
-    """Keep each cell's largest piece, fill its holes, drop small and bad cells, number what is left."""
-    runs = find_runs(labels, background=True)
-    names = _rename(
-        labels.shape[1], *runs[:5], runs.count, errors, threshold, min_size, labels.shape[0]
-    )
-    _paint(runs.rows, runs.starts, runs.stops, names[runs.pieces], labels)
-
-
-@jit
-def _rename(width, rows, starts, stops, ids, pieces, count, errors, threshold, min_size, height):  # type: ignore[no-untyped-def]
-    """The new id of each piece: 0 for what is dropped, 1.. in reading order."""
-    areas = np.zeros(count, np.int64)
-    cell = np.zeros(count, np.int32)
+    A piece of background that only one cell touches is a hole and gets the cell's id.
+    """
+    count = cells.size
     around = np.full(
         count, -1, np.int32
-    )  # of a background piece: its only neighbour, -2 for several
-    top = 0
+    )  # the only cell around background, -2 where there are more
+    solid = np.zeros(count, np.bool_)
+    holes = np.zeros(count, np.int64)
+    above = 0
     for k in range(pieces.size):
         p = pieces[k]
-        areas[p] += stops[k] - starts[k]
-        cell[p] = ids[k]
-        top = max(top, ids[k])
-        if ids[k] == 0 and (
-            rows[k] == 0 or rows[k] == height - 1 or starts[k] == 0 or stops[k] == width
-        ):
-            around[p] = -2
-    largest = np.full(top + 1, -1, np.int32)
-    for p in range(count):
-        if cell[p] > 0 and (largest[cell[p]] < 0 or areas[p] > areas[largest[cell[p]]]):
-            largest[cell[p]] = p
-    above = 0
-    for k in range(pieces.size):  # neighbours: left in the row, and overlapping runs one row up
+        if ids[k] != 0:
+            solid[p] = True
+        else:
+            holes[p] += stops[k] - starts[k]
+            if rows[k] == 0 or rows[k] == shape[0] - 1 or starts[k] == 0 or stops[k] == shape[1]:
+                around[p] = -2
         if k > 0 and rows[k - 1] == rows[k]:
-            _meet(around, cell, pieces[k - 1], pieces[k])
+            _meet(around, cells, ids[k - 1], ids[k], pieces[k - 1], p)
         while rows[above] < rows[k] - 1 or (
             rows[above] == rows[k] - 1 and stops[above] <= starts[k]
         ):
             above += 1
         i = above
         while rows[i] == rows[k] - 1 and starts[i] < stops[k]:
-            _meet(around, cell, pieces[i], pieces[k])
+            _meet(around, cells, ids[i], ids[k], pieces[i], p)
             i += 1
+    full = areas.copy()
     for p in range(count):
-        if cell[p] == 0 and around[p] >= 0:
-            areas[around[p]] += areas[p]
+        if not solid[p] and around[p] >= 0:
+            full[around[p]] += holes[p]
     names = np.zeros(count, np.int32)
     number = 0
     for p in range(count):
-        if cell[p] > 0 and largest[cell[p]] == p and areas[p] >= min_size:
-            if errors.size > 0 and errors[cell[p] - 1] > threshold:
-                continue
-            number += 1
-            names[p] = number
+        if solid[p]:
+            cell = cells[p]
+            if areas[cell] > 0 and full[cell] >= min_size:
+                if names[cell] == 0:
+                    number += 1
+                    names[cell] = number
+                names[p] = names[cell]
     for p in range(count):
-        if cell[p] == 0 and around[p] >= 0:
+        if not solid[p] and around[p] >= 0:
             names[p] = names[around[p]]
     return names
 
 
 @jit
-def _meet(around: Any, cell: Any, a: int, b: int) -> None:
-    for hole, piece in ((a, b), (b, a)):
-        if cell[hole] == 0 and cell[piece] > 0:
-            if around[hole] == -1:
-                around[hole] = piece
-            elif around[hole] != piece:
-                around[hole] = -2
+def _meet(around: Any, cells: Any, id_a: int, id_b: int, a: int, b: int) -> None:
+    """Note that two pieces touch, where one is background and the other is not."""
+    if (id_a == 0) == (id_b == 0):
+        return
+    hole, cell = (a, cells[b]) if id_a == 0 else (b, cells[a])
+    if around[hole] == -1:
+        around[hole] = cell
+    elif around[hole] != cell:
+        around[hole] = -2
 
 
 @jit

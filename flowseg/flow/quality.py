@@ -9,11 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowseg._jit import jit
 from flowseg.errors import FlowsegError
-from flowseg.flow.diffusion import labels_to_flows
+from flowseg.flow.diffusion import diffuse
+from flowseg.flow.runs import find_runs, group
 from flowseg.labels import check_labels
 
-__all__ = ["check_flows", "flow_errors", "scores"]
+__all__ = ["check_flows", "flow_errors", "misfits", "scores"]
 
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
@@ -63,7 +66,36 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
         raise FlowsegError(
             f"labels must have the shape {field.shape[1:]} of the flows, not {image.shape}"
         )
-    return _errors(image, field, labels_to_flows(image))
+    runs = find_runs(image)
+    order, offsets = group(runs.pieces, runs.count)
+    table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
+    cells = table[3, offsets[:-1]]
+    top = int(image.max(initial=0))
+    total = np.bincount(cells, misfits(table, offsets, field), top + 1)[1:]
+    area = np.bincount(table[3], table[2] - table[1], top + 1)[1:]
+    return np.divide(total, area, out=np.full(top, np.nan), where=area > 0).astype(np.float32)
+
+
+def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
+    """Sum of squared differences between the flows and those that connected pieces would have.
+
+    Parameters
+    ----------
+    table : (4, R) int32
+        Row, start, stop, and cell of each run, piece after piece, in reading order within a piece.
+    offsets : (P + 1,) int64
+        Where each piece's runs begin.
+    flows : (2, H, W) float32
+
+    Returns
+    -------
+    sums : (P,) float64
+    """
+    ends = np.cumsum(table[2] - table[1], dtype=np.int64)
+    places = ends - (table[2] - table[1])
+    target = np.zeros((2, int(ends[-1]) if ends.size else 0), dtype=np.float32)
+    diffuse(table, offsets, places, target)
+    return _sum_squares(table, offsets, places, target, flows)
 
 
 def scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
@@ -89,25 +121,16 @@ def _all_finite(values: Floats) -> bool:
 
 
 @jit
-def _errors(labels: Any, flows: Any, target: Any) -> Any:
-    count = 0
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            count = max(count, labels[y, x])
-    totals = np.zeros(count + 1, np.float64)
-    areas = np.zeros(count + 1, np.int64)
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            k = labels[y, x]
-            if k > 0:
-                dy = np.float64(flows[0, y, x]) - target[0, y, x]
-                dx = np.float64(flows[1, y, x]) - target[1, y, x]
-                totals[k] += dy * dy + dx * dx
-                areas[k] += 1
-    errors = np.empty(count, np.float32)
-    for k in range(count):
-        errors[k] = totals[k + 1] / areas[k + 1] if areas[k + 1] > 0 else np.nan
-    return errors
+def _sum_squares(table: Any, offsets: Any, places: Any, target: Any, flows: Any) -> Any:
+    sums = np.zeros(offsets.size - 1, np.float64)
+    for p in range(sums.size):
+        for k in range(offsets[p], offsets[p + 1]):
+            y, start = table[0, k], table[1, k]
+            for x in range(start, table[2, k]):
+                dy = flows[0, y, x] - target[0, places[k] + x - start]
+                dx = flows[1, y, x] - target[1, places[k] + x - start]
+                sums[p] += dy * dy + dx * dx
+    return sums
 
 
 @jit

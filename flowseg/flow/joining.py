@@ -1,0 +1,242 @@
+"""Basins that are one cell, told by what the flows do where they touch and by whose flows fit.
+
+Across the border of two cells the flows point apart; where noise or a narrow neck has split one cell
+they run on. The mean jump of the flows along a contact tells most cases. Where it cannot (a network's
+borders are soft), the flows that the two would have as one cell are compared with those that each
+would have on its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg._jit import jit
+from flowseg.flow.quality import misfits
+from flowseg.flow.runs import Runs, group
+
+__all__ = ["join"]
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_CRUMB = 15  # pixels; smaller basins say nothing of their own and join whom they fit best
+_CRUMB_JUMP = 0.6  # but not over a border
+_SMOOTH_JUMP = 0.05  # below this mean jump the flows run on
+_FIT_JUMP = 0.5  # above this one they do not
+_FIT_PRICE = 3.0  # what a unit of jump counts against joining, in squared flow per pixel
+_FIT_MARGIN = 1.0
+
+
+class _State:
+    """The contacts of the cells as they are joined."""
+
+    def __init__(self, runs: Runs, flows: Floats) -> None:
+        self.runs = runs
+        self.flows = flows
+        self.root = np.arange(runs.count, dtype=np.int32)
+        self.areas = np.bincount(
+            runs.pieces, runs.stops - runs.starts, minlength=runs.count
+        ).astype(np.int64)
+        self.pairs, self.length, self.jump = _contacts(
+            runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces, flows
+        )
+        self._merge_equal()
+
+    def _merge_equal(self) -> None:
+        """Add up the contacts of equal pairs; forget those within one cell."""
+        a, b = self.root[self.pairs[0]], self.root[self.pairs[1]]
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        keep = np.flatnonzero(low != high)
+        keys = low[keep].astype(np.int64) * self.root.size + high[keep]
+        keys, inverse = np.unique(keys, return_inverse=True)
+        self.length = np.bincount(inverse, self.length[keep], keys.size)
+        self.jump = np.bincount(inverse, self.jump[keep], keys.size)
+        self.pairs = np.stack(np.divmod(keys, self.root.size)).astype(np.int32)
+
+    def join(self, cost: NDArray[np.float64]) -> Ints:
+        """Join pairs by cost, lowest first as far as neighbours allow; return the cells changed.
+
+        A pair is joined where each is the other's best, or where it is the best of a crumb.
+        """
+        changed = _join_best(self.pairs, cost, self.areas, self.root)
+        if changed.size:
+            self._merge_equal()
+        return changed
+
+
+def join(runs: Runs, flows: Floats) -> tuple[Ints, Longs]:
+    """Join pieces of one cell.
+
+    Parameters
+    ----------
+    runs : Runs
+        Of the image of basins; pieces with id 0 are background.
+    flows : (2, H, W) float32
+
+    Returns
+    -------
+    cells : (P,) int32
+        For each piece, the piece that stands for its cell.
+    areas : (P,) int64
+        Pixels of the cell, at the piece that stands for it; 0 at the others.
+    """
+    state = _State(runs, flows)
+    while True:
+        mean = state.jump / state.length
+        crumbs = state.areas[state.pairs].min(axis=0) < _CRUMB
+        limit = np.where(crumbs, _CRUMB_JUMP, _SMOOTH_JUMP)
+        if not state.join(np.where(mean < limit, mean, np.inf)).size:
+            break
+    alone = np.full(runs.count, np.nan)
+    known = np.zeros(0, dtype=np.int64)
+    together = np.zeros(0)
+    while True:
+        mean = state.jump / state.length
+        near = np.flatnonzero(mean < _FIT_JUMP)
+        if not near.size:
+            break
+        pairs = state.pairs[:, near]
+        keys = pairs[0].astype(np.int64) * runs.count + pairs[1]
+        fit = np.full(near.size, np.nan)
+        old = np.isin(keys, known)
+        fit[old] = together[np.searchsorted(known, keys[old])]
+        _fill_fits(state, pairs, fit, alone)
+        known, together = keys, fit
+        smaller = state.areas[pairs].min(axis=0)
+        loss = (fit - alone[pairs].sum(axis=0)) / smaller + _FIT_PRICE * mean[near] - _FIT_MARGIN
+        cost = np.full(mean.size, np.inf)
+        cost[near[loss < 0]] = loss[loss < 0]
+        changed = state.join(cost)
+        if not changed.size:
+            break
+        alone[changed] = np.nan
+        stale = np.isin(keys // runs.count, changed) | np.isin(keys % runs.count, changed)
+        known, together = known[~stale], together[~stale]
+    return state.root, np.where(state.root == np.arange(runs.count), state.areas, 0)
+
+
+def _fill_fits(state: _State, pairs: Ints, fit: Any, alone: Any) -> None:
+    """Compute the misfits not known yet: of pairs as one cell, and of each cell alone."""
+    singles = np.unique(pairs)
+    singles = singles[np.isnan(alone[singles])]
+    fresh = np.flatnonzero(np.isnan(fit))
+    runs = state.runs
+    order, offsets = group(state.root[runs.pieces], runs.count)
+    table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))
+    chosen, bounds = _gather(order, offsets, singles, pairs[:, fresh])
+    part = table[:, chosen]
+    part[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
+    sums = misfits(part, bounds, state.flows)
+    alone[singles] = sums[: singles.size]
+    fit[fresh] = sums[singles.size :]
+
+
+@jit
+def _gather(order: Any, offsets: Any, singles: Any, pairs: Any) -> Any:
+    """The runs of some cells and of some pairs of cells, in reading order within each."""
+    count = singles.size + pairs.shape[1]
+    bounds = np.zeros(count + 1, np.int64)
+    for k in range(singles.size):
+        bounds[k + 1] = offsets[singles[k] + 1] - offsets[singles[k]]
+    for k in range(pairs.shape[1]):
+        a, b = pairs[0, k], pairs[1, k]
+        total = offsets[a + 1] - offsets[a] + offsets[b + 1] - offsets[b]
+        bounds[singles.size + k + 1] = total
+    for k in range(count):
+        bounds[k + 1] += bounds[k]
+    chosen = np.empty(bounds[count], np.int32)
+    for k in range(singles.size):
+        first = offsets[singles[k]]
+        for i in range(bounds[k + 1] - bounds[k]):
+            chosen[bounds[k] + i] = order[first + i]
+    for k in range(pairs.shape[1]):
+        place = bounds[singles.size + k]
+        i, i_end = offsets[pairs[0, k]], offsets[pairs[0, k] + 1]
+        j, j_end = offsets[pairs[1, k]], offsets[pairs[1, k] + 1]
+        while i < i_end or j < j_end:
+            if j == j_end or (i < i_end and order[i] < order[j]):
+                chosen[place] = order[i]
+                i += 1
+            else:
+                chosen[place] = order[j]
+                j += 1
+            place += 1
+    return chosen, bounds
+
+
+@jit
+def _contacts(rows: Any, starts: Any, stops: Any, ids: Any, pieces: Any, flows: Any) -> Any:
+    """Pieces that touch (4 neighbours), how many pixels long, and the sum of the flows' jump."""
+    pairs = np.empty((2, 3 * rows.size), np.int32)  # runs side by side, and a planar graph below
+    length = np.empty(3 * rows.size, np.float64)
+    jump = np.empty(3 * rows.size, np.float64)
+    count = 0
+    above = 0
+    for k in range(rows.size):
+        y = rows[k]
+        while rows[above] < y - 1 or (rows[above] == y - 1 and stops[above] <= starts[k]):
+            above += 1
+        if ids[k] == 0:
+            continue
+        if k > 0 and rows[k - 1] == y and stops[k - 1] == starts[k] and ids[k - 1] != 0:
+            x = starts[k]
+            pairs[0, count], pairs[1, count] = pieces[k - 1], pieces[k]
+            length[count] = 1.0
+            jump[count] = flows[1, y, x] - flows[1, y, x - 1]
+            count += 1
+        i = above
+        while rows[i] == y - 1 and starts[i] < stops[k]:
+            if ids[i] != 0 and pieces[i] != pieces[k]:
+                first, last = max(starts[i], starts[k]), min(stops[i], stops[k])
+                total = 0.0
+                for x in range(first, last):
+                    total += flows[0, y, x] - flows[0, y - 1, x]
+                pairs[0, count], pairs[1, count] = pieces[i], pieces[k]
+                length[count] = last - first
+                jump[count] = total
+                count += 1
+            i += 1
+    return pairs[:, :count], length[:count], jump[:count]
+
+
+@jit
+def _root(parent: Any, k: int) -> int:
+    while parent[k] != k:
+        parent[k] = parent[parent[k]]
+        k = parent[k]
+    return k
+
+
+@jit
+def _join_best(pairs: Any, cost: Any, areas: Any, root: Any) -> Any:
+    size = root.size
+    best = np.full(size, np.inf)
+    partner = np.full(size, -1, np.int32)
+    for k in range(cost.size):
+        a, b = pairs[0, k], pairs[1, k]
+        if cost[k] < best[a]:
+            best[a], partner[a] = cost[k], b
+        if cost[k] < best[b]:
+            best[b], partner[b] = cost[k], a
+    changed = np.empty(size, np.int32)
+    count = 0
+    parent = np.arange(size).astype(np.int32)
+    for a in range(size):
+        b = partner[a]
+        if b >= 0 and (partner[b] == a or areas[a] < _CRUMB):
+            i, j = _root(parent, a), _root(parent, b)
+            parent[max(i, j)] = min(i, j)
+    for a in range(size):
+        k = _root(parent, a)
+        if k != a:
+            areas[k] += areas[a]
+            areas[a] = 0
+            changed[count] = k
+            count += 1
+    for k in range(size):
+        root[k] = parent[root[k]]
+    return np.unique(changed[:count])
