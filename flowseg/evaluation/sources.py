@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flowseg.data import livecell
 from flowseg.data.polygons import polygons_to_masks
 from flowseg.data.sartorius import read_annotations
@@ -178,42 +181,60 @@ def _coco(path: Path) -> dict[str, Source]:
 
 def _from_coco(path: Path, cells: list[dict[str, Any]], shape: Shape) -> Callable[[], Masks]:
     def masks() -> Masks:
-        outlines = [cell.get("segmentation") for cell in cells]
-        if all(isinstance(outline, list) for outline in outlines):
-            owners = [i for i, outline in enumerate(outlines) for _ in outline or ()]
-            polygons = [polygon for outline in outlines for polygon in outline or ()]
-            try:
-                return polygons_to_masks(polygons, owners, len(cells), shape)
-            except FlowsegError as error:
-                raise FlowsegError(error.problem, file=path) from error
-        return _from_coco_runs(path, outlines, shape)
+        drawings = [cell.get("segmentation") for cell in cells]
+        polygons = [drawing if isinstance(drawing, list) else [] for drawing in drawings]
+        owners = [index for index, cell in enumerate(polygons) for _ in cell]
+        try:
+            drawn = polygons_to_masks(
+                [polygon for cell in polygons for polygon in cell], owners, len(cells), shape
+            )
+            if all(isinstance(drawing, list) for drawing in drawings):
+                return drawn
+            return Masks.from_dense(
+                [
+                    drawn.dense(index) if isinstance(drawing, list) else _coco_runs(drawing, shape)
+                    for index, drawing in enumerate(drawings)
+                ]
+            )
+        except FlowsegError as error:
+            raise FlowsegError(error.problem, file=path) from error
 
     return masks
 
 
-def _from_coco_runs(path: Path, outlines: list[Any], shape: Shape) -> Masks:
-    """Polygons and run lengths mixed: COCO counts runs down columns, so its own code reads them."""
+def _coco_runs(runs: Any, shape: Shape) -> NDArray[np.bool_]:
+    """COCO's run lengths, as a list or packed in a text: down columns, outside first."""
+    height, width = shape
     try:
-        from pycocotools import mask as coco
-    except ImportError as error:
-        raise FlowsegError(
-            "holds run lengths, which pycocotools reads",
-            file=path,
-            remedy="pip install 'flowseg[coco]'",
-        ) from error
-    try:
-        dense = []
-        for outline in outlines:
-            if isinstance(outline, list):
-                runs = coco.merge(coco.frPyObjects(outline, *shape))
-            elif isinstance(outline["counts"], list):
-                runs = coco.frPyObjects(outline, *shape)
-            else:
-                runs = outline
-            dense.append(coco.decode(runs))
-        return Masks.from_dense(dense, shape)
-    except (ValueError, KeyError, TypeError) as error:
-        raise FlowsegError(f"holds run lengths that cannot be read: {error}", file=path) from error
+        if list(runs["size"]) != [height, width]:
+            raise FlowsegError(f"holds run lengths of the size {runs['size']}, not {list(shape)}")
+        counts = runs["counts"]
+        lengths = np.array(_unpack(counts) if isinstance(counts, str) else counts, dtype=np.int64)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise FlowsegError(f"holds run lengths that cannot be read: {error}") from error
+    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
+        raise FlowsegError("holds run lengths that do not add up to the image")
+    inside = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(inside, lengths).reshape(width, height).T
+
+
+def _unpack(text: str) -> list[int]:
+    """Numbers of COCO's packed text: five bits a character, lowest first, the sixth for more.
+
+    From the fourth number on each is the difference from the number two before it.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
 
 
 def _size(shape: Shape) -> str:
