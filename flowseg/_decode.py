@@ -36,7 +36,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_TIFF_OWN_CODECS = (1, 8, 32946, 32773)  # none, deflate (two numbers), PackBits
+_LZW = 5
 
 # tifffile logs what it finds odd in a file; without a handler that would reach stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -296,7 +296,7 @@ def _check_tiff(page: Any, file: IO[bytes], path: Path) -> None:
 def _read_tiff(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
     with _tiff_page(file, path) as page:
         plain = page.photometric in (1, 2) and page.axes in ("YX", "YXS")
-        if page.compression not in _TIFF_OWN_CODECS and plain and page.dtype.itemsize <= 2:
+        if page.compression == _LZW and plain and page.dtype in (np.uint8, np.uint16):
             # LIVECell is LZW, for which tifffile wants imagecodecs; OpenCV brings libtiff
             file.seek(0)
             image = _decode(file.read(), path)
@@ -305,14 +305,15 @@ def _read_tiff(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
             return image
         try:
             image = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" in str(error):
-                raise FlowsegError(
-                    f"is packed in a way ({page.compression.name}) that needs another package",
-                    file=path,
-                    remedy="install it: pip install imagecodecs",
-                ) from error
-            raise
+        except (ValueError, ImportError) as error:
+            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+                raise
+            raise FlowsegError(
+                f"is packed in a way (TIFF compression {int(page.compression)}) "
+                "that needs another package",
+                file=path,
+                remedy="install it: pip install imagecodecs",
+            ) from error
         if page.axes == "SYX":
             image = np.moveaxis(image, 0, -1)
         return np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
