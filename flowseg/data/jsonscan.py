@@ -16,6 +16,7 @@ __all__ = ["Item", "scan_items"]
 
 _CHUNK = 2**20
 _MAX_ITEM = 2**26
+_AHEAD = 32  # more characters than a literal, an escape or the cut part of a number has
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -130,14 +131,14 @@ class _Walk:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # a value that the window cuts fails at the window's end, or in an open string
-                cut = error.pos > len(self._text) - 32 or error.msg.startswith("Unterminated")
+                cut = error.pos > len(self._text) - _AHEAD or error.msg.startswith("Unterminated")
                 if cut and self._fill():
                     continue
                 raise self.damaged() from error
             except RecursionError as error:
                 raise ValueError("is nested too deeply") from error
-            if end == len(self._text) and self._fill():
-                continue  # a number may go on
+            if end > len(self._text) - _AHEAD and self._fill():
+                continue  # the window may have cut a number: `0` of `0.5`
             start, self._at = self._at, end
             return self._base + start, self._base + end, value
 
@@ -146,8 +147,10 @@ class _Walk:
         if len(rest) > _MAX_ITEM:
             raise ValueError(f"has an item of more than {_MAX_ITEM:,} bytes")
         block = self._file.read(max(_CHUNK, len(rest)))
+        if not block:
+            return False
         self._progress(len(block))
         self._text = rest + block.decode("latin-1")
         self._base += self._at
         self._at = 0
-        return bool(block)
+        return True

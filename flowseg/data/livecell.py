@@ -6,6 +6,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,10 +213,6 @@ def _read_coco(path: Path, images: dict[str, Path], types: frozenset[str]) -> li
         cell_type, group = _cell_type_and_group(name)
         if cell_type not in types:
             continue
-        try:
-            check_name(name)
-        except FlowsegError as error:
-            raise FlowsegError(error.problem, file=path) from error
         if name not in images:
             raise FlowsegError(
                 f"lists {name!r}, which is nowhere under images/",
@@ -240,16 +237,18 @@ def _image_entry(item: Item) -> tuple[int, str, tuple[int, int]]:
         if isinstance(name, str) and all(type(number) is int for number in numbers):
             image_id, height, width = numbers
             if height > 0 and 0 < height * width <= MAX_PIXELS:
-                return image_id, _utf8(name), (height, width)
+                return image_id, _plain(name), (height, width)
     raise ValueError(f"has an image without id, file_name, height or width (byte {item.start})")
 
 
-def _utf8(text: str) -> str:
-    """Text beyond ASCII as it was meant: the scanner decodes bytes as Latin-1."""
+def _plain(name: str) -> str:
+    """A file name, beyond ASCII as it was meant: the scanner decodes bytes as Latin-1."""
+    with suppress(UnicodeError):  # raised by an escape such as \u03b1, which is decoded already
+        name = name.encode("latin-1").decode()
     try:
-        return text.encode("latin-1").decode()
-    except UnicodeError:
-        return text
+        return check_name(name)
+    except FlowsegError as error:
+        raise ValueError(error.problem) from error
 
 
 def _owner(item: Item) -> int:
