@@ -10,14 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 from flowseg._jit import jit
 from flowseg.flow.basins import find_basins
 from flowseg.flow.joining import join
-from flowseg.flow.quality import check_flows, misfits
-from flowseg.flow.runs import Runs, find_runs, group
+from flowseg.flow.quality import check_flows
+from flowseg.flow.runs import find_runs
 
 __all__ = ["flows_to_labels"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
+
+_HOLE = 2
 
 
 def flows_to_labels(
@@ -59,31 +61,19 @@ def flows_to_labels(
     field, prob = check_flows(flows, cellprob)
     labels = find_basins(field, prob, cellprob_threshold, niter)
     runs = find_runs(labels, background=True)
-    cells, areas = join(runs, field)
+    cells, areas, misfit = join(runs, field, measure=flow_threshold > 0)
     if flow_threshold > 0:
-        _drop_misfits(runs, cells, areas, field, flow_threshold)
+        areas[misfit > flow_threshold * areas] = 0
     names = _name(*runs[:5], cells, areas, max(min_size, 1), labels.shape)
     _paint(runs.rows, runs.starts, runs.stops, names[runs.pieces], labels)
     return labels
-
-
-def _drop_misfits(runs: Runs, cells: Ints, areas: Longs, flows: Floats, threshold: float) -> None:
-    """Set the areas of cells with a flow error above the threshold to 0."""
-    inside = np.flatnonzero(runs.ids)
-    owner = cells[runs.pieces[inside]]
-    present = np.unique(owner)
-    order, offsets = group(np.searchsorted(present, owner).astype(np.int32), present.size)
-    chosen = inside[order]
-    table = np.stack((runs.rows[chosen], runs.starts[chosen], runs.stops[chosen], owner[order]))
-    errors = misfits(table.astype(np.int32), offsets, flows) / areas[present]
-    areas[present[errors > threshold]] = 0
 
 
 @jit
 def _name(rows, starts, stops, ids, pieces, cells, areas, min_size, shape):  # type: ignore[no-untyped-def]
     """The new id of each piece: 0 for background and what is dropped, 1.. in reading order.
 
-    A piece of background that only one cell touches is a hole and gets the cell's id.
+    A small piece of background that only one cell touches is a hole and gets the cell's id.
     """
     count = cells.size
     around = np.full(
@@ -112,6 +102,8 @@ def _name(rows, starts, stops, ids, pieces, cells, areas, min_size, shape):  # t
             i += 1
     full = areas.copy()
     for p in range(count):
+        if holes[p] > _HOLE:
+            around[p] = -2
         if not solid[p] and around[p] >= 0:
             full[around[p]] += holes[p]
     names = np.zeros(count, np.int32)

@@ -26,9 +26,14 @@ Floats = NDArray[np.float32]
 _CRUMB = 15  # pixels; smaller basins say nothing of their own and join whom they fit best
 _CRUMB_JUMP = 0.6  # but not over a border
 _SMOOTH_JUMP = 0.05  # below this mean jump the flows run on
-_FIT_JUMP = 0.5  # above this one they do not
+_FIT_JUMP = 1.0  # above this one they do not
 _FIT_PRICE = 3.0  # what a unit of jump counts against joining, in squared flow per pixel
 _FIT_MARGIN = 1.0
+_FIT_FLOOR = 0.3  # cells this well explained on their own, in squared flow per pixel, stay
+# A short contact tells little, and one of corners alone nothing (central differences do not see it):
+# every contact is taken for this many pixels longer, with this jump.
+_PRIOR_LENGTH = 2.0
+_PRIOR_JUMP = 0.3
 
 
 class _State:
@@ -38,9 +43,8 @@ class _State:
         self.runs = runs
         self.flows = flows
         self.root = np.arange(runs.count, dtype=np.int32)
-        self.areas = np.bincount(
-            runs.pieces, runs.stops - runs.starts, minlength=runs.count
-        ).astype(np.int64)
+        inside = np.where(runs.ids != 0, runs.stops - runs.starts, 0)
+        self.areas = np.bincount(runs.pieces, inside, runs.count).astype(np.int64)
         self.pairs, self.length, self.jump = _contacts(
             runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces, flows
         )
@@ -57,6 +61,9 @@ class _State:
         self.jump = np.bincount(inverse, self.jump[keep], keys.size)
         self.pairs = np.stack(np.divmod(keys, self.root.size)).astype(np.int32)
 
+    def mean_jump(self) -> NDArray[np.float64]:
+        return (self.jump + _PRIOR_LENGTH * _PRIOR_JUMP) / (self.length + _PRIOR_LENGTH)
+
     def join(self, cost: NDArray[np.float64]) -> Ints:
         """Join pairs by cost, lowest first as far as neighbours allow; return the cells changed.
 
@@ -68,7 +75,7 @@ class _State:
         return changed
 
 
-def join(runs: Runs, flows: Floats) -> tuple[Ints, Longs]:
+def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray[np.float64]]:
     """Join pieces of one cell.
 
     Parameters
@@ -76,63 +83,81 @@ def join(runs: Runs, flows: Floats) -> tuple[Ints, Longs]:
     runs : Runs
         Of the image of basins; pieces with id 0 are background.
     flows : (2, H, W) float32
+    measure : bool
+        Whether the misfit of every cell is wanted.
 
     Returns
     -------
     cells : (P,) int32
         For each piece, the piece that stands for its cell.
     areas : (P,) int64
-        Pixels of the cell, at the piece that stands for it; 0 at the others.
+        Pixels of the cell, at the piece that stands for it; 0 at the others and at background.
+    misfit : (P,) float64
+        Sum over the cell's pixels of the squared difference between the flows and those it would
+        have, at the piece that stands for it; where not wanted, NaN for most.
     """
     state = _State(runs, flows)
     while True:
-        mean = state.jump / state.length
+        mean = state.mean_jump()
         crumbs = state.areas[state.pairs].min(axis=0) < _CRUMB
         limit = np.where(crumbs, _CRUMB_JUMP, _SMOOTH_JUMP)
         if not state.join(np.where(mean < limit, mean, np.inf)).size:
             break
     alone = np.full(runs.count, np.nan)
-    known = np.zeros(0, dtype=np.int64)
-    together = np.zeros(0)
+    known: dict[int, float] = {}
     while True:
-        mean = state.jump / state.length
+        mean = state.mean_jump()
         near = np.flatnonzero(mean < _FIT_JUMP)
-        if not near.size:
-            break
+        _fill_alone(state, np.unique(state.pairs[:, near]), alone)
+        apart = alone[state.pairs].sum(axis=0)
+        smaller = state.areas[state.pairs].min(axis=0)
+        price = (_FIT_PRICE * mean - _FIT_MARGIN) * smaller
+        # what two cells could gain at most, were their flows as one cell perfect
+        near = near[(apart > np.minimum(price, _FIT_FLOOR * smaller))[near]]
         pairs = state.pairs[:, near]
-        keys = pairs[0].astype(np.int64) * runs.count + pairs[1]
-        fit = np.full(near.size, np.nan)
-        old = np.isin(keys, known)
-        fit[old] = together[np.searchsorted(known, keys[old])]
-        _fill_fits(state, pairs, fit, alone)
-        known, together = keys, fit
-        smaller = state.areas[pairs].min(axis=0)
-        loss = (fit - alone[pairs].sum(axis=0)) / smaller + _FIT_PRICE * mean[near] - _FIT_MARGIN
+        together = _fits(state, pairs, known)
         cost = np.full(mean.size, np.inf)
-        cost[near[loss < 0]] = loss[loss < 0]
+        loss = together - apart[near] + np.minimum(price[near], 0.5 * apart[near])
+        cost[near] = np.where(loss < 0, loss / smaller[near], np.inf)
         changed = state.join(cost)
         if not changed.size:
             break
         alone[changed] = np.nan
-        stale = np.isin(keys // runs.count, changed) | np.isin(keys % runs.count, changed)
-        known, together = known[~stale], together[~stale]
-    return state.root, np.where(state.root == np.arange(runs.count), state.areas, 0)
+        stale = set(changed.tolist())
+        known = {
+            key: fit
+            for key, fit in known.items()
+            if not {key // runs.count, key % runs.count} & stale
+        }
+    if measure:
+        _fill_alone(state, np.flatnonzero(state.areas), alone)
+    return state.root, state.areas, alone
 
 
-def _fill_fits(state: _State, pairs: Ints, fit: Any, alone: Any) -> None:
-    """Compute the misfits not known yet: of pairs as one cell, and of each cell alone."""
-    singles = np.unique(pairs)
-    singles = singles[np.isnan(alone[singles])]
-    fresh = np.flatnonzero(np.isnan(fit))
+def _fill_alone(state: _State, cells: Ints, alone: Any) -> None:
+    """Compute the misfits of these cells where they are not known yet."""
+    cells = cells[np.isnan(alone[cells])]
+    alone[cells] = _misfits(state, cells, np.zeros((2, 0), dtype=np.int32))
+
+
+def _fits(state: _State, pairs: Ints, known: dict[int, float]) -> NDArray[np.float64]:
+    """The misfits of pairs of cells as one cell, remembered in `known`."""
+    keys = (pairs[0].astype(np.int64) * state.root.size + pairs[1]).tolist()
+    fresh = [k for k, key in enumerate(keys) if key not in known]
+    values = _misfits(state, np.zeros(0, dtype=np.int32), pairs[:, fresh])
+    known.update((keys[k], value) for k, value in zip(fresh, values.tolist(), strict=True))
+    return np.array([known[key] for key in keys], dtype=np.float64)
+
+
+def _misfits(state: _State, singles: Ints, pairs: Ints) -> NDArray[np.float64]:
+    if singles.size + pairs.shape[1] == 0:
+        return np.zeros(0)
     runs = state.runs
     order, offsets = group(state.root[runs.pieces], runs.count)
-    table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))
-    chosen, bounds = _gather(order, offsets, singles, pairs[:, fresh])
-    part = table[:, chosen]
-    part[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
-    sums = misfits(part, bounds, state.flows)
-    alone[singles] = sums[: singles.size]
-    fit[fresh] = sums[singles.size :]
+    chosen, bounds = _gather(order, offsets, singles, pairs)
+    table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))[:, chosen]
+    table[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
+    return misfits(table, bounds, state.flows)
 
 
 @jit
@@ -170,15 +195,15 @@ def _gather(order: Any, offsets: Any, singles: Any, pairs: Any) -> Any:
 
 @jit
 def _contacts(rows: Any, starts: Any, stops: Any, ids: Any, pieces: Any, flows: Any) -> Any:
-    """Pieces that touch (4 neighbours), how many pixels long, and the sum of the flows' jump."""
-    pairs = np.empty((2, 3 * rows.size), np.int32)  # runs side by side, and a planar graph below
-    length = np.empty(3 * rows.size, np.float64)
-    jump = np.empty(3 * rows.size, np.float64)
+    """Pieces that touch, how many pixels long, and the sum of the flows' jump."""
+    pairs = np.empty((2, 5 * rows.size), np.int32)  # runs side by side, and a planar graph below
+    length = np.empty(5 * rows.size, np.float64)
+    jump = np.empty(5 * rows.size, np.float64)
     count = 0
     above = 0
     for k in range(rows.size):
         y = rows[k]
-        while rows[above] < y - 1 or (rows[above] == y - 1 and stops[above] <= starts[k]):
+        while rows[above] < y - 1 or (rows[above] == y - 1 and stops[above] < starts[k]):
             above += 1
         if ids[k] == 0:
             continue
@@ -189,15 +214,14 @@ def _contacts(rows: Any, starts: Any, stops: Any, ids: Any, pieces: Any, flows: 
             jump[count] = flows[1, y, x] - flows[1, y, x - 1]
             count += 1
         i = above
-        while rows[i] == y - 1 and starts[i] < stops[k]:
+        while rows[i] == y - 1 and starts[i] <= stops[k]:
             if ids[i] != 0 and pieces[i] != pieces[k]:
                 first, last = max(starts[i], starts[k]), min(stops[i], stops[k])
                 total = 0.0
                 for x in range(first, last):
                     total += flows[0, y, x] - flows[0, y - 1, x]
                 pairs[0, count], pairs[1, count] = pieces[i], pieces[k]
-                length[count] = last - first
-                jump[count] = total
+                length[count], jump[count] = last - first, total
                 count += 1
             i += 1
     return pairs[:, :count], length[:count], jump[:count]
