@@ -136,6 +136,9 @@ class AugmentConfig:
         Turn crops by any angle.
     scale : float
         Crops are rescaled by up to this factor either way.
+    swap_scale : float
+        Share of crops rescaled as if they were of another cell type, so that the network learns
+        to name the type of an image before its scale is known.
     contrast, brightness : float
         Largest relative change of contrast, largest shift of normalised intensity.
     gamma : float
@@ -148,6 +151,7 @@ class AugmentConfig:
     flip: bool = True
     rotate: bool = True
     scale: float = 1.25
+    swap_scale: float = 0.1
     contrast: float = 0.25
     brightness: float = 0.15
     gamma: float = 1.25
@@ -158,6 +162,7 @@ class AugmentConfig:
         _require(self.crop >= 32, "crop", "32 or more")
         _require(self.scale >= 1, "scale", "1 or more")
         _require(self.gamma >= 1, "gamma", "1 or more")
+        _require(0 <= self.swap_scale <= 1, "swap_scale", "from 0 to 1")
         _require(0 <= self.contrast < 1, "contrast", "from 0 to below 1")
         for name in ("brightness", "blur", "noise"):
             _require(getattr(self, name) >= 0, name, "0 or more")

@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
     args = parser.parse_args(argv)
+    # Threads of torch that wait must sleep: on a busy machine spinning ones cost a tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return int(import_module(f"flowseg.cli.{args.command}").run(args))

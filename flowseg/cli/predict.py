@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in",
         dest="images",
         required=True,
+        nargs="+",
         metavar="IMAGES",
-        help="a folder, a file or a quoted glob; a relative one that is not here is also looked "
+        help="folders, files or quoted globs; a relative one that is not here is also looked "
         "for in the data folder",
     )
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="the CSV to write")

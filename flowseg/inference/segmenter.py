@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 from flowseg.config import CellType, Precision
 from flowseg.errors import FlowsegError
@@ -159,23 +160,17 @@ class Segmenter:
         return FlowField(flows, resize(field.cellprob, grey.shape), field.cell_type)
 
     def name_cell_type(self, grey: NDArray[np.float32]) -> str:
-        """The cell type of a normalised grey image.
-
-        Each type is asked at the scale it would be segmented at, on the middle of the image;
-        the one that recognises itself with the highest probability wins.
-        """
+        """The cell type of a normalised grey image, seen at each type's scale in turn."""
         names = list(self.card.cells)
         if len(names) == 1:
             return names[0]
-        chances = []
-        for index, name in enumerate(names):
-            zoom = self._zoom(self.card.cells[name])
+        votes = np.zeros(len(names))
+        for zoom in sorted({self._zoom(cell) for cell in self.card.cells.values()}):
+            # The middle is enough to tell, and the type costs less than the instances.
             middle = _middle(grey, math.ceil(512 / zoom))
             rescaled = resize(middle, _scaled(middle.shape, zoom))
-            logits = predict_field(self.network, rescaled, self.dtype).cell_type
-            odds = np.exp(logits - logits.max())
-            chances.append(float(odds[index] / odds.sum()))
-        return names[int(np.argmax(chances))]
+            votes += log_softmax(predict_field(self.network, rescaled, self.dtype).cell_type)
+        return names[int(np.argmax(votes))]
 
     def needs(self, name: str) -> CellType:
         """What images of cell type `name` need, from the card."""

@@ -69,8 +69,7 @@ class CropDataset(Dataset[Batch]):
         self._seed = config.seed
         self._types = [list(cells).index(record.cell_type) for record in records]
         self._zooms = [
-            config.network.diameter / (cells[record.cell_type].diameter or np.nan)
-            for record in records
+            config.network.diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
         self._cache = _Cache(config.data.cache_mb)
 
@@ -78,15 +77,19 @@ class CropDataset(Dataset[Batch]):
         image_index = self._image_of(number)
         rng = np.random.default_rng([self._seed, 1, number])
         image, labels = self._cache.get(self._records[image_index])
+        cell_type = self._types[image_index]
+        zoom = self._zooms[cell_type]
+        if rng.random() < self._augment.swap_scale:
+            zoom = self._zooms[rng.integers(len(self._zooms))]
         margin = self._augment.crop // 8
-        crop, ids = cut_crop(image, labels, self._zooms[image_index], margin, self._augment, rng)
+        crop, ids = cut_crop(image, labels, zoom, margin, self._augment, rng)
         flows = labels_to_flows(ids)
         inner = slice(margin, margin + self._augment.crop)
         return Batch(
             torch.from_numpy(vary_intensity(crop, self._augment, rng))[None],
             torch.from_numpy(np.ascontiguousarray(flows[:, inner, inner])),
             torch.from_numpy((ids[inner, inner] > 0).astype(np.float32)),
-            torch.tensor(self._types[image_index]),
+            torch.tensor(cell_type),
         )
 
     def _image_of(self, number: int) -> int:
