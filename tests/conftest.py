@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# As the command line does, and before torch is loaded: waiting threads sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 

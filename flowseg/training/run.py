@@ -111,6 +111,7 @@ def train(
     where = pick_device(device)
     data, out = Path(data), Path(out)
     records = read_sartorius(data, tuple(config.cells), config.data.include_flawed)
+    _check_images(records)
     folds = _split(records, config.data, train_only)
     training, validation = split_fold(records, folds, config.data.fold)
     cells = _measure(config.cells, training)
@@ -137,6 +138,12 @@ def train(
     _draw(out, validation, device)
     _close_folder(out, stage, result)
     return TrainResult(out, out / BEST, result.score, result.epoch)
+
+
+def _check_images(records: Sequence[Record]) -> None:
+    """Read every image once: a damaged one ends a run before it starts, not days later."""
+    for record in tqdm(records, desc="checking images", unit="image", delay=2, leave=False):
+        record.image()
 
 
 def _split(
@@ -195,6 +202,7 @@ def _pretrained(
     if (folder / SUMMARY).is_file():
         _log.info("reusing the LIVECell pre-training in %s", folder)
         return best
+    _check_images([*training, *validation])
     cells = _measure(stage_config.cells, training)
     stage_config = replace(stage_config, cells=cells)
     ensure_writable_folder(folder)

@@ -78,7 +78,6 @@ def test_a_stage_leaves_its_files(stage: Stage) -> None:
     assert names == ["best.safetensors", "last.safetensors", "metrics.csv", "state.safetensors"]
     table = pd.read_csv(stage.folder / "metrics.csv")
     assert table["epoch"].tolist() == [1, 2, 3]
-    assert table["loss"].iloc[-1] < table["loss"].iloc[0]
     for column in ("learning_rate", "seconds", "loss_flows", "loss_cellprob", "score_disc"):
         assert np.isfinite(table[column]).all()
     np.testing.assert_allclose(table["score"], (table["score_disc"] + table["score_other"]) / 2)
