@@ -30,33 +30,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from flowseg._jit import jit
-from flowseg.errors import FlowsegError
-from flowseg.rle import Masks
+from flowseg.evaluation.contingency import Objects, shared_pixels
 
 __all__ = [
     "THRESHOLDS",
     "Contingency",
     "Counts",
     "Mistakes",
-    "as_masks",
     "compare",
     "competition_score",
 ]
 
 THRESHOLDS = tuple(range(50, 100, 5))
 """The thresholds of the competition, in percent."""
-
-Objects: TypeAlias = Masks | NDArray[Any] | Sequence[ArrayLike]
-
-_CHUNK = 64  # pixels; about one cell's width, so that a chunk holds one or two runs
 
 
 def competition_score(truth: Objects, pred: Objects) -> float:
@@ -169,8 +161,7 @@ class Contingency:
     pred_areas : (M,) int64
         Pixels of each object, none of them 0.
     truth, pred, shared : (K,) int64
-        Positions of the two objects, and the pixels they share: at least 1; ordered by `truth`,
-        then `pred`.
+        Positions of the two objects, and the pixels they share: at least 1; ordered by `truth`.
     """
 
     truth_areas: NDArray[np.int64]
@@ -188,7 +179,13 @@ class Contingency:
 
         With `inclusive`, an IoU equal to the threshold is a hit too: not so in the competition.
         """
-        tp = tuple(len(self._matching(percent, inclusive)[0]) for percent in percents)
+        sizes = 100 * self.shared[:, None]
+        near = sizes > np.asarray(percents) * self.unions()[:, None] - inclusive
+        some = near.any(axis=1)
+        if self._one_to_one(self.truth[some], self.pred[some]):
+            tp = tuple(near.sum(axis=0).tolist())
+        else:
+            tp = tuple(len(self._matching(hits)[0]) for hits in near.T)
         return Counts(len(self.truth_areas), len(self.pred_areas), tp)
 
     def mistakes(self) -> Mistakes:
@@ -201,7 +198,7 @@ class Contingency:
         explained_truth, explained_pred = split.copy(), merging.copy()
         explained_truth[self.truth[truth_in & merging[self.pred]]] = True
         explained_pred[self.pred[pred_in & split[self.truth]]] = True
-        hit, used = self._matching(50)
+        hit, used = self._matching(2 * self.shared > self.unions())
         explained_truth[hit] = True
         explained_pred[used] = True
         return Mistakes(
@@ -211,13 +208,14 @@ class Contingency:
             merged=int(merging.sum()),
         )
 
-    def _matching(
-        self, percent: int, inclusive: bool = False
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of truths and predictions of a maximum matching above this IoU."""
-        near = 100 * self.shared > percent * self.unions() - inclusive
+    def _one_to_one(self, truth: NDArray[np.int64], pred: NDArray[np.int64]) -> bool:
+        """Whether no object is in two of these pairs: then there is nothing to assign."""
+        return all(len(side) == 0 or np.bincount(side).max() == 1 for side in (truth, pred))
+
+    def _matching(self, near: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of truths and predictions of a maximum matching of these pairs."""
         truth, pred = self.truth[near], self.pred[near]
-        if len(np.unique(truth)) == len(truth) and len(np.unique(pred)) == len(pred):
+        if self._one_to_one(truth, pred):
             return truth, pred
         graph = coo_array(
             (np.ones(len(truth), dtype=np.int8), (truth, pred)),
@@ -243,94 +241,4 @@ def compare(truth: Objects, pred: Objects) -> Contingency:
     >>> table.mistakes()
     Mistakes(missed=1, spurious=0, split=0, merged=0)
     """
-    if len(truth):
-        a = as_masks(truth)
-        b = as_masks(pred, a.shape)
-    else:  # an empty list has the shape of the other side
-        b = as_masks(pred)
-        a = as_masks(truth, b.shape)
-    if a.shape != b.shape:
-        raise FlowsegError(f"the truth has shape {a.shape}, the prediction {b.shape}")
-    a, b = (side.select(side.areas() > 0) for side in (a, b))
-    pairs = _overlaps(
-        a.starts, a.lengths, a.offsets, b.starts, b.lengths, b.offsets, a.shape[0] * a.shape[1]
-    )
-    return Contingency(a.areas(), b.areas(), *pairs)
-
-
-def as_masks(objects: Objects, shape: tuple[int, int] = (0, 0)) -> Masks:
-    """Masks of a label image, of a list of (H, W) masks that may overlap, or as they are.
-
-    `shape` is that of the image; only an empty list needs it.
-    """
-    if isinstance(objects, Masks):
-        return objects
-    if isinstance(objects, np.ndarray):
-        # a stack of masks is an array of three dimensions
-        return Masks.from_dense(objects) if objects.ndim == 3 else Masks.from_labels(objects)
-    if not len(objects):
-        return Masks.from_dense([], shape)
-    if np.ndim(objects[0]) < 2:
-        return Masks.from_labels(np.asarray(objects))
-    return Masks.from_dense(objects)
-
-
-@jit
-def _overlaps(
-    a_starts: Any,
-    a_lengths: Any,
-    a_offsets: Any,
-    b_starts: Any,
-    b_lengths: Any,
-    b_offsets: Any,
-    size: int,
-) -> Any:
-    """Pairs of masks that share pixels, and how many.
-
-    The pixels are cut into chunks. Each run of `b` is entered in the chunks it lies in; each run
-    of `a` looks into those it lies in: every shared pixel is seen once for each pair.
-    """
-    chunks = (size + _CHUNK - 1) // _CHUNK
-    bounds = np.zeros(chunks + 2, np.int64)
-    for run in range(len(b_starts)):
-        for chunk in range(
-            b_starts[run] // _CHUNK, (b_starts[run] + b_lengths[run] - 1) // _CHUNK + 1
-        ):
-            bounds[chunk + 2] += 1
-    bounds = np.cumsum(bounds)
-    entries = np.empty(bounds[-1], np.int64)
-    owners = np.empty(bounds[-1], np.int64)
-    for mask in range(len(b_offsets) - 1):
-        for run in range(b_offsets[mask], b_offsets[mask + 1]):
-            for chunk in range(
-                b_starts[run] // _CHUNK, (b_starts[run] + b_lengths[run] - 1) // _CHUNK + 1
-            ):
-                entries[bounds[chunk + 1]] = run
-                owners[bounds[chunk + 1]] = mask
-                bounds[chunk + 1] += 1
-    first: Any = [np.int64(0) for _ in range(0)]
-    second: Any = [np.int64(0) for _ in range(0)]
-    shared: Any = [np.int64(0) for _ in range(0)]
-    shares = np.zeros(len(b_offsets) - 1, np.int64)
-    touched = np.empty(len(b_offsets) - 1, np.int64)
-    for mask in range(len(a_offsets) - 1):
-        count = 0
-        for run in range(a_offsets[mask], a_offsets[mask + 1]):
-            low, high = a_starts[run], a_starts[run] + a_lengths[run]
-            for chunk in range(low // _CHUNK, (high - 1) // _CHUNK + 1):
-                left, right = max(low, chunk * _CHUNK), min(high, (chunk + 1) * _CHUNK)
-                for entry in range(bounds[chunk], bounds[chunk + 1]):
-                    other = entries[entry]
-                    common = min(right, b_starts[other] + b_lengths[other])
-                    common -= max(left, b_starts[other])
-                    if common > 0:
-                        if shares[owners[entry]] == 0:
-                            touched[count] = owners[entry]
-                            count += 1
-                        shares[owners[entry]] += common
-        for other in np.sort(touched[:count]):
-            first.append(mask)
-            second.append(other)
-            shared.append(shares[other])
-            shares[other] = 0
-    return np.array(first, np.int64), np.array(second, np.int64), np.array(shared, np.int64)
+    return Contingency(*shared_pixels(truth, pred))
