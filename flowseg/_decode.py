@@ -37,6 +37,10 @@ _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LZW = 5
+_DEFLATE = (8, 32946)
+_CODECS = (1, _LZW, 7, *_DEFLATE, 32773, 33003, 33005, 34712, 50000)
+"""TIFF: none, LZW, JPEG, deflate, PackBits, JPEG 2000, Zstandard; others may unpack without end."""
+_BLIND = 2**18  # bytes of deflate that are unpacked without a look at what they become
 
 # tifffile logs what it finds odd in a file; without a handler that would reach stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -291,6 +295,28 @@ def _check_tiff(page: Any, file: IO[bytes], path: Path) -> None:
         raise _cut_off(path)
     if any(start <= 0 or count <= 0 or start + count > _size(file) for start, count in segments):
         raise _cut_off(path)
+    if page.compression not in _CODECS:
+        raise FlowsegError(
+            f"is packed in a way (TIFF compression {int(page.compression)}) that is not read",
+            file=path,
+            remedy="save it again, packed with deflate or LZW or not at all",
+        )
+    if page.compression in _DEFLATE:
+        unpacked = int(np.prod(page.chunks)) * page.dtype.itemsize
+        for start, count in segments:
+            if count > _BLIND and _inflates_beyond(file, start, count, unpacked):
+                raise FlowsegError("is damaged: it unpacks to more than its size", file=path)
+
+
+def _inflates_beyond(file: IO[bytes], start: int, count: int, limit: int) -> bool:
+    """Whether deflated bytes unpack to more than `limit`; tifffile would unpack all of them."""
+    file.seek(start)
+    inflate, total = zlib.decompressobj(), 0
+    data = file.read(count)
+    while data and total <= limit and not inflate.eof:
+        total += len(inflate.decompress(data, 2**24))
+        data = inflate.unconsumed_tail
+    return total > limit
 
 
 def _read_tiff(file: IO[bytes], path: Path) -> npt.NDArray[Any]:

@@ -228,6 +228,33 @@ class TestBadImages:
             with pytest.raises(FlowsegError, match="more than the"):
                 read(path)
 
+    def test_a_tiff_that_unpacks_without_end(self, tmp_path: Path) -> None:
+        """512 MB of zeros behind a strip of 64 x 64; tifffile alone unpacks them all."""
+        packer = zlib.compressobj(9)
+        bomb = b"".join(packer.compress(bytes(2**24)) for _ in range(32)) + packer.flush()
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, np.zeros((64, 64), np.uint8), compression="zlib", rowsperstrip=64)
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            end = tiff.filehandle.seek(0, os.SEEK_END) or tiff.filehandle.tell()
+            tiff.filehandle.write(bomb)
+            tiff.pages[0].tags["StripOffsets"].overwrite(end)
+            tiff.pages[0].tags["StripByteCounts"].overwrite(len(bomb))
+        with pytest.raises(FlowsegError, match="unpacks to more than its size") as error:
+            read_image(path)
+        one_line(error, path)
+
+    def test_a_large_strip_that_is_what_it_says(
+        self, tmp_path: Path, rng: np.random.Generator
+    ) -> None:
+        image = rng.integers(0, 65_535, (600, 700), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / "a.tif", image, compression="zlib", rowsperstrip=600)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
+
+    def test_a_codec_that_is_not_read(self, tmp_path: Path, noise: np.ndarray) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", noise, compression="lzma")
+        with pytest.raises(FlowsegError, match="TIFF compression 34925"):
+            read_image(tmp_path / "a.tif")
+
     def test_the_largest_allowed_size_is_a_slide_of_20000(self) -> None:
         assert files.MAX_PIXELS >= 20_000 * 20_000
 
