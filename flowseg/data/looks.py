@@ -56,13 +56,13 @@ class Look:
 LOOKS: Mapping[str, Look] = MappingProxyType(
     {
         "shsy5y": Look(
-            density=9.0,
-            crowding=0.5,
-            radius=4.2,
+            density=7.5,
+            crowding=0.4,
+            radius=4.9,
             spread=0.22,
             elongation=(1.2, 2.4),
             arms=(1, 3),
-            reach=(2.0, 5.5),
+            reach=(1.4, 3.6),
             polar=True,
             tails=1,
             tail_length=(20, 90),
@@ -102,7 +102,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
             tail_length=(20, 150),
             contrast=(0.9, 1.6),
             rim=1.2,
-            grain=0.25,
+            grain=0.16,
             debris=4.0,
             noise=2.2,
         ),
