@@ -196,8 +196,8 @@ class ScheduleConfig:
         "auto" takes the fastest that the device computes natively and safely.
     """
 
-    epochs: int = 40
-    crops: int = 800
+    epochs: int = 20
+    crops: int = 640
     batch_size: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -239,7 +239,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: ScheduleConfig = field(default_factory=ScheduleConfig)
-    pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=20))
+    pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=8))
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", "0 or more")

@@ -275,16 +275,7 @@ class _Run:
             counters = json.loads(text or "")
             self.network.load_state_dict(_part(tensors, "network."))
             self.mean.load_state_dict(_part(tensors, "mean."))
-            weights = list(self.network.parameters())
-            values: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _part(tensors, "optimiser.").items():
-                index, name = key.split(".")
-                if tensor.ndim:
-                    # The moments must lie in memory as their weights do: channels last.
-                    tensor = torch.empty_like(weights[int(index)]).copy_(tensor)
-                values.setdefault(int(index), {})[name] = tensor
-            groups = self.optimiser.state_dict()["param_groups"]
-            self.optimiser.load_state_dict({"state": values, "param_groups": groups})
+            self.optimiser.load_state_dict(self._optimiser_state(_part(tensors, "optimiser.")))
             self.scaler.load_state_dict(counters["scaler"])
             self.epoch, self.updates = counters["epoch"], counters["updates"]
             self.best = math.nan if counters["best"] is None else counters["best"]
@@ -297,6 +288,19 @@ class _Run:
             (row["score"] for row in reversed(self.rows) if "score" in row), math.nan
         )
         _log.info("resuming after epoch %d of %d", self.epoch, self.stage.schedule.epochs)
+
+    def _optimiser_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Its state from tensors by "INDEX.NAME", each laid out in memory as its weight is.
+
+        The fused optimiser walks weight and moments side by side, whatever their strides say.
+        """
+        weights = list(self.network.parameters())
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            index, name = key.split(".")
+            alike = torch.empty_like(weights[int(index)]).copy_(tensor) if tensor.ndim else tensor
+            state.setdefault(int(index), {})[name] = alike
+        return {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
 
     @torch.no_grad()
     def _average(self) -> None:
