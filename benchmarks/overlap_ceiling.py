@@ -1,0 +1,67 @@
+"""The best score a label image can reach, for each way to resolve overlaps.
+
+    python benchmarks/overlap_ceiling.py --data ../shared/data
+
+The truth, overlaps and all, is turned into a label image by each policy, and that is scored against
+the truth. "whole" takes each label as one object. A network draws connected cells, so "pieces" takes
+each connected piece of at least 15 pixels as an object of its own, and "largest" keeps each cell's
+largest piece only. Mean over the images of each cell type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from flowseg._pieces import connected_pieces
+from flowseg.data.sartorius import CELL_TYPES, read_annotations
+from flowseg.evaluation.competition import competition_score
+from flowseg.labels import Policy, largest_pieces, masks_to_labels, remove_small
+from flowseg.rle import Masks
+
+READINGS = {
+    "whole": lambda labels: labels,
+    "pieces": lambda labels: remove_small(connected_pieces(labels, True), 15),
+    "largest": largest_pieces,
+}
+
+
+def main() -> None:
+    """Measure each policy on every annotated image."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    folder = parser.parse_args().data
+    images: dict[str, tuple[str, Masks]] = {}
+    for name in ("train.csv", "annotations_without_images.csv.gz"):
+        if (folder / name).is_file():
+            for image_id, image in read_annotations(folder / name).items():
+                images[image_id] = image.cell_type, image.masks
+    for cell_type in CELL_TYPES:
+        of_type = [masks for kind, masks in images.values() if kind == cell_type]
+        print(f"{cell_type}: {len(of_type)} images, {sum(map(len, of_type))} masks")
+    print(f"{'':16}" + "".join(f"{reading:^27}" for reading in READINGS))
+    print(f"{'policy':16}" + "".join(f"{kind:>9}" for kind in CELL_TYPES) * len(READINGS))
+    for policy in get_args(Policy):
+        masks_to_labels(next(iter(images.values()))[1], policy)  # compiles
+        start = time.perf_counter()
+        labels = [masks_to_labels(masks, policy) for _, masks in images.values()]
+        spent = (time.perf_counter() - start) / len(images)
+        scores = defaultdict(list)
+        for (cell_type, masks), drawn in zip(images.values(), labels, strict=True):
+            for reading, read in READINGS.items():
+                scores[reading, cell_type].append(competition_score(masks, read(drawn)))
+        cells = "".join(
+            f"{np.mean(scores[reading, cell_type]):9.4f}"
+            for reading in READINGS
+            for cell_type in CELL_TYPES
+        )
+        print(f"{policy:16}{cells}   {spent * 1e3:.1f} ms an image")
+
+
+if __name__ == "__main__":
+    main()
