@@ -2,10 +2,10 @@
 
     python benchmarks/overlap_ceiling.py --data ../shared/data
 
-The truth, overlaps and all, is turned into a label image by each policy, and that is scored against
-the truth. "whole" takes each label as one object. A network draws connected cells, so "pieces" takes
-each connected piece of at least 15 pixels as an object of its own, and "largest" keeps each cell's
-largest piece only. Mean over the images of each cell type.
+The truth, overlaps and all, is turned into a label image by each policy, and that is scored
+against the truth. "whole" takes each label as one object. A network draws connected cells, so
+"pieces" takes each connected piece of at least 15 pixels as an object of its own, and "largest"
+keeps each cell's largest piece only. Mean over the images of each cell type.
 """
 
 from __future__ import annotations
