@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Repair = Literal["none", "repair", "drop"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class DataConfig:
         Seed of the split; the same for all runs that are to be compared.
     include_flawed : bool
         Also use the competition's images that are known to be annotated wrongly.
+    repair : {"none", "repair", "drop"}
+        What to do with broken masks (holes, several pieces, duplicates) of training images; see
+        :mod:`flowseg.data.defects`. Scores are always against the truth as it was annotated.
     cache_mb : int
         Memory for decoded images and labels, in MB for each loading process.
     """
@@ -84,6 +88,7 @@ class DataConfig:
     fold: int = 0
     split_seed: int = 42
     include_flawed: bool = False
+    repair: Repair = "none"
     cache_mb: int = 1024
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from flowseg.errors import FlowsegError
 from flowseg.files import load_cv2
 from flowseg.flow.diffusion import labels_to_flows
 from flowseg.image import normalize
-from flowseg.labels import masks_to_labels
+from flowseg.labels import largest_pieces, masks_to_labels
 from flowseg.training.augment import cut_crop, vary_intensity
 
 __all__ = ["Batch", "CropDataset", "batches"]
@@ -138,7 +138,9 @@ class _Cache:
         if record.image_id in self._items:
             self._items.move_to_end(record.image_id)
             return self._items[record.image_id]
-        item = (normalize(record.image()), masks_to_labels(record.masks()))
+        # Another cell on top may cut a cell in two; a second piece would teach a second centre.
+        labels = largest_pieces(masks_to_labels(record.masks()))
+        item = (normalize(record.image()), labels)
         self._items[record.image_id] = item
         self._size += item[0].nbytes + item[1].nbytes
         while self._size > self._limit and len(self._items) > 1:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from flowseg import __version__
 from flowseg.config import CellType, Config, DataConfig, load_config, to_mapping, to_yaml
+from flowseg.data.defects import repair
 from flowseg.data.folds import assign_folds, read_ids, split_fold, write_folds
 from flowseg.data.livecell import Polygons, read_livecell
 from flowseg.data.record import Record
@@ -114,6 +115,10 @@ def train(
     _check_images(records)
     folds = _split(records, config.data, train_only)
     training, validation = split_fold(records, folds, config.data.fold)
+    training = [
+        replace(record, annotation=repair(record.masks(), config.data.repair))
+        for record in training
+    ]
     cells = _measure(config.cells, training)
     config = replace(config, cells=cells)
     resume = _open_folder(out, config, resume)
