@@ -8,12 +8,12 @@ filling stopped. Masks also come in several pieces, twice, or with a few pixels 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._pieces import connected_pieces
+from flowseg.config import Repair
 from flowseg.errors import FlowsegError
 from flowseg.labels import fill_holes, largest_pieces
 from flowseg.rle import Masks
@@ -26,7 +26,6 @@ SMALL = 10
 STRAIGHT = 40
 """Pixels; a horizontal edge this long, inside the image, is one that filling left behind."""
 
-Repair = Literal["none", "repair", "drop"]
 
 
 @dataclass(frozen=True, eq=False)
