@@ -99,9 +99,10 @@ def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray
     state = _State(runs, flows)
     while True:
         mean = state.mean_jump()
-        crumbs = state.areas[state.pairs].min(axis=0) < _CRUMB
-        limit = np.where(crumbs, _CRUMB_JUMP, _SMOOTH_JUMP)
-        if not state.join(np.where(mean < limit, mean, np.inf)).size:
+        areas = state.areas[state.pairs]
+        limit = np.where(areas.min(axis=0) < _CRUMB, _CRUMB_JUMP, _SMOOTH_JUMP)
+        cost = mean - 1e-9 * areas.max(axis=0)  # of equal neighbours the larger one
+        if not state.join(np.where(mean < limit, cost, np.inf)).size:
             break
     alone = np.full(runs.count, np.nan)
     known: dict[int, float] = {}
