@@ -27,7 +27,6 @@ STRAIGHT = 40
 """Pixels; a horizontal edge this long, inside the image, is one that filling left behind."""
 
 
-
 @dataclass(frozen=True, eq=False)
 class Defects:
     """What is wrong with each of N masks.
