@@ -1,8 +1,9 @@
 """The one way to compile a loop and to run it on several threads.
 
-Numba's own parallel loops are not used: its default layers abort the process when two Python threads
-enter them at once (workqueue) or after a fork (OpenMP), and both happen in training. Compiled functions
-release the GIL instead, and `in_threads` runs them on plain threads that live as long as the call.
+Numba's own parallel loops are not used: its default layers abort the process when two Python
+threads enter them at once (workqueue) or after a fork (OpenMP), and both happen in training.
+Compiled functions release the GIL instead, and `in_threads` runs them on plain threads that live as
+long as the call.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def jit(function: Function | None = None, **options: Any) -> Any:
 
     Notes
     -----
-    A read-only install without a user cache folder compiles anew in every process instead of failing.
+    A read-only install without a user cache folder compiles anew in every process.
 
     Examples
     --------

@@ -41,6 +41,7 @@ def find_basins(flows: Floats, cellprob: Floats, threshold: float, niter: int) -
     basins : (H, W) int32
         0 is background; 1.. one number a sink, by its first pixel in reading order.
     """
+    basins: Ints
     basins, pixels = _number(cellprob, np.float32(threshold))
     count = pixels.size
     starts = range(0, count, _CHUNK) if threads() > 1 else range(0, count, max(1, count))
@@ -64,8 +65,9 @@ def _number(cellprob: Any, threshold: Any) -> Any:
     flat, probs = ranks.reshape(-1), cellprob.reshape(-1)
     count = 0
     for i in range(flat.size):
-        count += np.int64(probs[i] > threshold)
-        flat[i] = count if probs[i] > threshold else 0
+        inside = probs[i] > threshold
+        count += int(inside)
+        flat[i] = count if inside else 0
     pixels = np.empty(count, np.int32)
     for i in range(flat.size):
         if flat[i] > 0:
@@ -122,7 +124,7 @@ def _compose(ends: Any, further: Any) -> bool:
     changed = 0
     for k in range(ends.size):
         further[k] = ends[ends[k]]
-        changed += np.int64(further[k] != ends[k])
+        changed += int(further[k] != ends[k])
     return changed > 0
 
 

@@ -67,7 +67,7 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
     image = check_labels(labels)
     flows = np.zeros((2, *image.shape), dtype=np.float32)
     runs = find_runs(image)
-    order, offsets = group(runs.pieces, runs.count)
+    order, offsets = group(runs.pieces, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     places = table[0].astype(np.int64) * image.shape[1] + table[1]
     diffuse(table, offsets, places, flows.reshape(2, -1))
@@ -198,13 +198,13 @@ def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, places: Any, flow
 
 
 @jit
-def _index(box: Any, stride: int, y: int, x: int) -> int:
+def _index(box: Any, stride: int, y: int, x: int) -> Any:
     """Where in the buffer of a box the pixel (y, x) of the image lies."""
     return (y - box[_TOP] + 1) * stride + x - box[_LEFT] + 1
 
 
 @jit
-def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> bool:
+def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
     """Spread heat for the rounds of the box, in place; return whether every pixel got warm."""
     stride = box[_WIDTH] + 1
     size = box[_HEIGHT] * stride
@@ -247,7 +247,7 @@ def _climb(heat: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
                     for u in range(-1, 2):
                         if heat[i + v * stride + u] > warmest:
                             warmest = heat[i + v * stride + u]
-                            dy, dx = float(v), float(u)
+                            dy, dx = np.float64(v), np.float64(u)
             _write(flows, places[k] + x - runs[1, k], dy, dx)
 
 

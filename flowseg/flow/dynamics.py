@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 
-_HOLE = 2
+_HOLE = 4  # pixels; larger ones are background that the cell winds around
 
 
 def flows_to_labels(
@@ -64,17 +64,18 @@ def flows_to_labels(
     cells, areas, misfit = join(runs, field, measure=flow_threshold > 0)
     if flow_threshold > 0:
         areas[misfit > flow_threshold * areas] = 0
-    names = _name(*runs[:5], cells, areas, max(min_size, 1), labels.shape)
-    _paint(runs.rows, runs.starts, runs.stops, names[runs.pieces], labels)
+    names = _name(runs, cells, areas, max(min_size, 1), labels.shape)
+    _paint(runs, names, labels)
     return labels
 
 
 @jit
-def _name(rows, starts, stops, ids, pieces, cells, areas, min_size, shape):  # type: ignore[no-untyped-def]
+def _name(runs: Any, cells: Any, areas: Any, min_size: int, shape: Any) -> Any:
     """The new id of each piece: 0 for background and what is dropped, 1.. in reading order.
 
     A small piece of background that only one cell touches is a hole and gets the cell's id.
     """
+    rows, starts, stops, ids, pieces = runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces
     count = cells.size
     around = np.full(
         count, -1, np.int32
@@ -135,7 +136,6 @@ def _meet(around: Any, cells: Any, id_a: int, id_b: int, a: int, b: int) -> None
 
 
 @jit
-def _paint(rows: Any, starts: Any, stops: Any, names: Any, labels: Any) -> None:
-    for k in range(rows.size):
-        for x in range(starts[k], stops[k]):
-            labels[rows[k], x] = names[k]
+def _paint(runs: Any, names: Any, labels: Any) -> None:
+    for k in range(runs.rows.size):
+        labels[runs.rows[k], runs.starts[k] : runs.stops[k]] = names[runs.pieces[k]]

@@ -1,9 +1,9 @@
 """Basins that are one cell, told by what the flows do where they touch and by whose flows fit.
 
-Across the border of two cells the flows point apart; where noise or a narrow neck has split one cell
-they run on. The mean jump of the flows along a contact tells most cases. Where it cannot (a network's
-borders are soft), the flows that the two would have as one cell are compared with those that each
-would have on its own.
+Across the border of two cells the flows point apart; where noise or a narrow neck has split one
+cell they run on. The mean jump of the flows along a contact tells most cases. Where it cannot (a
+network's borders are soft), the flows that the two would have as one cell are compared with those
+that each would have on its own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _FIT_JUMP = 1.0  # above this one they do not
 _FIT_PRICE = 3.0  # what a unit of jump counts against joining, in squared flow per pixel
 _FIT_MARGIN = 1.0
 _FIT_FLOOR = 0.3  # cells this well explained on their own, in squared flow per pixel, stay
-# A short contact tells little, and one of corners alone nothing (central differences do not see it):
-# every contact is taken for this many pixels longer, with this jump.
+# A short contact tells little, and one of corners alone nothing (central differences do not see
+# it): every contact is taken for this many pixels longer, with this jump.
 _PRIOR_LENGTH = 2.0
 _PRIOR_JUMP = 0.3
 
@@ -42,12 +42,10 @@ class _State:
     def __init__(self, runs: Runs, flows: Floats) -> None:
         self.runs = runs
         self.flows = flows
-        self.root = np.arange(runs.count, dtype=np.int32)
+        self.root = np.arange(runs.total, dtype=np.int32)
         inside = np.where(runs.ids != 0, runs.stops - runs.starts, 0)
-        self.areas = np.bincount(runs.pieces, inside, runs.count).astype(np.int64)
-        self.pairs, self.length, self.jump = _contacts(
-            runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces, flows
-        )
+        self.areas = np.bincount(runs.pieces, inside, runs.total).astype(np.int64)
+        self.pairs, self.length, self.jump = _contacts(runs, flows)
         self._merge_equal()
 
     def _merge_equal(self) -> None:
@@ -62,14 +60,15 @@ class _State:
         self.pairs = np.stack(np.divmod(keys, self.root.size)).astype(np.int32)
 
     def mean_jump(self) -> NDArray[np.float64]:
-        return (self.jump + _PRIOR_LENGTH * _PRIOR_JUMP) / (self.length + _PRIOR_LENGTH)
+        mean: NDArray[np.float64] = self.jump + _PRIOR_LENGTH * _PRIOR_JUMP
+        return mean / (self.length + _PRIOR_LENGTH)
 
     def join(self, cost: NDArray[np.float64]) -> Ints:
         """Join pairs by cost, lowest first as far as neighbours allow; return the cells changed.
 
         A pair is joined where each is the other's best, or where it is the best of a crumb.
         """
-        changed = _join_best(self.pairs, cost, self.areas, self.root)
+        changed: Ints = _join_best(self.pairs, cost, self.areas, self.root)
         if changed.size:
             self._merge_equal()
         return changed
@@ -104,7 +103,7 @@ def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray
         cost = mean - 1e-9 * areas.max(axis=0)  # of equal neighbours the larger one
         if not state.join(np.where(mean < limit, cost, np.inf)).size:
             break
-    alone = np.full(runs.count, np.nan)
+    alone = np.full(runs.total, np.nan)
     known: dict[int, float] = {}
     while True:
         mean = state.mean_jump()
@@ -128,10 +127,10 @@ def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray
         known = {
             key: fit
             for key, fit in known.items()
-            if not {key // runs.count, key % runs.count} & stale
+            if not {key // runs.total, key % runs.total} & stale
         }
     if measure:
-        _fill_alone(state, np.flatnonzero(state.areas), alone)
+        _fill_alone(state, np.flatnonzero(state.areas).astype(np.int32), alone)
     return state.root, state.areas, alone
 
 
@@ -154,7 +153,7 @@ def _misfits(state: _State, singles: Ints, pairs: Ints) -> NDArray[np.float64]:
     if singles.size + pairs.shape[1] == 0:
         return np.zeros(0)
     runs = state.runs
-    order, offsets = group(state.root[runs.pieces], runs.count)
+    order, offsets = group(state.root[runs.pieces], runs.total)
     chosen, bounds = _gather(order, offsets, singles, pairs)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))[:, chosen]
     table[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
@@ -195,11 +194,13 @@ def _gather(order: Any, offsets: Any, singles: Any, pairs: Any) -> Any:
 
 
 @jit
-def _contacts(rows: Any, starts: Any, stops: Any, ids: Any, pieces: Any, flows: Any) -> Any:
+def _contacts(runs: Any, flows: Any) -> Any:
     """Pieces that touch, how many pixels long, and the sum of the flows' jump."""
-    pairs = np.empty((2, 5 * rows.size), np.int32)  # runs side by side, and a planar graph below
-    length = np.empty(5 * rows.size, np.float64)
-    jump = np.empty(5 * rows.size, np.float64)
+    rows, starts, stops, ids, pieces = runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces
+    most = 5 * rows.size  # one at the left, and above overlaps and corners of a planar graph
+    pairs = np.empty((2, most), np.int32)
+    length = np.empty(most, np.float64)
+    jump = np.empty(most, np.float64)
     count = 0
     above = 0
     for k in range(rows.size):

@@ -67,13 +67,15 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
             f"labels must have the shape {field.shape[1:]} of the flows, not {image.shape}"
         )
     runs = find_runs(image)
-    order, offsets = group(runs.pieces, runs.count)
+    order, offsets = group(runs.pieces, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     cells = table[3, offsets[:-1]]
     top = int(image.max(initial=0))
     total = np.bincount(cells, misfits(table, offsets, field), top + 1)[1:]
     area = np.bincount(table[3], table[2] - table[1], top + 1)[1:]
-    return np.divide(total, area, out=np.full(top, np.nan), where=area > 0).astype(np.float32)
+    errors = np.full(top, np.nan, dtype=np.float32)
+    np.divide(total, area, out=errors, where=area > 0, casting="same_kind")
+    return errors
 
 
 def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
@@ -95,7 +97,8 @@ def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
     places = ends - (table[2] - table[1])
     target = np.zeros((2, int(ends[-1]) if ends.size else 0), dtype=np.float32)
     diffuse(table, offsets, places, target)
-    return _sum_squares(table, offsets, places, target, flows)
+    sums: NDArray[np.float64] = _sum_squares(table, offsets, places, target, flows)
+    return sums
 
 
 def scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
@@ -109,11 +112,12 @@ def scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
     image = check_labels(labels)
     _, prob = check_flows(flows, cellprob)
     agreement = 1.0 - 0.25 * flow_errors(image, flows)
-    return (_mean_probability(image, prob) * np.clip(agreement, 0.0, 1.0)).astype(np.float32)
+    probability: NDArray[np.float64] = _mean_probability(image, prob)
+    return (probability * np.clip(agreement, 0.0, 1.0)).astype(np.float32)
 
 
 @jit
-def _all_finite(values: Floats) -> bool:
+def _all_finite(values: Floats) -> Any:
     total = np.float32(0.0)
     for k in range(values.size):
         total += values[k] * np.float32(0.0)

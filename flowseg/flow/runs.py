@@ -1,7 +1,7 @@
 """Label images as runs: stretches of one id within a row, joined into connected pieces.
 
-An image of 500 cells has a few thousand runs, so what would take a pass over the image for every cell
-(bounding boxes, connected pieces, centres, holes) takes one pass over the runs for all of them.
+An image of 500 cells has a few thousand runs, so what would take a pass over the image for every
+cell (boxes, connected pieces, centres, holes) takes one pass over the runs for all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Runs(NamedTuple):
     pieces : (R,) int32
         The piece of each run, 0-based, numbered in reading order. Cells hang together by 8
         neighbours, background by 4.
-    count : int
+    total : int
         Number of pieces.
     """
 
@@ -39,7 +39,7 @@ class Runs(NamedTuple):
     stops: Ints
     ids: Ints
     pieces: Ints
-    count: int
+    total: int
 
 
 def find_runs(labels: Ints, background: bool = False) -> Runs:
@@ -55,7 +55,7 @@ def find_runs(labels: Ints, background: bool = False) -> Runs:
     Examples
     --------
     >>> runs = find_runs(np.array([[5, 5, 0, 5], [0, 0, 5, 0]], dtype=np.int32))
-    >>> runs.starts.tolist(), runs.stops.tolist(), runs.count
+    >>> runs.starts.tolist(), runs.stops.tolist(), runs.total
     ([0, 3, 2], [2, 4, 3], 1)
     """
     offsets = np.zeros(labels.shape[0] + 1, dtype=np.int64)
@@ -87,13 +87,11 @@ def group(keys: Ints, count: int) -> tuple[Ints, NDArray[np.int64]]:
 def _count_runs(labels: Ints, background: bool, counts: Any) -> None:
     for y in range(labels.shape[0]):
         row = labels[y]
-        count = 0
         previous = np.int32(-1)
         for x in range(row.size):
             value = row[x]
-            count += np.int64((value != previous) & ((value != 0) | background))
+            counts[y + 1] += np.int64((value != previous) & ((value != 0) | background))
             previous = value
-        counts[y + 1] = count
 
 
 @jit
