@@ -20,6 +20,7 @@ from flowseg.labels import check_labels
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LABEL_ENDINGS",
     "MAX_PIXELS",
     "PathLike",
     "atomic_path",
@@ -38,6 +39,9 @@ __all__ = [
 PathLike = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+
+LABEL_ENDINGS = ("_cp_masks", "_masks")
+"""What the names of label images end in that lie beside their images; the longest first."""
 
 
 def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
@@ -251,7 +255,8 @@ def find_images(pattern: PathLike) -> list[Path]:
     -------
     list of Path
         At least one. Files are recognised by `IMAGE_SUFFIXES`, in upper or lower case; hidden
-        files are passed over. A file that is named is taken whatever its suffix.
+        files are passed over, and so are label images that lie beside their image, such as
+        `NAME_masks.tif` beside `NAME.tif`. A file that is named is taken whatever it is.
 
     Raises
     ------
@@ -286,8 +291,21 @@ def find_images(pattern: PathLike) -> list[Path]:
             file=path,
             remedy=f"images end in {', '.join(IMAGE_SUFFIXES)}",
         )
+    images = _without_labels(images)
     _check_stems(images)
     return images
+
+
+def _without_labels(images: list[Path]) -> list[Path]:
+    here = {(image.parent, image.stem) for image in images}
+    return [
+        image
+        for image in images
+        if not any(
+            image.stem.endswith(end) and (image.parent, image.stem.removesuffix(end)) in here
+            for end in LABEL_ENDINGS
+        )
+    ]
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:

@@ -1,4 +1,4 @@
-"""Train a model on the competition's data."""
+"""Train a model on the competition's data, or on your own images and labels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the unzipped competition")
     parser.add_argument(
-        "--cell-type", choices=available_cell_types(), default="all", help="what to train on"
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="the unzipped competition, or a folder of NAME.tif and NAME_masks.tif",
+    )
+    parser.add_argument(
+        "--cell-type",
+        choices=available_cell_types(),
+        help="what to train on (default: all; cell for a folder of your own)",
     )
     parser.add_argument(
         "--pretrain",
@@ -57,10 +64,12 @@ def run(args: argparse.Namespace) -> int:
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
     # Folds before fold, so that --fold 6 --folds 8 is never checked against the default.
     overrides.sort(key=lambda text: not text.startswith("data.folds"))
-    config = load_config(args.cell_type, args.config, [*args.set, *overrides])
+    from flowseg.data.layouts import layout_of
     from flowseg.training.run import train
 
-    out = args.out or Path("runs") / f"{args.cell_type}-fold{config.data.fold}"
+    cell_type = args.cell_type or ("cell" if layout_of(args.data) == "folder" else "all")
+    config = load_config(cell_type, args.config, [*args.set, *overrides])
+    out = args.out or Path("runs") / f"{cell_type}-fold{config.data.fold}"
     result = train(
         config,
         args.data,

@@ -21,9 +21,9 @@ from flowseg import __version__
 from flowseg.config import CellType, Config, DataConfig, load_config, to_mapping, to_yaml
 from flowseg.data.defects import repair
 from flowseg.data.folds import assign_folds, read_ids, split_fold, write_folds
+from flowseg.data.layouts import layout_of, read_records
 from flowseg.data.livecell import Polygons, read_livecell
 from flowseg.data.record import Record
-from flowseg.data.sartorius import read_sartorius
 from flowseg.errors import FlowsegError
 from flowseg.files import ensure_writable_folder, write_image, write_text
 from flowseg.image import normalize
@@ -80,14 +80,15 @@ def train(
     device: str = "auto",
     resume: bool = False,
 ) -> TrainResult:
-    """Train on the competition's data and leave a run folder.
+    """Train on the competition's data, or on one's own, and leave a run folder.
 
     Parameters
     ----------
     config : Config
         From :func:`flowseg.load_config`; ``config.cells`` says which cell types take part.
     data : path
-        The unzipped competition.
+        The unzipped competition, or a folder of images and labels: see
+        :func:`flowseg.data.folder.read_folder`.
     out : path
         The run's folder: resolved config, folds, metrics, checkpoints, overlays, summary.
     pretrain : str
@@ -111,7 +112,9 @@ def train(
     """
     where = pick_device(device)
     data, out = Path(data), Path(out)
-    records = read_sartorius(data, tuple(config.cells), config.data.include_flawed)
+    records = read_records(data, tuple(config.cells), config.data.include_flawed)
+    if layout_of(data) == "folder":
+        config = replace(config, data=_fewer_folds(config.data, len(records)))
     _check_images(records)
     folds = _split(records, config.data, train_only)
     training, validation = split_fold(records, folds, config.data.fold)
@@ -165,6 +168,19 @@ def _split(
                 f"names no image of this training, such as {min(known)!r}", file=train_only
             )
     return assign_folds(records, config.folds, seed=config.split_seed, train_only=kept)
+
+
+def _fewer_folds(config: DataConfig, images: int) -> DataConfig:
+    """As many folds as images, where someone's own are fewer than the folds asked for."""
+    if images < 2:
+        raise FlowsegError(
+            "there is one image with labels, but one to learn from and one to check on are needed",
+            remedy="label one more",
+        )
+    if images >= config.folds:
+        return config
+    _log.info("%d images make %d folds, not %d", images, images, config.folds)
+    return replace(config, folds=images)
 
 
 def _measure(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[str, CellType]:
