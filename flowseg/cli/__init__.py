@@ -12,13 +12,13 @@ from importlib import import_module
 from flowseg import __version__
 from flowseg.errors import FlowsegError
 
-__all__ = ["main", "say"]
+__all__ = ["build_parser", "main", "say"]
 
 _COMMANDS = ("train", "predict", "evaluate", "validate", "demo")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 something the user can mend, 130 interrupted."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="flowseg", description="Find every single neuron in phase-contrast pictures."
     )
@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--debug", action="store_true", help="show where in the code an error arose"
         )
         module.add_arguments(command)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 something the user can mend, 130 interrupted."""
+    args = build_parser().parse_args(argv)
     # Threads of torch that wait must sleep: on a busy machine spinning ones cost a tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
