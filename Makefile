@@ -24,5 +24,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowseg needs Python 3.10 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,coco]"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,coco,rois]"
 	touch $(READY)

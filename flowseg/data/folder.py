@@ -24,7 +24,7 @@ from flowseg.files import (
 )
 from flowseg.rle import Masks
 
-__all__ = ["CELL_TYPE", "LAYOUTS", "read_folder", "read_own_labels"]
+__all__ = ["CELL_TYPE", "LAYOUTS", "find_labels", "read_folder", "read_own_labels"]
 
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
@@ -63,23 +63,7 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         or a label image only tells cells from background.
     """
     folder = Path(folder)
-    images, candidates = _files(folder)
-    pairs, bare = [], []
-    for image in images:
-        labels = candidates.pop(image.stem, [])
-        if len(labels) > 1:
-            raise FlowsegError(
-                f"has two label files: {labels[0].name} and {labels[1].name}",
-                file=image,
-                remedy="keep one of them in the folder",
-            )
-        if labels:
-            pairs.append((image, labels[0]))
-        else:
-            bare.append(image.name)
-    if candidates:
-        stray = sorted(path for paths in candidates.values() for path in paths)[0]
-        raise FlowsegError("holds labels, but there is no image for it", file=stray)
+    pairs, bare = _pairs(folder)
     if not pairs:
         raise FlowsegError(
             "holds neither a train.csv nor images with labels", file=folder, remedy=_remedy()
@@ -90,6 +74,21 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     bar = tqdm(pairs, desc="reading labels", unit="image", delay=2, leave=False)
     records = [_record(image, labels, cell_type) for image, labels in bar]
     return sorted(records, key=lambda record: record.image_id)
+
+
+def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
+    """The label files of a folder by image id, each with its image where that is known.
+
+    Parameters
+    ----------
+    folder : path
+        As for `read_folder`; or label images only, each named as its image.
+    """
+    folder = Path(folder)
+    pairs, _ = _pairs(folder)
+    if pairs:
+        return {image.stem: (image, labels) for image, labels in pairs}
+    return {path.stem: (None, path) for path in find_images(folder)}
 
 
 def read_own_labels(path: Path) -> NDArray[np.int32]:
@@ -120,6 +119,28 @@ def read_own_labels(path: Path) -> NDArray[np.int32]:
 
 def _remedy() -> str:
     return f"name a folder of {LAYOUTS}; or the unzipped competition (--data)"
+
+
+def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Images with their label files, and the names of images without."""
+    images, candidates = _files(folder)
+    pairs, bare = [], []
+    for image in images:
+        labels = candidates.pop(image.stem, [])
+        if len(labels) > 1:
+            raise FlowsegError(
+                f"has two label files: {labels[0].name} and {labels[1].name}",
+                file=image,
+                remedy="keep one of them in the folder",
+            )
+        if labels:
+            pairs.append((image, labels[0]))
+        else:
+            bare.append(image.name)
+    if candidates:
+        stray = sorted(path for paths in candidates.values() for path in paths)[0]
+        raise FlowsegError("holds labels, but there is no image for it", file=stray)
+    return pairs, bare
 
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:

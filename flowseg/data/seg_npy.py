@@ -62,7 +62,7 @@ def _entry(content: bytes, key: str) -> _Array:
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
     shape, _, dtype = read_header(file)
-    if shape != () or dtype != object:
+    if shape != () or not dtype.hasobject:
         raise FlowsegError("holds a plain array, not what Cellpose's window saves")
     outer = _Reader(file).load()
     table = outer.state[4][0]
@@ -114,7 +114,7 @@ def _as_dtype(dtype: Any) -> np.dtype[Any]:
     if not (isinstance(name, str) and re.fullmatch(r"[iu][1248]|b1", name)):
         raise FlowsegError(f"holds masks of the type {name!r}, not whole numbers")
     order = dtype.state[1] if dtype.state else "|"
-    return np.dtype(name).newbyteorder(order if order in ("<", ">") else "=")
+    return np.dtype(order + name if order in ("<", ">") else name)
 
 
 def _as_bytes(data: Any) -> bytes:
