@@ -23,7 +23,17 @@ import numpy.typing as npt
 
 from flowseg.errors import FlowsegError
 
-__all__ = ["MAX_PIXELS", "image_shape", "load_cv2", "read_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "check_tiff",
+    "image_shape",
+    "is_tiff",
+    "load_cv2",
+    "needs_codec",
+    "read_image",
+    "read_tiff_page",
+    "tiff_pages",
+]
 
 MAX_PIXELS = 2**29
 """Largest image read at once: 23,170 x 23,170 pixels."""
@@ -131,6 +141,12 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
         return shape
 
 
+def is_tiff(path: Path) -> bool:
+    """Whether the file's first bytes are those of a TIFF."""
+    with _opened(path) as file:
+        return _kind(file, path) == "tiff"
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
@@ -165,13 +181,19 @@ def _kind(file: IO[bytes], path: Path) -> str:
     return kind
 
 
-def _check_size(shape: tuple[int, int], file: IO[bytes], path: Path, pixel_bytes: int = 1) -> None:
+def _check_size(
+    shape: tuple[int, int],
+    file: IO[bytes],
+    path: Path,
+    pixel_bytes: int = 1,
+    limit: int = MAX_PIXELS,
+) -> None:
     height, width = shape
     if height < 1 or width < 1:
         raise FlowsegError(f"claims a size of {width} x {height} pixels", file=path)
-    if height * width > MAX_PIXELS:
+    if height * width > limit:
         raise FlowsegError(
-            f"claims {width} x {height} pixels, more than the {MAX_PIXELS:,} read at once",
+            f"claims {width} x {height} pixels, more than the {limit:,} read at once",
             file=path,
             remedy="cut it into smaller images",
         )
@@ -256,8 +278,18 @@ def _check_jpeg(data: bytes, path: Path) -> None:
 
 
 @contextmanager
-def _tiff_page(file: IO[bytes], path: Path) -> Iterator[Any]:
-    """The only page of a TIFF, its header checked against the file."""
+def tiff_pages(path: Path) -> Iterator[tuple[IO[bytes], list[Any]]]:
+    """The file and the pages of a TIFF, those of a pyramid's lower levels left out.
+
+    A page is checked by :func:`check_tiff` before its pixels are read. Whatever tifffile raises
+    inside the block becomes a FlowsegError.
+    """
+    with _opened(path) as file, _tiff_pages(file, path) as pages:
+        yield file, pages
+
+
+@contextmanager
+def _tiff_pages(file: IO[bytes], path: Path) -> Iterator[list[Any]]:
     import tifffile
 
     file.seek(0)
@@ -266,26 +298,37 @@ def _tiff_page(file: IO[bytes], path: Path) -> Iterator[Any]:
             pages = [page for page in tiff.pages if not page.is_reduced]
             if not pages:
                 raise FlowsegError("is damaged: it holds no page", file=path, remedy=_AGAIN)
-            count = len(pages)
-            if tiff.is_imagej:  # ImageJ keeps a large stack behind one page
-                count = max(count, int((tiff.imagej_metadata or {}).get("images", 1)))
-            if count > 1:
-                raise FlowsegError(
-                    f"holds {count} images, one is expected",
-                    file=path,
-                    remedy="save each as a file of its own",
-                )
-            _check_tiff(pages[0], file, path)
-            yield pages[0]
+            if tiff.is_imagej and len(pages) == 1:  # ImageJ keeps a large stack behind one page
+                _refuse_several(int((tiff.imagej_metadata or {}).get("images", 1)), path)
+            yield pages
     except FlowsegError:
         raise
     except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
         raise FlowsegError(f"is damaged: {error}", file=path, remedy=_AGAIN) from error
 
 
-def _check_tiff(page: Any, file: IO[bytes], path: Path) -> None:
+@contextmanager
+def _tiff_page(file: IO[bytes], path: Path) -> Iterator[Any]:
+    """The only page of a TIFF, its header checked against the file."""
+    with _tiff_pages(file, path) as pages:
+        _refuse_several(len(pages), path)
+        check_tiff(pages[0], file, path)
+        yield pages[0]
+
+
+def _refuse_several(count: int, path: Path) -> None:
+    if count > 1:
+        raise FlowsegError(
+            f"holds {count} images, one is expected",
+            file=path,
+            remedy="save each as a file of its own",
+        )
+
+
+def check_tiff(page: Any, file: IO[bytes], path: Path, limit: int = MAX_PIXELS) -> None:
+    """Refuse a TIFF's page whose header does not fit the file, or of more than `limit` pixels."""
     pixel = int(page.samplesperpixel) * max(1, int(page.bitspersample) // 8)
-    _check_size((int(page.imagelength), int(page.imagewidth)), file, path, pixel)
+    _check_size((int(page.imagelength), int(page.imagewidth)), file, path, pixel, limit)
     if page.ndim not in (2, 3) or (page.ndim == 3 and page.axes not in ("YXS", "SYX")):
         raise FlowsegError(f"has the axes {page.axes}, not one flat image", file=path)
     if page.dtype is None or page.dtype.kind not in "buif":
@@ -329,17 +372,29 @@ def _read_tiff(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
             if image.shape != page.shape or image.dtype != page.dtype:
                 raise FlowsegError("is damaged", file=path, remedy=_AGAIN)
             return image
-        try:
-            image = page.asarray()
-        except (ValueError, ImportError) as error:
-            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
-                raise
-            raise FlowsegError(
-                f"is packed in a way (TIFF compression {int(page.compression)}) "
-                "that needs another package",
-                file=path,
-                remedy="install it: pip install imagecodecs",
-            ) from error
-        if page.axes == "SYX":
-            image = np.moveaxis(image, 0, -1)
-        return np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+        return read_tiff_page(page, path)
+
+
+def read_tiff_page(page: Any, path: Path) -> npt.NDArray[Any]:
+    """The pixels of a checked page: (H, W) or (H, W, C), values as stored."""
+    with needs_codec(page, path):
+        image = page.asarray()
+    if page.axes == "SYX":
+        image = np.moveaxis(image, 0, -1)
+    return np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+
+
+@contextmanager
+def needs_codec(page: Any, path: Path) -> Iterator[None]:
+    """Say what is missing where a page's packing needs another package."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+            raise
+        raise FlowsegError(
+            f"is packed in a way (TIFF compression {int(page.compression)}) "
+            "that needs another package",
+            file=path,
+            remedy="install it: pip install imagecodecs",
+        ) from error

@@ -27,6 +27,7 @@ RANKS = {
     "labels": 4,
     "files": 5,
     "tables": 6,
+    "pages": 6,
     "image": 6,
     "overlay": 7,
     "data": 8,

@@ -1,0 +1,268 @@
+"""The images of a file, whole or region by region: pages of a TIFF, whole slides, Zarr."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg._decode import check_tiff, is_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg.errors import FlowsegError
+from flowseg.files import PathLike, atomic_path, image_shape, read_image
+
+__all__ = ["Page", "ReadRegion", "list_pages", "write_strips"]
+
+Shape = tuple[int, int]
+ReadRegion = Callable[[slice, slice], NDArray[Any]]
+"""Pixels of some rows and columns, values as stored: (h, w) or (h, w, C)."""
+
+_CACHE = 2**28  # bytes of unpacked strips and tiles kept while regions are read
+_MAX_SLIDE = 2**40  # pixels
+_TILE = 512
+
+
+@dataclass(frozen=True)
+class Page:
+    """One image of a file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    index : int
+        Which of its images, from 0.
+    image_id : str
+        The file's name without suffix; of several images with ``_0000`` and so on.
+    shape : (int, int)
+        Height and width in pixels.
+    alone : bool
+        Whether it is the file's only image.
+    """
+
+    path: Path
+    index: int
+    image_id: str
+    shape: Shape
+    alone: bool
+
+    def read(self) -> NDArray[Any]:
+        """The whole image, values as stored: (H, W) or (H, W, C).
+
+        Raises
+        ------
+        FlowsegError
+            As :func:`flowseg.files.read_image`.
+        """
+        if _is_zarr(self.path):
+            return np.asarray(_open_zarr(self.path)[:])
+        if self.alone:
+            return read_image(self.path)
+        with tiff_pages(self.path) as (file, pages):
+            check_tiff(pages[self.index], file, self.path)
+            return read_tiff_page(pages[self.index], self.path)
+
+    @contextmanager
+    def regions(self) -> Iterator[ReadRegion]:
+        """Read the image region by region; of a TIFF or Zarr only what is wanted is unpacked."""
+        if _is_zarr(self.path):
+            array = _open_zarr(self.path)
+            yield lambda rows, columns: np.asarray(array[rows, columns])
+        elif not is_tiff(self.path):
+            image = self.read()
+            yield lambda rows, columns: image[rows, columns]
+        else:
+            # Closed by hand: what fails while the regions are used is not the file's fault.
+            with ExitStack() as stack:
+                file, pages = stack.enter_context(tiff_pages(self.path))
+                page = pages[self.index]
+                check_tiff(page, file, self.path, _MAX_SLIDE)
+                if page.axes not in ("YX", "YXS"):
+                    raise FlowsegError(
+                        "is too large for its colours to be stored one after the other",
+                        file=self.path,
+                        remedy="save it with interleaved colours, or as grey",
+                    )
+                opened = stack.pop_all()
+            try:
+                if page.is_contiguous:
+                    yield _contiguous(page, file)
+                else:
+                    yield _segments(page, file, self.path)
+            finally:
+                opened.close()
+
+
+def list_pages(path: PathLike) -> list[Page]:
+    """The images of a file: one, or of a TIFF as many as it has pages.
+
+    Parameters
+    ----------
+    path : path
+        PNG, JPEG, TIFF (OME-TIFF, BigTIFF and multi-page too), or a Zarr array.
+
+    Returns
+    -------
+    list of Page
+        In the file's order. The lower levels of a pyramid are left out.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is missing, damaged or no image, as far as its header tells.
+    """
+    path = Path(path)
+    if _is_zarr(path):
+        height, width = _open_zarr(path).shape[:2]
+        return [Page(path, 0, path.stem, (height, width), True)]
+    if not is_tiff(path):
+        return [Page(path, 0, path.stem, image_shape(path), True)]
+    with tiff_pages(path) as (_, pages):
+        shapes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
+    if len(shapes) == 1:
+        return [Page(path, 0, path.stem, shapes[0], True)]
+    return [
+        Page(path, index, f"{path.stem}_{index:04d}", shape, False)
+        for index, shape in enumerate(shapes)
+    ]
+
+
+def write_strips(path: PathLike, strips: Iterator[NDArray[np.int32]], shape: Shape) -> None:
+    """Write a label image that comes strip by strip as tiled, compressed BigTIFF of uint32.
+
+    Parameters
+    ----------
+    path : path
+        Appears when the last strip has come.
+    strips : iterator of ndarray, shape (h, W), int32
+        From the top; together they are the image.
+    shape : (int, int)
+        Height and width of the image.
+    """
+    import tifffile
+
+    def tiles() -> Iterator[NDArray[np.uint32]]:
+        for row in _rows_of_tiles(strips, shape[1]):
+            for left in range(0, shape[1], _TILE):
+                piece = row[:, left : left + _TILE]
+                full = np.zeros((_TILE, _TILE), np.uint32)
+                full[: piece.shape[0], : piece.shape[1]] = piece
+                yield full
+
+    with atomic_path(path) as part, tifffile.TiffWriter(part, bigtiff=True) as writer:
+        writer.write(
+            tiles(),
+            shape=shape,
+            dtype=np.uint32,
+            tile=(_TILE, _TILE),
+            photometric="minisblack",
+            compression="zlib",
+            metadata=None,
+            software=False,
+        )
+
+
+def _rows_of_tiles(strips: Iterator[NDArray[np.int32]], width: int) -> Iterator[NDArray[np.int32]]:
+    waiting = np.empty((0, width), np.int32)
+    for strip in strips:
+        waiting = np.concatenate((waiting, strip))
+        while len(waiting) >= _TILE:
+            yield waiting[:_TILE]
+            waiting = waiting[_TILE:]
+    if len(waiting):
+        yield waiting
+
+
+def _contiguous(page: Any, file: IO[bytes]) -> ReadRegion:
+    """Regions of an image that lies unpacked and in one piece."""
+    start = int(page.dataoffsets[0])
+    dtype = np.dtype(page.parent.byteorder + page.dtype.char)
+    row_shape = page.shape[1:]
+    row_bytes = int(np.prod(row_shape)) * dtype.itemsize
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
+        file.seek(start + rows.start * row_bytes)
+        data = file.read((rows.stop - rows.start) * row_bytes)
+        image = np.frombuffer(data, dtype).reshape(-1, *row_shape)[:, columns]
+        return image.astype(dtype.newbyteorder("="))
+
+    return read
+
+
+def _segments(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
+    """Regions of an image in strips or tiles; those read last are kept unpacked."""
+    height, width = page.chunks[:2]
+    across = -(-int(page.imagewidth) // width)
+    kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+    size = 0
+
+    def segment(index: int) -> NDArray[Any]:
+        nonlocal size
+        if index not in kept:
+            file.seek(int(page.dataoffsets[index]))
+            data = file.read(int(page.databytecounts[index]))
+            kept[index] = _unpacked(page, index, data, path)
+            size += kept[index].nbytes
+            while size > _CACHE and len(kept) > 1:
+                size -= kept.popitem(last=False)[1].nbytes
+        kept.move_to_end(index)
+        return kept[index]
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
+        shape = (rows.stop - rows.start, columns.stop - columns.start, int(page.samplesperpixel))
+        result = np.empty(shape, page.dtype)
+        for i in range(rows.start // height, -(-rows.stop // height)):
+            for j in range(columns.start // width, -(-columns.stop // width)):
+                pixels = segment(i * across + j)
+                top, left = i * height, j * width
+                y = slice(max(rows.start, top), min(rows.stop, top + pixels.shape[0]))
+                x = slice(max(columns.start, left), min(columns.stop, left + pixels.shape[1]))
+                result[
+                    y.start - rows.start : y.stop - rows.start,
+                    x.start - columns.start : x.stop - columns.start,
+                ] = pixels[y.start - top : y.stop - top, x.start - left : x.stop - left]
+        return result
+
+    return read
+
+
+def _unpacked(page: Any, index: int, data: bytes, path: Path) -> NDArray[Any]:
+    try:
+        with needs_codec(page, path):
+            pixels, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
+    except FlowsegError:
+        raise
+    except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
+        raise FlowsegError(f"is damaged: {error}", file=path, remedy="copy it again") from error
+    _, rows, columns, samples = shape
+    return np.asarray(pixels[0, :rows, :columns, :samples])
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.suffix.lower() == ".zarr" and path.is_dir()
+
+
+def _open_zarr(path: Path) -> Any:
+    """The array of a Zarr folder; of an OME-Zarr image its full resolution."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise FlowsegError(
+            "is a Zarr array, which needs another package",
+            file=path,
+            remedy="install it: pip install 'flowseg[zarr]'",
+        ) from error
+    try:
+        node = zarr.open(str(path), mode="r")
+        array = node if hasattr(node, "ndim") else node["0"]
+    except (KeyError, ValueError, OSError) as error:
+        raise FlowsegError(f"cannot be read as a Zarr array: {error}", file=path) from error
+    # OME-Zarr puts time, channel and depth first
+    if array.ndim > 3 or (array.ndim == 3 and array.shape[2] > 4):
+        raise FlowsegError(f"has the shape {array.shape}, not one flat image", file=path)
+    return array
