@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from flowseg.errors import FlowsegError
 from flowseg.files import load_cv2
 
-__all__ = ["normalize", "resize", "resize_labels", "to_grey"]
+__all__ = ["Span", "intensity_span", "normalize", "resize", "resize_labels", "to_grey"]
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -55,18 +55,44 @@ def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(image, dtype=np.float32)
 
 
-def normalize(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+class Span(NamedTuple):
+    """What becomes 0 and 1 when an image is normalised, and what an invalid pixel takes."""
+
+    low: float
+    middle: float
+    high: float
+
+
+def intensity_span(image: npt.NDArray[np.float32]) -> Span:
+    """1st, 50th and 99th percentile of the finite pixels; all 0 where there is none.
+
+    Where the 1st and the 99th are equal but the image is not constant, its least and largest
+    values take their place.
+    """
+    image = np.asarray(image, np.float32)
+    finite = np.isfinite(image)
+    values = image if finite.all() else image[finite]
+    if values.size == 0:
+        return Span(0.0, 0.0, 0.0)
+    low, middle, high = (float(v) for v in np.percentile(values, (1, 50, 99)))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    return Span(low, middle, high)
+
+
+def normalize(image: npt.NDArray[np.float32], span: Span | None = None) -> npt.NDArray[np.float32]:
     """Scale an image so that its 1st percentile becomes 0 and its 99th 1; not clipped.
 
     Parameters
     ----------
     image : ndarray, (H, W)
+    span : Span, optional
+        From :func:`intensity_span` of the whole, where the image is a part of it.
 
     Returns
     -------
     ndarray, (H, W) float32
-        Finite everywhere. A constant image becomes zeros. Where the two percentiles are equal
-        but the image is not constant, its least and largest values take their place.
+        Finite everywhere. A constant image becomes zeros.
 
     Notes
     -----
@@ -79,16 +105,11 @@ def normalize(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     array([[0., 0.]], dtype=float32)
     """
     image = np.asarray(image, np.float32)
+    low, middle, high = intensity_span(image) if span is None else span
+    if low == high:
+        return np.zeros(image.shape, np.float32)
     finite = np.isfinite(image)
-    values = image if (whole := bool(finite.all())) else image[finite]
-    if values.size == 0:
-        return np.zeros(image.shape, np.float32)
-    low, middle, high = (float(v) for v in np.percentile(values, (1, 50, 99)))
-    if low == high:
-        low, high = float(values.min()), float(values.max())
-    if low == high:
-        return np.zeros(image.shape, np.float32)
-    if not whole:
+    if not finite.all():
         image = np.where(finite, image, middle)
     exact = np.finfo(np.float32).tiny < high - low < np.finfo(np.float32).max / 2
     scaled = (image if exact else image.astype(np.float64)) - low
