@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,15 +16,22 @@ from scipy.special import log_softmax
 from flowseg.config import CellType, Precision
 from flowseg.errors import FlowsegError
 from flowseg.flow.dynamics import flows_to_labels
-from flowseg.image import normalize, resize, to_grey
+from flowseg.flow.quality import scores
+from flowseg.image import normalize, to_grey
+from flowseg.inference.committee import Committee
+from flowseg.inference.scale import rescale
 from flowseg.inference.tiles import FlowField, predict_field
 from flowseg.network.checkpoint import Card, load_network
 from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Prediction", "Segmenter"]
+__all__ = ["Inferred", "Prediction", "Prepared", "Request", "Segmenter"]
 
-Number = TypeVar("Number", int, float, "float | None")
+_GLANCE = 512
+"""Edge, at the network's scale, of the middle that tells the cell type and the size."""
+
+_SIZE_PASSES = 4
+_SIZE_SETTLED = 1.05
 
 
 class Prediction(NamedTuple):
@@ -37,20 +47,55 @@ class Prediction(NamedTuple):
         Logit of the probability that a pixel lies in a cell.
     cell_type : str
         The cell type that was given or found.
+    diameter : float
+        The mean cell diameter that was assumed, in pixels.
+    disagreement : ndarray, shape (H, W), float32, or None
+        Where asked for: root mean square distance of the flows of the networks and views from
+        their mean; 0 where all agree.
     """
 
     labels: NDArray[np.int32]
     flows: NDArray[np.float32]
     cellprob: NDArray[np.float32]
     cell_type: str
+    diameter: float
+    disagreement: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of every image, as in :meth:`Segmenter.segment`; None: as the card says."""
+
+    cell_type: str | None = None
+    diameter: float | Literal["auto"] | None = None
+    cellprob_threshold: float | None = None
+    flow_threshold: float | None = None
+    min_size: int | None = None
+    disagreement: bool = False
+
+
+class Prepared(NamedTuple):
+    """An image ready for the network."""
+
+    grey: NDArray[np.float32]
+    request: Request
+
+
+class Inferred(NamedTuple):
+    """What the networks say of an image, at their own scale."""
+
+    field: FlowField
+    shape: tuple[int, int]
+    needs: CellType
+    cell_type: str
 
 
 class Segmenter:
-    """Finds the instances of images with one network.
+    """Finds the instances of images with one network, or with several that are averaged.
 
     Parameters
     ----------
-    network : FlowNetwork
+    network : FlowNetwork or sequence of FlowNetwork
         The weights; moved to `device` and put in evaluation mode.
     card : Card
         What the cell types need.
@@ -58,6 +103,10 @@ class Segmenter:
         "auto", "cpu", "cuda" or "mps".
     precision : {"auto", "float32", "bfloat16", "float16"}
         Number type of the convolutions.
+    views : {1, 2, 4, 8}
+        Turned and mirrored views of each image that are averaged; costs as many times the network.
+    compiled : bool
+        Whether torch.compile translates the networks first.
 
     Examples
     --------
@@ -67,36 +116,62 @@ class Segmenter:
 
     def __init__(
         self,
-        network: FlowNetwork,
+        network: FlowNetwork | Sequence[FlowNetwork],
         card: Card,
         device: str = "auto",
         precision: Precision = "auto",
+        *,
+        views: int = 1,
+        compiled: bool = False,
     ) -> None:
         self.device = pick_device(device)
-        self.dtype = pick_precision(precision, self.device)
         self.card = card
-        self.network = network.to(self.device).eval()
+        networks = [network] if isinstance(network, FlowNetwork) else list(network)
+        dtype = pick_precision(precision, self.device)
+        self.committee = Committee(networks, self.device, dtype, views, compiled)
 
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         device: str = "auto",
         precision: Precision = "auto",
+        *,
+        views: int = 1,
+        compiled: bool = False,
     ) -> Segmenter:
-        """A segmenter from a checkpoint file."""
-        network, card = load_network(path)
-        return cls(network, card, device, precision)
+        """A segmenter from a checkpoint file, or from several that answer together.
+
+        Raises
+        ------
+        FlowsegError
+            If a file cannot be read, or differs from the first in its cell types or its diameter.
+        """
+        paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+        loaded = [load_network(one) for one in paths]
+        first = loaded[0][1]
+        for one, (_, card) in zip(paths, loaded, strict=True):
+            same = list(card.cells) == list(first.cells)
+            if not same or card.network.diameter != first.network.diameter:
+                raise FlowsegError(
+                    f"differs from {Path(paths[0])} in its cell types or its diameter",
+                    file=one,
+                    remedy="let models answer together that were trained on the same cell types",
+                )
+        card = replace(first, cells=_mean_cells([card for _, card in loaded]))
+        networks = [network for network, _ in loaded]
+        return cls(networks, card, device, precision, views=views, compiled=compiled)
 
     def segment(
         self,
         image: ArrayLike,
         *,
         cell_type: str | None = None,
-        diameter: float | None = None,
+        diameter: float | Literal["auto"] | None = None,
         cellprob_threshold: float | None = None,
         flow_threshold: float | None = None,
         min_size: int | None = None,
+        disagreement: bool = False,
     ) -> Prediction:
         """Find the instances of one image.
 
@@ -106,8 +181,13 @@ class Segmenter:
             Grey or colour, any integer or float type.
         cell_type : str, optional
             One of the card's cell types; by default the network names it.
-        diameter, cellprob_threshold, flow_threshold, min_size : optional
-            As in :class:`flowseg.config.CellType`; by default the card's for the cell type.
+        diameter : float or "auto", optional
+            Mean cell diameter in pixels. "auto" measures it; see :meth:`estimate_diameter`.
+        cellprob_threshold, flow_threshold, min_size : optional
+            As in :class:`flowseg.config.CellType`; by default the card's for the cell type, as for
+            `diameter`.
+        disagreement : bool
+            Whether to map how far the networks and views are apart.
 
         Returns
         -------
@@ -119,24 +199,41 @@ class Segmenter:
         FlowsegError
             For an array that is no image or a cell type that the card does not hold.
         """
-        grey = normalize(to_grey(np.asarray(image)))
-        name = self.name_cell_type(grey) if cell_type is None else cell_type
-        own = self.needs(name)
-        needs = CellType(
-            diameter=_first(diameter, own.diameter),
-            cellprob_threshold=_first(cellprob_threshold, own.cellprob_threshold),
-            flow_threshold=_first(flow_threshold, own.flow_threshold),
-            min_size=_first(min_size, own.min_size),
+        request = Request(
+            cell_type, diameter, cellprob_threshold, flow_threshold, min_size, disagreement
         )
-        field = self.predict(grey, needs)
-        labels = flows_to_labels(
+        return self.finish(self.infer(self.prepare(image, request)))
+
+    # The three steps of `segment`: one reads, one computes on the device, one follows the flows.
+    # Many images go through them side by side (see `flowseg.inference.stream`).
+
+    def prepare(self, image: ArrayLike, request: Request) -> Prepared:
+        """Grey and normalised."""
+        return Prepared(normalize(to_grey(np.asarray(image))), request)
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        """Name the cell type, where it was not given, and run the networks."""
+        grey, request = prepared
+        name = self.name_cell_type(grey) if request.cell_type is None else request.cell_type
+        needs = self.needs(name, request)
+        if request.diameter == "auto":
+            needs = replace(needs, diameter=self.estimate_diameter(grey, needs))
+        scaled = rescale(grey, self.scaled_shape(grey.shape, needs))
+        field = predict_field(self.committee, scaled, disagreement=request.disagreement)
+        return Inferred(field, (grey.shape[0], grey.shape[1]), needs, name)
+
+    def finish(self, inferred: Inferred) -> Prediction:
+        """Bring the flow field to the image's own size and follow it."""
+        field = _resized(inferred.field, inferred.shape)
+        needs = inferred.needs
+        return Prediction(
+            follow(field, needs),
             field.flows,
             field.cellprob,
-            cellprob_threshold=needs.cellprob_threshold,
-            flow_threshold=needs.flow_threshold,
-            min_size=needs.min_size,
+            inferred.cell_type,
+            _diameter(needs),
+            field.disagreement,
         )
-        return Prediction(labels, field.flows, field.cellprob, name)
 
     def predict(self, grey: NDArray[np.float32], needs: CellType) -> FlowField:
         """The flow field of a normalised grey image, at the image's own size.
@@ -152,12 +249,8 @@ class Segmenter:
         -------
         FlowField
         """
-        rescaled = resize(grey, _scaled(grey.shape, self._zoom(needs)))
-        field = predict_field(self.network, rescaled, self.dtype)
-        if rescaled.shape == grey.shape:
-            return field
-        flows = np.stack([resize(component, grey.shape) for component in field.flows])
-        return FlowField(flows, resize(field.cellprob, grey.shape), field.cell_type)
+        scaled = rescale(grey, self.scaled_shape(grey.shape, needs))
+        return _resized(predict_field(self.committee, scaled), (grey.shape[0], grey.shape[1]))
 
     def name_cell_type(self, grey: NDArray[np.float32]) -> str:
         """The cell type of a normalised grey image, seen at each type's scale in turn."""
@@ -165,36 +258,131 @@ class Segmenter:
         if len(names) == 1:
             return names[0]
         votes = np.zeros(len(names))
-        for zoom in sorted({self._zoom(cell) for cell in self.card.cells.values()}):
+        for diameter in sorted({_diameter(self.needs(name)) for name in names}):
+            needs = CellType(diameter=diameter)
             # The middle is enough to tell, and the type costs less than the instances.
-            middle = _middle(grey, math.ceil(512 / zoom))
-            rescaled = resize(middle, _scaled(middle.shape, zoom))
-            votes += log_softmax(predict_field(self.network, rescaled, self.dtype).cell_type)
+            middle = self._middle(grey, needs)
+            scaled = rescale(middle, self.scaled_shape(middle.shape, needs))
+            votes += log_softmax(predict_field(self.committee, scaled).cell_type)
         return names[int(np.argmax(votes))]
 
-    def needs(self, name: str) -> CellType:
-        """What images of cell type `name` need, from the card."""
+    def estimate_diameter(self, grey: NDArray[np.float32], needs: CellType) -> float:
+        """The mean cell diameter of a normalised grey image, measured on what is found.
+
+        The middle of the image is segmented at the diameter of each cell type of the card, and
+        the surest result is taken: the one whose cells' scores sum to the largest share of all
+        pixels. From there the diameter of the found cells is the next guess, until it settles.
+
+        Parameters
+        ----------
+        grey : ndarray, shape (H, W), float32
+            From :func:`flowseg.image.normalize`.
+        needs : CellType
+            The thresholds; its diameter is the answer where no cell is found.
+
+        Returns
+        -------
+        float
+            Mean of the diameters of discs of the cells' areas, in pixels.
+        """
+        best, diameter = 0.0, _diameter(needs)
+        for guess in sorted({_diameter(self.needs(name)) for name in self.card.cells}):
+            sure, measured = self._measure(grey, replace(needs, diameter=guess))
+            if sure > best:
+                best, diameter = sure, measured
+        for _ in range(_SIZE_PASSES if best > 0 else 0):
+            sure, measured = self._measure(grey, replace(needs, diameter=diameter))
+            if sure == 0:
+                break
+            ratio, diameter = measured / diameter, measured
+            if max(ratio, 1 / ratio) < _SIZE_SETTLED:
+                break
+        return diameter
+
+    def needs(self, name: str, request: Request = Request()) -> CellType:
+        """What images of cell type `name` need: as requested, else as on the card."""
         if name not in self.card.cells:
             raise FlowsegError(
                 f"the model knows no cell type {name!r}",
                 remedy=f"choose one of {', '.join(self.card.cells)}",
             )
-        return self.card.cells[name]
-
-    def _zoom(self, needs: CellType) -> float:
+        given = {
+            field.name: value
+            for field in fields(CellType)
+            if (value := getattr(request, field.name)) not in (None, "auto")
+        }
+        needs = replace(self.card.cells[name], **given)
         if needs.diameter is None:
-            raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
-        return self.network.config.diameter / needs.diameter
+            raise FlowsegError(
+                f"the diameter of the cell type {name!r} is unknown", remedy="give one"
+            )
+        return needs
+
+    def check(self, request: Request) -> None:
+        """Refuse what no image could be segmented with, before any image is read."""
+        for name in self.card.cells if request.cell_type is None else [request.cell_type]:
+            self.needs(name, request)
+
+    def scaled_shape(self, shape: tuple[int, ...], needs: CellType) -> tuple[int, int]:
+        """The size at which the networks see an image: multiples of their stride."""
+        zoom, stride = self.committee.diameter / _diameter(needs), self.committee.stride
+        height, width = (max(1, round(edge * zoom / stride)) * stride for edge in shape)
+        return height, width
+
+    def _measure(self, grey: NDArray[np.float32], needs: CellType) -> tuple[float, float]:
+        """How sure the cells of the middle are, as a share of its pixels, and their diameter."""
+        middle = self._middle(grey, needs)
+        field = self.predict(middle, needs)
+        labels = follow(field, needs)
+        areas = np.bincount(labels.reshape(-1))[1:]
+        if not areas.size:
+            return 0.0, _diameter(needs)
+        sure = scores(labels, field.flows, field.cellprob) * areas
+        return float(sure.sum() / labels.size), float(np.mean(2 * np.sqrt(areas / np.pi)))
+
+    def _middle(self, grey: NDArray[np.float32], needs: CellType) -> NDArray[np.float32]:
+        edge = math.ceil(_GLANCE * _diameter(needs) / self.committee.diameter)
+        top, left = (max(0, (length - edge) // 2) for length in grey.shape)
+        return np.ascontiguousarray(grey[top : top + edge, left : left + edge])
 
 
-def _first(given: Number | None, own: Number) -> Number:
-    return own if given is None else given
+def follow(field: FlowField, needs: CellType) -> NDArray[np.int32]:
+    """The instances of a flow field."""
+    return flows_to_labels(
+        field.flows,
+        field.cellprob,
+        cellprob_threshold=needs.cellprob_threshold,
+        flow_threshold=needs.flow_threshold,
+        min_size=needs.min_size,
+    )
 
 
-def _scaled(shape: tuple[int, ...], zoom: float) -> tuple[int, int]:
-    return max(1, round(shape[0] * zoom)), max(1, round(shape[1] * zoom))
+def _resized(field: FlowField, shape: tuple[int, int]) -> FlowField:
+    if field.cellprob.shape == shape:
+        return field
+    apart = field.disagreement
+    return FlowField(
+        np.stack([rescale(component, shape) for component in field.flows]),
+        rescale(field.cellprob, shape),
+        field.cell_type,
+        None if apart is None else rescale(apart, shape),
+    )
 
 
-def _middle(image: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
-    top, left = (max(0, (length - edge) // 2) for length in image.shape)
-    return np.ascontiguousarray(image[top : top + edge, left : left + edge])
+def _diameter(needs: CellType) -> float:
+    if needs.diameter is None:
+        raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
+    return needs.diameter
+
+
+def _mean_cells(cards: Sequence[Card]) -> dict[str, CellType]:
+    """What networks that answer together need: the mean of what each needs."""
+
+    def mean(cells: list[CellType]) -> CellType:
+        values: dict[str, Any] = {}
+        for field in fields(CellType):
+            own = [getattr(cell, field.name) for cell in cells]
+            values[field.name] = None if None in own else sum(own) / len(own)
+        return CellType(**values | {"min_size": round(values["min_size"])})
+
+    return {name: mean([card.cells[name] for card in cards]) for name in cards[0].cells}

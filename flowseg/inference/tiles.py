@@ -1,29 +1,32 @@
-"""The network over an image of any size, tile by tile.
+"""A committee over an image of any size, tile by tile.
 
-A pixel is taken only from a tile whose cut edges lie beyond the network's reach from it, so that
-tiles give the answer of one pass over the whole image and need no blending.
+A pixel is taken only from a tile whose cut edges lie beyond the networks' reach from it, so that
+tiles give the answer of one pass over the whole image and need no blending. Tiles lie on a grid
+that follows from the image's size alone, whatever part of the image is wanted.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from flowseg.network.device import autocast
-from flowseg.network.unet import FlowNetwork
+from flowseg.inference.committee import Answer, Committee
 
-__all__ = ["FlowField", "predict_field"]
+__all__ = ["FlowField", "Tile", "cut", "predict_field", "predict_tiles"]
 
 _TILE = 1024
 """Edge of a tile, without the pixels beyond its reach; bounds the memory of one pass."""
 
+_BATCH = 4 * _TILE**2
+"""Pixels that a GPU takes at once."""
+
 
 class FlowField(NamedTuple):
-    """What the network says of one image of H x W pixels, as numpy arrays.
+    """What the committee says of one image of H x W pixels.
 
     Attributes
     ----------
@@ -33,26 +36,101 @@ class FlowField(NamedTuple):
         Logit of the probability that a pixel lies in a cell.
     cell_type : ndarray, shape (T,), float32
         Logits of the cell types.
+    disagreement : ndarray, shape (H, W), float32, or None
+        As in :class:`flowseg.inference.committee.Answer`.
     """
 
     flows: NDArray[np.float32]
     cellprob: NDArray[np.float32]
     cell_type: NDArray[np.float32]
+    disagreement: NDArray[np.float32] | None = None
 
 
-def predict_field(
-    network: FlowNetwork, image: NDArray[np.float32], dtype: torch.dtype, tile: int = _TILE
-) -> FlowField:
-    """Run the network over an image, in tiles where it is larger than one.
+class Tile(NamedTuple):
+    """What a tile reads of the image, what it keeps of that, and where that belongs."""
+
+    read: tuple[slice, slice]
+    keep: tuple[slice, slice]
+    write: tuple[slice, slice]
+
+
+def cut(shape: tuple[int, int], margin: int, tile: int = _TILE) -> list[Tile]:
+    """Split an image into squares; each tile reads `margin` beyond its own.
 
     Parameters
     ----------
-    network : FlowNetwork
-        In evaluation mode; its device computes.
+    shape : (int, int)
+        Height and width of the image.
+    margin : int
+        The networks' reach.
+    tile : int
+        Edge of a square; an image not larger than one tile with its margins stays whole.
+
+    Returns
+    -------
+    list of Tile
+        Row by row.
+    """
+    if shape[0] * shape[1] <= (tile + 2 * margin) ** 2:
+        whole = (slice(0, shape[0]), slice(0, shape[1]))
+        return [Tile(whole, whole, whole)]
+    rows, columns = (_cuts(length, tile, margin) for length in shape)
+    return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
+
+
+def predict_tiles(
+    committee: Committee,
+    read: Callable[[slice, slice], NDArray[np.float32]],
+    tiles: Iterable[Tile],
+    disagreement: bool = False,
+) -> Iterator[tuple[Tile, Answer]]:
+    """Ask the committee about tiles; on a GPU several of one shape at once.
+
+    Only tiles of one image share a batch: in the last bits an answer depends on its batch, and an
+    image's must not depend on what other images there are.
+
+    Parameters
+    ----------
+    committee : Committee
+    read : callable
+        The pixels of some rows and columns, (h, w) float32.
+    tiles : iterable of Tile
+    disagreement : bool
+        As in :meth:`Committee.ask`.
+
+    Yields
+    ------
+    Tile, Answer
+        The answer of a batch of one, for all that the tile read.
+    """
+    for (height, width), group in groupby(tiles, key=_shape):
+        count = max(1, _BATCH // (height * width)) if committee.device.type == "cuda" else 1
+        waiting = list(group)
+        for first in range(0, len(waiting), count):
+            batch = waiting[first : first + count]
+            answer = committee.ask(np.stack([read(*tile.read) for tile in batch]), disagreement)
+            for k, tile in enumerate(batch):
+                one = [None if part is None else part[k : k + 1] for part in answer]
+                yield tile, Answer(*one)  # type: ignore[arg-type]
+
+
+def predict_field(
+    committee: Committee,
+    image: NDArray[np.float32],
+    *,
+    disagreement: bool = False,
+    tile: int = _TILE,
+) -> FlowField:
+    """Ask the committee about an image, in tiles where it is larger than one.
+
+    Parameters
+    ----------
+    committee : Committee
+        Its device computes.
     image : ndarray, shape (H, W), float32
-        Normalised, rescaled to the network's diameter.
-    dtype : torch.dtype
-        Number type of the convolutions.
+        Normalised, rescaled to the committee's diameter.
+    disagreement : bool
+        As in :meth:`Committee.ask`.
     tile : int
         Edge of the square that one pass yields, in pixels.
 
@@ -61,52 +139,39 @@ def predict_field(
     FlowField
         At the size of `image`.
     """
-    device = next(network.parameters()).device
-    stride, margin = network.stride, network.reach
     height, width = image.shape
-    padded = _pad(image, stride)
-    rows = _cuts(padded.shape[0], tile, margin, stride)
-    columns = _cuts(padded.shape[1], tile, margin, stride)
+    padded = _pad(image, committee.stride)
     maps = np.empty((3, *padded.shape), np.float32)
-    votes = []
-    with torch.inference_mode(), autocast(device, dtype):
-        for row in rows:
-            for column in columns:
-                piece = padded[row.read, column.read][None, None]
-                batch = torch.from_numpy(np.ascontiguousarray(piece)).to(device)
-                output = network(batch.contiguous(memory_format=torch.channels_last))
-                piece_maps = torch.cat((output.flows[0], output.cellprob), 0).float().cpu().numpy()
-                maps[:, row.write, column.write] = piece_maps[:, row.keep, column.keep]
-                votes.append(output.cell_type[0].float().cpu().numpy() * piece.size)
+    apart = np.empty(padded.shape, np.float32) if disagreement else None
+    votes, weight = 0.0, 0
+    tiles = cut(padded.shape, committee.reach, tile)
+    for piece, answer in predict_tiles(committee, lambda r, c: padded[r, c], tiles, disagreement):
+        maps[(slice(None), *piece.write)] = answer.maps[(0, slice(None), *piece.keep)]
+        if apart is not None and answer.disagreement is not None:
+            apart[piece.write] = answer.disagreement[0][piece.keep]
+        size = answer.maps[0, 0].size
+        votes, weight = votes + answer.cell_type[0] * size, weight + size
     maps = maps[:, :height, :width]
     return FlowField(
-        flows=(maps[:2] / network.config.flow_scale).astype(np.float32),
+        flows=np.ascontiguousarray(maps[:2]),
         cellprob=np.ascontiguousarray(maps[2]),
-        cell_type=(np.sum(votes, axis=0) / padded.size).astype(np.float32),
+        cell_type=np.asarray(votes / weight, np.float32),
+        disagreement=None if apart is None else np.ascontiguousarray(apart[:height, :width]),
     )
 
 
-class _Cut(NamedTuple):
+def _shape(tile: Tile) -> tuple[int, int]:
+    rows, columns = tile.read
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def _cuts(length: int, tile: int, margin: int) -> list[tuple[slice, slice, slice]]:
     """Along one axis: what a tile reads, what it keeps of that, and where that belongs."""
-
-    read: slice
-    keep: slice
-    write: slice
-
-
-def _cuts(length: int, tile: int, margin: int, stride: int) -> list[_Cut]:
-    """Split `length` into equal cores of at most `tile`; each tile reads `margin` beyond."""
-    if length <= tile + 2 * margin:
-        whole = slice(0, length)
-        return [_Cut(whole, whole, whole)]
-    count = -(-length // tile)
-    edges = [round(i * length / count / stride) * stride for i in range(count)] + [length]
     cuts = []
-    for start, stop in pairwise(edges):
+    for start in range(0, length, tile):
+        stop = min(length, start + tile)
         first, last = max(0, start - margin), min(length, stop + margin)
-        cuts.append(
-            _Cut(slice(first, last), slice(start - first, stop - first), slice(start, stop))
-        )
+        cuts.append((slice(first, last), slice(start - first, stop - first), slice(start, stop)))
     return cuts
 
 

@@ -63,7 +63,7 @@ def test_cell_type_is_given_or_named(rng: np.random.Generator) -> None:
 
 def test_a_card_without_a_diameter_asks_for_one() -> None:
     image = np.zeros((20, 20), np.uint8)
-    with pytest.raises(FlowsegError, match="diameter of this cell type is unknown"):
+    with pytest.raises(FlowsegError, match="diameter of the cell type 'a' is unknown"):
         segmenter("a", diameter=None).segment(image)
     assert segmenter("a", diameter=None).segment(image, diameter=15).labels.shape == (20, 20)
     with pytest.raises(FlowsegError, match="'diameter' must be positive"):

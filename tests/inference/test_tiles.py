@@ -7,23 +7,24 @@ import pytest
 import torch
 
 from flowseg.config import NetworkConfig
+from flowseg.inference.committee import Committee
 from flowseg.inference.tiles import predict_field
 from flowseg.network.unet import FlowNetwork
 
 
 @pytest.fixture(scope="module")
-def network() -> FlowNetwork:
+def committee() -> Committee:
     network = FlowNetwork(NetworkConfig(channels=(4, 6, 8), blocks=1), 2, seed=1).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(4))
-    return network
+    return Committee([network], torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (257, 131), (90, 400)])
-def test_tiles_equal_one_pass(network: FlowNetwork, shape: tuple[int, int]) -> None:
+def test_tiles_equal_one_pass(committee: Committee, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    whole = predict_field(network, image, torch.float32)
-    tiled = predict_field(network, image, torch.float32, tile=64)
+    whole = predict_field(committee, image)
+    tiled = predict_field(committee, image, tile=64)
     scale = np.abs(whole.cellprob).max()
     assert scale > 0.1
     np.testing.assert_allclose(tiled.cellprob, whole.cellprob, atol=1e-5 * scale)
@@ -31,8 +32,8 @@ def test_tiles_equal_one_pass(network: FlowNetwork, shape: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (5, 7), (8, 8)])
-def test_any_size(network: FlowNetwork, shape: tuple[int, int]) -> None:
-    field = predict_field(network, np.zeros(shape, np.float32), torch.float32)
+def test_any_size(committee: Committee, shape: tuple[int, int]) -> None:
+    field = predict_field(committee, np.zeros(shape, np.float32))
     assert field.flows.shape == (2, *shape)
     assert field.cellprob.shape == shape
     assert field.cell_type.shape == (2,)
