@@ -12,45 +12,97 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--in",
         dest="images",
-        required=True,
         nargs="+",
         metavar="IMAGES",
         help="folders, files or quoted globs; a relative one that is not here is also looked "
         "for in the data folder",
     )
+    what.add_argument(
+        "--join", action="store_true", help="join the files of all shards into the CSV of --out"
+    )
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="the CSV to write")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
     parser.add_argument(
-        "--model", type=Path, help="a checkpoint or a run's folder (default: the newest run)"
+        "--model",
+        type=Path,
+        nargs="+",
+        help="a checkpoint, a run's folder or a folder of runs; several are averaged (default: "
+        "the newest run)",
     )
     parser.add_argument("--cell-type", help="one of the model's (default: named by the model)")
-    parser.add_argument("--diameter", type=float, help="mean cell diameter in pixels")
+    parser.add_argument(
+        "--diameter", type=_diameter, help="mean cell diameter in pixels; auto measures it"
+    )
     parser.add_argument("--cellprob-threshold", type=float, help="pixels above it are in cells")
     parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
     parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=1,
+        help="turned and mirrored views of each image that are averaged; as many times slower",
+    )
     parser.add_argument("--save-labels", type=Path, metavar="DIR", help="write label TIFFs here")
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures here")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument(
+        "--disagreement",
+        type=Path,
+        metavar="DIR",
+        help="write pictures of where models and views disagree here",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="do the K-th of N parts only (default: torchrun's, where it is used)",
+    )
+    parser.add_argument("--compile", action="store_true", help="let torch.compile speed it up")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, mps, or one of several as in cuda:1"
+    )
+
+
+def _diameter(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Choose the model and the images, predict, and say where the result lies."""
-    from flowseg.export.predict import Outputs, find_inputs, find_model, predict
+    """Choose the models and the images, predict, and say where the result lies."""
+    from flowseg.export.predict import Outputs, find_inputs, find_models, predict
+    from flowseg.export.shards import Shard, join_shards, local_device
+    from flowseg.inference.segmenter import Request
 
+    if args.join:
+        shards, cells = join_shards(args.out)
+        say(f"{cells} cells of {shards} shards: {args.out}")
+        return 0
     images = find_inputs(args.images, args.data)
-    model = find_model(args.model)
-    say(f"model: {model}")
-    overrides = {
-        "cell_type": args.cell_type,
-        "diameter": args.diameter,
-        "cellprob_threshold": args.cellprob_threshold,
-        "flow_threshold": args.flow_threshold,
-        "min_size": args.min_size,
-    }
-    outputs = Outputs(args.out, args.save_labels, args.overlays)
-    cells = predict(model, images, outputs, device=args.device, overrides=overrides)
-    say(f"{cells} cells in {len(images)} images: {args.out}")
-    return 0
+    models = find_models(args.model)
+    for model in models:
+        say(f"model: {model}")
+    shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
+    done = predict(
+        models,
+        images,
+        Outputs(args.out, args.save_labels, args.overlays, args.disagreement),
+        device=local_device(args.device),
+        request=Request(
+            args.cell_type,
+            args.diameter,
+            args.cellprob_threshold,
+            args.flow_threshold,
+            args.min_size,
+            args.disagreement is not None,
+        ),
+        views=args.views,
+        compiled=args.compile,
+        shard=shard,
+    )
+    say(f"{done.cells} cells in {done.images} images: {done.submission}")
+    if done.failed:
+        say(f"{len(done.failed)} images could not be done and have no row")
+    return 1 if done.failed else 0

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg.errors import FlowsegError
-from flowseg.export.submission import write_submission
+from flowseg.export.journal import Journal, run_key
+from flowseg.export.shards import Shard
+from flowseg.export.submission import COLUMNS, mask_texts, write_submission
 from flowseg.files import (
     ensure_writable_folder,
     find_images,
-    read_image,
     write_image,
     write_labels,
 )
-from flowseg.image import normalize, to_grey
-from flowseg.inference.segmenter import Segmenter
+from flowseg.inference.blocks import StripMasks, segment_blocks
+from flowseg.inference.segmenter import Prediction, Request, Segmenter
+from flowseg.inference.stream import segment_many
 from flowseg.overlay import draw_overlay
+from flowseg.pages import Page, list_pages, write_strips
+from flowseg.tables import write_rows
 
-__all__ = ["Outputs", "find_inputs", "find_model", "predict"]
+__all__ = ["Outputs", "Summary", "find_inputs", "find_models", "predict"]
+
+_log = logging.getLogger(__name__)
 
 _RUNS = Path("runs")
 _BEST = "best.safetensors"
 _SUMMARY = "summary.json"
+
+_SLIDE = 2**24
+"""Pixels above which an image is computed in blocks."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +54,52 @@ class Outputs:
     ----------
     submission : Path
         The CSV.
-    labels, overlays : Path or None
-        Folders for label TIFFs and for pictures.
+    labels, overlays, disagreement : Path or None
+        Folders for label TIFFs, for pictures, and for maps of where networks and views disagree.
     """
 
     submission: Path
     labels: Path | None = None
     overlays: Path | None = None
+    disagreement: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be written, before work starts."""
+        ensure_writable_folder(self.submission.parent)
+        if self.submission.is_dir():
+            raise FlowsegError("is a folder", file=self.submission, remedy="name a CSV file")
+        for folder in (self.labels, self.overlays, self.disagreement):
+            if folder is not None:
+                ensure_writable_folder(folder)
+
+    def pictures(self, image_id: str) -> dict[str, Path]:
+        """The files of one image by kind, as far as they are wanted."""
+        named = {
+            "labels": self.labels and self.labels / f"{image_id}.tif",
+            "overlays": self.overlays and self.overlays / f"{image_id}.png",
+            "disagreement": self.disagreement and self.disagreement / f"{image_id}.png",
+        }
+        return {kind: path for kind, path in named.items() if path}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes
+    ----------
+    images, cells : int
+        In the CSV.
+    failed : tuple of FlowsegError
+        One for each image that could not be done; it has no row in the CSV.
+    submission : Path
+        The CSV; of a shard its own.
+    """
+
+    images: int
+    cells: int
+    failed: tuple[FlowsegError, ...]
+    submission: Path
 
 
 def find_inputs(patterns: Sequence[str], data: str | os.PathLike[str]) -> list[Path]:
@@ -63,7 +114,8 @@ def find_inputs(patterns: Sequence[str], data: str | os.PathLike[str]) -> list[P
     """
     found: dict[str, Path] = {}
     for pattern in patterns:
-        for path in find_images(_locate(pattern, data)):
+        place = Path(_locate(pattern, data))
+        for path in [place] if place.suffix.lower() == ".zarr" else find_images(place):
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
                 raise FlowsegError(
@@ -86,14 +138,14 @@ def _locate(pattern: str, data: str | os.PathLike[str]) -> str:
     )
 
 
-def find_model(path: str | os.PathLike[str] | None, runs: Path = _RUNS) -> Path:
-    """The checkpoint to use.
+def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RUNS) -> list[Path]:
+    """The checkpoints to use.
 
     Parameters
     ----------
-    path : path or None
-        A checkpoint, or a run's folder, whose best checkpoint is meant. None: that of the run
-        below `runs` that finished last.
+    paths : sequence of path or None
+        Checkpoints; a run's folder, whose best checkpoint is meant; or a folder of several finished
+        runs, such as those of all folds. None: that of the run below `runs` that finished last.
     runs : Path
         Where runs lie.
 
@@ -102,20 +154,9 @@ def find_model(path: str | os.PathLike[str] | None, runs: Path = _RUNS) -> Path:
     FlowsegError
         If there is none; the message says how to get one.
     """
-    if path is not None:
-        path = Path(path)
-        if path.is_dir():
-            if not (path / _BEST).is_file():
-                raise FlowsegError(f"holds no {_BEST}", file=path, remedy="name a run's folder")
-            return path / _BEST
-        if not path.is_file():
-            raise FlowsegError("there is no such checkpoint", file=path)
-        return path
-    finished = [
-        summary
-        for summary in runs.glob(f"*/{_SUMMARY}")
-        if _stage(summary) == "training" and (summary.parent / _BEST).is_file()
-    ]
+    if paths is not None:
+        return [model for path in paths for model in _models_at(Path(path))]
+    finished = _finished_runs(runs)
     if not finished:
         raise FlowsegError(
             "holds no finished run, so there is no model",
@@ -123,65 +164,241 @@ def find_model(path: str | os.PathLike[str] | None, runs: Path = _RUNS) -> Path:
             remedy="train one (flowseg train --help), or name a checkpoint with --model",
         )
     newest = max(finished, key=lambda summary: (summary.stat().st_mtime_ns, summary.parent.name))
-    return newest.parent / _BEST
+    return [newest.parent / _BEST]
+
+
+def _models_at(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FlowsegError("there is no such checkpoint", file=path)
+    if (path / _BEST).is_file():
+        return [path / _BEST]
+    models = sorted(summary.parent / _BEST for summary in _finished_runs(path))
+    if not models:
+        raise FlowsegError(f"holds no {_BEST} and no finished run", file=path)
+    return models
+
+
+def _finished_runs(folder: Path) -> list[Path]:
+    """The summaries of the trainings below a folder; a pre-training is none."""
+    return [
+        summary
+        for summary in folder.glob(f"*/{_SUMMARY}")
+        if _stage(summary) == "training" and (summary.parent / _BEST).is_file()
+    ]
 
 
 def predict(
-    model: str | os.PathLike[str],
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     images: Sequence[Path],
     outputs: Outputs,
     *,
     device: str = "auto",
-    overrides: Mapping[str, Any] | None = None,
-) -> int:
+    request: Request = Request(),  # noqa: B008
+    views: int = 1,
+    compiled: bool = False,
+    shard: Shard | None = None,
+) -> Summary:
     """Find the cells of all images and write them.
+
+    A run that is stopped leaves a journal beside the CSV; the same run started again takes what is
+    finished from there.
 
     Parameters
     ----------
-    model : path
-        A checkpoint.
+    models : path or sequence of path
+        A checkpoint, or several that answer together.
     images : sequence of Path
-        From :func:`find_inputs`; their names without suffix are the ids.
+        From :func:`find_inputs`; their names without suffix are the ids, those of the pages of a
+        TIFF with ``_0000`` and so on.
     outputs : Outputs
         What to write. The CSV appears when all images are done, the other files one by one.
     device : str
         "auto", "cpu", "cuda" or "mps".
-    overrides : mapping, optional
-        Keyword arguments of :meth:`Segmenter.segment`; None values are the card's.
+    request : Request
+        What is asked of every image.
+    views, compiled
+        As for :class:`Segmenter`.
+    shard : Shard, optional
+        Do this part of the images only, and write a CSV of its own.
 
     Returns
     -------
-    int
-        Cells found.
+    Summary
+        An image that cannot be done is reported and left out.
+
+    Raises
+    ------
+    FlowsegError
+        If the settings are wrong, or no image at all could be done.
     """
-    segmenter = Segmenter.load(model, device)
-    settings = dict(overrides or {})
-    if settings.get("cell_type") is not None:
-        segmenter.needs(settings["cell_type"])
-    ensure_writable_folder(outputs.submission.parent)
-    if outputs.submission.is_dir():
-        raise FlowsegError("is a folder", file=outputs.submission, remedy="name a CSV file")
-    for folder in (outputs.labels, outputs.overlays):
-        if folder is not None:
-            ensure_writable_folder(folder)
+    paths = [models] if isinstance(models, str | os.PathLike) else list(models)
+    segmenter = Segmenter.load(paths, device, views=views, compiled=compiled)
+    segmenter.check(request)
+    outputs.check()
+    submission = outputs.submission
+    if shard is not None:
+        images, submission = shard.part(images), shard.path(submission)
+    settings = {
+        "request": asdict(request),
+        "views": views,
+        "device": [segmenter.device.type, str(segmenter.committee.dtype), compiled],
+        "pictures": {kind: str(path.resolve()) for kind, path in outputs.pictures("id").items()},
+        "shard": shard,
+    }
+    journal = Journal(outputs.submission, run_key(paths, settings))
+    try:
+        job = _Job(segmenter, request, outputs, journal, images)
+        job.run()
+        done = [name for name in job.order if name in job.done]
+        if not images:  # more shards than images
+            write_rows(submission, COLUMNS, ())
+            cells = 0
+        elif not done:
+            raise _nothing_done(job.failed)
+        else:
+            cells = write_submission(submission, ((name, journal.texts(name)) for name in done))
+    except BaseException:
+        journal.leave()
+        raise
+    journal.remove()
+    return Summary(len(done), cells, tuple(job.failed), submission)
 
-    def found() -> Iterator[tuple[str, NDArray[np.int32]]]:
-        for path in tqdm(images, desc="predicting", unit="image"):
-            image = read_image(path)
+
+class _Job:
+    """One run over many images, and what became of them."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        request: Request,
+        outputs: Outputs,
+        journal: Journal,
+        images: Sequence[Path],
+    ) -> None:
+        self.segmenter = segmenter
+        self.request = request
+        self.outputs = outputs
+        self.journal = journal
+        self.images = images
+        self.order: dict[str, Path] = {}
+        self.done: set[str] = set()
+        self.failed: list[FlowsegError] = []
+
+    def run(self) -> None:
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=len(self.images), desc="predicting", unit="image") as self.progress,
+        ):
+            for large, pages in groupby(self._pages(), key=_is_slide):
+                if large:
+                    self._slides(pages)
+                else:
+                    self._images(pages)
+
+    def _pages(self) -> Iterator[Page]:
+        """The images that are not finished yet."""
+        for path in self.images:
             try:
-                labels = segmenter.segment(image, **settings).labels
+                pages = list_pages(path)
             except FlowsegError as error:
-                if error.file is not None:
-                    raise
-                raise FlowsegError(error.problem, file=path, remedy=error.remedy) from error
-            if outputs.labels is not None:
-                write_labels(outputs.labels / f"{path.stem}.tif", labels)
-            if outputs.overlays is not None:
-                picture = draw_overlay(normalize(to_grey(image)), labels)
-                write_image(outputs.overlays / f"{path.stem}.png", picture)
-            yield path.stem, labels
+                self._fail(error, path)
+                continue
+            self.progress.total = (self.progress.total or 0) + len(pages) - 1
+            for page in pages:
+                other = self.order.setdefault(page.image_id, path)
+                if other != path:
+                    self._fail(FlowsegError(f"has an image named as one of {other}"), path)
+                elif self._finished(page):
+                    self.done.add(page.image_id)
+                    self.progress.update()
+                else:
+                    yield page
 
-    return write_submission(outputs.submission, found())
+    def _finished(self, page: Page) -> bool:
+        pictures = self.outputs.pictures(page.image_id).values()
+        return self.journal.holds(page.image_id, page.path) and all(p.exists() for p in pictures)
+
+    def _images(self, pages: Iterable[Page]) -> None:
+        for outcome in segment_many(
+            self.segmenter,
+            pages,
+            self.request,
+            read=Page.read,
+            write=self._write,
+            weight=lambda page: page.shape[0] * page.shape[1],
+        ):
+            if outcome.error is not None:
+                self._fail(outcome.error, outcome.item.path)
+            else:
+                self._keep(outcome.item, outcome.result or [])
+
+    def _write(self, page: Page, grey: NDArray[np.float32], prediction: Prediction) -> list[str]:
+        """Write an image's files; its row texts."""
+        pictures = self.outputs.pictures(page.image_id)
+        if "labels" in pictures:
+            write_labels(pictures["labels"], prediction.labels)
+        if "overlays" in pictures:
+            write_image(pictures["overlays"], draw_overlay(grey, prediction.labels))
+        if "disagreement" in pictures and prediction.disagreement is not None:
+            apart = np.clip(prediction.disagreement * 255, 0, 255)
+            write_image(pictures["disagreement"], np.rint(apart).astype(np.uint8))
+        return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
+
+    def _slides(self, pages: Iterable[Page]) -> None:
+        for page in pages:
+            try:
+                self._keep(page, self._slide(page))
+            except FlowsegError as error:
+                self._fail(error, page.path)
+
+    def _slide(self, page: Page) -> list[str]:
+        pictures = self.outputs.pictures(page.image_id)
+        if "overlays" in pictures:
+            raise FlowsegError(
+                f"an image of {page.shape[1]} x {page.shape[0]} pixels is too large for an overlay",
+                remedy="leave the option out, or cut the image into smaller ones",
+            )
+        masks = StripMasks(page.shape[1])
+        with page.regions() as read:
+            strips = segment_blocks(self.segmenter, read, page.shape, self.request)
+            bar: tqdm[Any] = tqdm(total=page.shape[0], desc=page.image_id, unit="row", leave=False)
+            noted = (_advance(bar, masks.add(strip)) for strip in strips)
+            if "labels" in pictures:
+                write_strips(pictures["labels"], noted, page.shape)
+            else:
+                for _ in noted:
+                    pass
+            bar.close()
+        return masks.masks().to_strings() or [""]
+
+    def _keep(self, page: Page, texts: Sequence[str]) -> None:
+        self.journal.add(page.image_id, page.path, texts)
+        self.done.add(page.image_id)
+        self.progress.update()
+
+    def _fail(self, error: FlowsegError, path: Path) -> None:
+        if error.file is None:
+            error = FlowsegError(error.problem, file=path, remedy=error.remedy)
+        self.failed.append(error)
+        _log.error("left out: %s", error)
+        self.progress.update()
+
+
+def _is_slide(page: Page) -> bool:
+    return page.shape[0] * page.shape[1] > _SLIDE
+
+
+def _advance(bar: tqdm[Any], strip: NDArray[np.int32]) -> NDArray[np.int32]:
+    bar.update(len(strip))
+    return strip
+
+
+def _nothing_done(failed: Sequence[FlowsegError]) -> FlowsegError:
+    if len(failed) == 1:
+        return failed[0]
+    return FlowsegError(f"none of {len(failed)} images could be done; the first: {failed[0]}")
 
 
 def _stage(summary: Path) -> str | None:

@@ -6,6 +6,7 @@ an image without instances has one row with a blank `predicted`; masks of one im
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,16 @@ from numpy.typing import NDArray
 
 from flowseg._jit import jit
 from flowseg.errors import FlowsegError
-from flowseg.files import PathLike, check_name, find_images, image_shape
+from flowseg.files import PathLike, atomic_path, check_name, find_images, image_shape
 from flowseg.rle import Masks, fault_reason, parse_runs
-from flowseg.tables import read_rows, write_rows
+from flowseg.tables import read_rows
 
 __all__ = [
     "COLUMNS",
     "Problem",
     "Validation",
     "image_shapes",
+    "mask_texts",
     "validate_submission",
     "write_submission",
 ]
@@ -71,8 +73,35 @@ class Validation:
     n_masks: int
 
 
+def mask_texts(
+    image_id: str, objects: NDArray[np.integer[Any]] | Masks, path: PathLike
+) -> list[str]:
+    """The column `predicted` of one image, checked: a text for each cell, one blank for none.
+
+    Parameters
+    ----------
+    image_id : str
+    objects : (H, W) label image or Masks
+        Cells are written in order of their ids.
+    path : path
+        The CSV it is meant for, for messages.
+
+    Raises
+    ------
+    FlowsegError
+        Where masks overlap, or one of them is empty.
+    """
+    masks = objects if isinstance(objects, Masks) else Masks.from_labels(objects)
+    texts = masks.to_strings() or [""]
+    problems = _check_image([(number, text) for number, text in enumerate(texts)], masks.shape)
+    if problems:
+        raise FlowsegError(f"the prediction of {image_id!r}: {problems[0].text}", file=path)
+    return texts
+
+
 def write_submission(
-    path: PathLike, predictions: Iterable[tuple[str, NDArray[np.integer[Any]] | Masks]]
+    path: PathLike,
+    predictions: Iterable[tuple[str, NDArray[np.integer[Any]] | Masks | Sequence[str]]],
 ) -> int:
     """Write a submission; nothing is written where a prediction would not pass the checks.
 
@@ -80,9 +109,9 @@ def write_submission(
     ----------
     path : path
         The CSV; it appears when the last prediction has been taken.
-    predictions : iterable of (str, (H, W) label image or Masks)
-        Each image once, in the order of the rows; may be made one by one. Cells are written in
-        order of their ids.
+    predictions : iterable of (str, (H, W) label image or Masks or texts)
+        Each image once, in the order of the rows; may be made one by one, and none is kept. Texts
+        are those of `mask_texts`.
 
     Returns
     -------
@@ -95,24 +124,24 @@ def write_submission(
         Where an image comes twice, its masks overlap or one of them is empty, or there is no
         image at all.
     """
-    rows: list[tuple[str, str]] = []
     seen: set[str] = set()
     cells = 0
-    for image_id, objects in predictions:
-        masks = objects if isinstance(objects, Masks) else Masks.from_labels(objects)
-        texts = masks.to_strings() or [""]
-        first = len(rows) + 2
-        problems = _check_image([(first + k, text) for k, text in enumerate(texts)], masks.shape)
-        if image_id in seen:
-            problems.append(Problem(first, "comes twice"))
-        if problems:
-            raise FlowsegError(f"the prediction of {image_id!r}: {problems[0].text}", file=path)
-        seen.add(check_name(image_id, file=path))
-        rows += [(image_id, text) for text in texts]
-        cells += len(masks)
-    if not rows:
-        raise FlowsegError("no image was predicted, so there is nothing to write", file=path)
-    write_rows(path, COLUMNS, rows)
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for image_id, objects in predictions:
+            if image_id in seen:
+                raise FlowsegError(f"the prediction of {image_id!r}: comes twice", file=path)
+            seen.add(check_name(image_id, file=path))
+            texts = (
+                mask_texts(image_id, objects, path)
+                if isinstance(objects, Masks | np.ndarray)
+                else objects
+            )
+            writer.writerows((image_id, text) for text in texts)
+            cells += sum(bool(text) for text in texts)
+        if not seen:
+            raise FlowsegError("no image was predicted, so there is nothing to write", file=path)
     return cells
 
 
