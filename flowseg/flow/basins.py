@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from flowseg._jit import in_threads, jit, threads
 
-__all__ = ["find_basins"]
+__all__ = ["doublings", "find_basins", "label", "number"]
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
-_STEPS = 4  # steps by bilinear interpolation before pixels point at pixels
+STEPS = 4  # steps by bilinear interpolation before pixels point at pixels
 # Between two cells the flows point apart, from one pixel to the next by more than this (the 99.9th
 # percentile inside cells is 0.2, with smooth noise of 0.6 it is 0.33; across borders 98% are above
 # 0.5); no pixel steps over such a wall.
-_WALL = np.float32(0.45)
+WALL = np.float32(0.45)
 # Sinks side by side are one where the flows between them point apart by less than this.
 _CALM = np.float32(0.05)
 _CHUNK = 8192  # pixels a thread takes at a time
@@ -42,24 +42,28 @@ def find_basins(flows: Floats, cellprob: Floats, threshold: float, niter: int) -
         0 is background; 1.. one number a sink, by its first pixel in reading order.
     """
     basins: Ints
-    basins, pixels = _number(cellprob, np.float32(threshold))
+    basins, pixels = number(cellprob, np.float32(threshold))
     count = pixels.size
     starts = range(0, count, _CHUNK) if threads() > 1 else range(0, count, max(1, count))
     size = _CHUNK if threads() > 1 else count
     ends = np.empty(count, dtype=np.int32)
     in_threads(lambda t: _step(flows, basins, pixels[t : t + size], ends[t : t + size]), starts)
-    doublings = int(np.ceil(np.log2(max(1.0, niter / _STEPS))))
-    for _ in range(doublings):
+    for _ in range(doublings(niter)):
         further = np.empty_like(ends)
         if not _compose(ends, further):
             break
         ends = further
-    _label(ends, flows, pixels, basins)
+    label(ends, flows, pixels, basins)
     return basins
 
 
+def doublings(niter: int) -> int:
+    """How often the pixels' ways are put together until they are `niter` steps long."""
+    return int(np.ceil(np.log2(max(1.0, niter / STEPS))))
+
+
 @jit
-def _number(cellprob: Any, threshold: Any) -> Any:
+def number(cellprob: Any, threshold: Any) -> Any:
     """The rank of each foreground pixel from 1, 0 elsewhere; and their places in the image."""
     ranks = np.empty(cellprob.shape, np.int32)
     flat, probs = ranks.reshape(-1), cellprob.reshape(-1)
@@ -95,7 +99,7 @@ def _step(flows: Any, ranks: Any, pixels: Any, ends: Any) -> None:
         row, column = pixels[k] // width, pixels[k] % width
         y, x = np.float32(row), np.float32(column)
         dy, dx = flows[0, row, column], flows[1, row, column]
-        for step in range(_STEPS):
+        for step in range(STEPS):
             if step > 0:
                 i, j = np.uint32(y), np.uint32(x)
                 i1, j1 = min(i + 1, height - 1), min(j + 1, width - 1)
@@ -113,7 +117,7 @@ def _step(flows: Any, ranks: Any, pixels: Any, ends: Any) -> None:
             y, x = min(max(y + dy, np.float32(0)), bottom), min(max(x + dx, np.float32(0)), right)
             v, u = np.int32(y + half) - row, np.int32(x + half) - column
             if v != 0 or u != 0:
-                if ranks[row + v, column + u] == 0 or _jump(flows, row, column, v, u) > _WALL:
+                if ranks[row + v, column + u] == 0 or _jump(flows, row, column, v, u) > WALL:
                     break
                 row, column = row + v, column + u
         ends[k] = ranks[row, column] - 1
@@ -137,7 +141,7 @@ def _root(parent: Any, k: int) -> int:
 
 
 @jit
-def _label(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
+def label(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
     """Take ends side by side for one sink, where no wall stands between; replace ranks by sinks."""
     height, width = basins.shape
     parent = np.full(ends.size, -1, np.int32)

@@ -8,34 +8,37 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg._jit import in_threads, jit, threads
+from flowseg.flow.kernels import kernels
 from flowseg.flow.runs import find_runs, group
 from flowseg.labels import check_labels
 
-__all__ = ["diffuse", "labels_to_flows"]
+__all__ = ["diffuse", "diffuse_planned", "labels_to_flows", "make_plan"]
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 # Columns of a plan: where heat enters, for how many rounds, and the piece's box.
-_SEED_Y, _SEED_X, _ROUNDS, _TOP, _LEFT, _HEIGHT, _WIDTH = range(7)
+SEED_Y, SEED_X, ROUNDS, TOP, LEFT, HEIGHT, WIDTH = range(7)
 
 # Heat enters with this strength, not 1, so that far pixels stay within the numbers a type can hold;
 # a pixel below 1 / strength is cold: too near the smallest numbers to be trusted.
-_WARMTH_SINGLE = np.float32(1e30)
-_WARMTH_DOUBLE = np.float64(1e290)
+WARMTH_SINGLE = np.float32(1e30)
+WARMTH_DOUBLE = np.float64(1e290)
 
 # Below this many pixel updates, starting threads takes longer than they save.
 _WORTH_THREADS = 4_000_000
 
 
-def labels_to_flows(labels: ArrayLike) -> Floats:
+def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> Floats:
     """Unit vectors that lead every pixel of a cell to the cell's centre, by a way inside the cell.
 
     Parameters
     ----------
     labels : (H, W) integer
         0 is background, every other id one cell; ids may have gaps.
+    device : str
+        `cpu`, or a CUDA device such as `cuda` or `cuda:1`, with the same result but for rounding.
 
     Returns
     -------
@@ -46,7 +49,7 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
     Raises
     ------
     FlowsegError
-        Where labels is not a 2-D image of integers or has negative ids.
+        Where labels is not a 2-D image of integers or has negative ids, or the device is missing.
 
     Notes
     -----
@@ -70,7 +73,7 @@ def labels_to_flows(labels: ArrayLike) -> Floats:
     order, offsets = group(runs.pieces, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     places = table[0].astype(np.int64) * image.shape[1] + table[1]
-    diffuse(table, offsets, places, flows.reshape(2, -1))
+    kernels(device).diffuse(table, offsets, places, flows.reshape(2, -1))
     return flows
 
 
@@ -88,8 +91,12 @@ def diffuse(table: Ints, offsets: Longs, places: Longs, flows: Floats) -> None:
     flows : (2, M) float32
         Written to; a pixel without flow is left as it is.
     """
-    plan = _plan(table, offsets)
-    cost = plan[:, _ROUNDS].astype(np.int64) * plan[:, _HEIGHT] * plan[:, _WIDTH]
+    diffuse_planned(table, offsets, make_plan(table, offsets), places, flows)
+
+
+def diffuse_planned(table: Ints, offsets: Longs, plan: Ints, places: Longs, flows: Floats) -> None:
+    """`diffuse` where the plan is made already, so that pieces may be missing from a cell."""
+    cost = plan[:, ROUNDS].astype(np.int64) * plan[:, HEIGHT] * plan[:, WIDTH]
     if cost.sum() < _WORTH_THREADS:
         _diffuse(np.arange(len(plan)), table, offsets, plan, places, flows)
         return
@@ -111,7 +118,7 @@ def _nearest(table: Any, lo: int, hi: int, y0: float, x0: float) -> Any:
 
 
 @jit
-def _plan(table: Any, offsets: Any) -> Any:
+def make_plan(table: Any, offsets: Any) -> Any:
     """Where heat enters each piece, and for how long.
 
     The piece nearest to the mean of its whole cell holds the cell's centre, and is given the rounds
@@ -130,11 +137,11 @@ def _plan(table: Any, offsets: Any) -> Any:
             sums[p, 0] += length
             sums[p, 1] += length * table[0, k]
             sums[p, 2] += length * 0.5 * (start + stop - 1)
-        plan[p, _TOP], plan[p, _LEFT] = table[0, lo], left
-        plan[p, _HEIGHT], plan[p, _WIDTH] = table[0, hi - 1] + 1 - table[0, lo], right - left
+        plan[p, TOP], plan[p, LEFT] = table[0, lo], left
+        plan[p, HEIGHT], plan[p, WIDTH] = table[0, hi - 1] + 1 - table[0, lo], right - left
         _, y, x = _nearest(table, lo, hi, sums[p, 1] / sums[p, 0], sums[p, 2] / sums[p, 0])
-        plan[p, _SEED_Y], plan[p, _SEED_X] = y, x
-        plan[p, _ROUNDS] = 2 * (plan[p, _HEIGHT] + plan[p, _WIDTH] + 4)
+        plan[p, SEED_Y], plan[p, SEED_X] = y, x
+        plan[p, ROUNDS] = 2 * (plan[p, HEIGHT] + plan[p, WIDTH] + 4)
     cells = table[3][offsets[:-1]]
     order = np.argsort(cells, kind="mergesort")
     first = 0
@@ -155,9 +162,9 @@ def _plan_cell(members: Any, table: Any, offsets: Any, sums: Any, plan: Any) -> 
         area += sums[p, 0]
         total_y += sums[p, 1]
         total_x += sums[p, 2]
-        top, left = min(top, plan[p, _TOP]), min(left, plan[p, _LEFT])
-        bottom = max(bottom, plan[p, _TOP] + plan[p, _HEIGHT])
-        right = max(right, plan[p, _LEFT] + plan[p, _WIDTH])
+        top, left = min(top, plan[p, TOP]), min(left, plan[p, LEFT])
+        bottom = max(bottom, plan[p, TOP] + plan[p, HEIGHT])
+        right = max(right, plan[p, LEFT] + plan[p, WIDTH])
     best, main, seed_y, seed_x = np.inf, -1, -1, -1
     for p in members:
         lo, hi = offsets[p], offsets[p + 1]
@@ -165,8 +172,8 @@ def _plan_cell(members: Any, table: Any, offsets: Any, sums: Any, plan: Any) -> 
         earlier = y < seed_y or (y == seed_y and x < seed_x)
         if distance < best or (distance == best and earlier):
             best, main, seed_y, seed_x = distance, p, y, x
-    plan[main, _SEED_Y], plan[main, _SEED_X] = seed_y, seed_x
-    plan[main, _ROUNDS] = 2 * (bottom - top + right - left + 4)
+    plan[main, SEED_Y], plan[main, SEED_X] = seed_y, seed_x
+    plan[main, ROUNDS] = 2 * (bottom - top + right - left + 4)
 
 
 @jit
@@ -178,20 +185,20 @@ def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, places: Any, flow
     """
     for p in chosen:
         box = plan[p]
-        stride = box[_WIDTH] + 1
+        stride = box[WIDTH] + 1
         runs = table[:, offsets[p] : offsets[p + 1]]
         here = places[offsets[p] : offsets[p + 1]]
-        inside = np.zeros((box[_HEIGHT] + 2) * stride + 2, np.bool_)
+        inside = np.zeros((box[HEIGHT] + 2) * stride + 2, np.bool_)
         for k in range(runs.shape[1]):
             base = _index(box, stride, runs[0, k], 0)
             for i in range(base + runs[1, k], base + runs[2, k]):
                 inside[i] = True
         single = np.zeros(inside.size, np.float32)
-        if _spread(single, inside, box, _WARMTH_SINGLE):
+        if _spread(single, inside, box, WARMTH_SINGLE):
             _climb(single, runs, box, here, flows)
         else:
             double = np.zeros(inside.size, np.float64)
-            warm = _spread(double, inside, box, _WARMTH_DOUBLE)
+            warm = _spread(double, inside, box, WARMTH_DOUBLE)
             _climb(double, runs, box, here, flows)
             if not warm:
                 _lead(double, inside, runs, box, here, flows)
@@ -200,14 +207,14 @@ def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, places: Any, flow
 @jit
 def _index(box: Any, stride: int, y: int, x: int) -> Any:
     """Where in the buffer of a box the pixel (y, x) of the image lies."""
-    return (y - box[_TOP] + 1) * stride + x - box[_LEFT] + 1
+    return (y - box[TOP] + 1) * stride + x - box[LEFT] + 1
 
 
 @jit
 def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
     """Spread heat for the rounds of the box, in place; return whether every pixel got warm."""
-    stride = box[_WIDTH] + 1
-    size = box[_HEIGHT] * stride
+    stride = box[WIDTH] + 1
+    size = box[HEIGHT] * stride
     first = stride + 1
     share = np.zeros(size, heat.dtype)
     for i in range(size):
@@ -217,8 +224,8 @@ def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
     # slices, not offsets: an index that counts from 0 needs no check for wrapping and vectorizes
     above, here, below = heat[1 : 1 + size], heat[first:][:size], heat[first + stride :][:size]
     left, middle, right = column[:size], column[1:][:size], column[2:]
-    seed = _index(box, stride, box[_SEED_Y], box[_SEED_X]) - first
-    for _ in range(box[_ROUNDS]):
+    seed = _index(box, stride, box[SEED_Y], box[SEED_X]) - first
+    for _ in range(box[ROUNDS]):
         here[seed] += warmth
         for i in range(size):
             middle[i] = (above[i] + below[i]) + here[i]
@@ -234,7 +241,7 @@ def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
 @jit
 def _climb(heat: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
     """Flows up the heat: central differences; where they vanish, towards the warmest neighbour."""
-    stride = box[_WIDTH] + 1
+    stride = box[WIDTH] + 1
     for k in range(runs.shape[1]):
         base = _index(box, stride, runs[0, k], 0)
         for x in range(runs[1, k], runs[2, k]):
@@ -263,12 +270,12 @@ def _write(flows: Any, place: int, dy: float, dx: float) -> None:
 @jit
 def _lead(heat: Any, inside: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
     """Flows of cold pixels: along a shortest way inside the piece to the warm ones."""
-    stride = box[_WIDTH] + 1
+    stride = box[WIDTH] + 1
     depth = np.full(inside.size, -1, np.int32)  # steps to the warm pixels, -1 outside
     queue = np.empty(inside.size, np.int32)
     length = 0
     for i in range(inside.size):
-        if inside[i] and heat[i] >= 1 / _WARMTH_DOUBLE:
+        if inside[i] and heat[i] >= 1 / WARMTH_DOUBLE:
             depth[i] = 0
             queue[length] = i
             length += 1

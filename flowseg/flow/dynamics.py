@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg._jit import jit
-from flowseg.flow.basins import find_basins
 from flowseg.flow.joining import join
+from flowseg.flow.kernels import kernels
 from flowseg.flow.quality import check_flows
 from flowseg.flow.runs import find_runs
 
@@ -30,6 +30,7 @@ def flows_to_labels(
     flow_threshold: float = 0.4,
     min_size: int = 15,
     niter: int = 200,
+    device: str = "cpu",
 ) -> NDArray[np.int32]:
     """Cells from a flow field.
 
@@ -47,6 +48,8 @@ def flows_to_labels(
         Cells with fewer pixels are dropped.
     niter : int
         Steps a pixel follows the flows at most.
+    device : str
+        `cpu`, or a CUDA device such as `cuda`, with the same result but for rounding.
 
     Returns
     -------
@@ -56,12 +59,13 @@ def flows_to_labels(
     Raises
     ------
     FlowsegError
-        Where a shape is wrong, the shapes differ, or a value is not finite.
+        Where a shape is wrong, shapes differ, a value is not finite, or the device is missing.
     """
     field, prob = check_flows(flows, cellprob)
-    labels = find_basins(field, prob, cellprob_threshold, niter)
+    loops = kernels(device)
+    labels: Ints = loops.find_basins(field, prob, cellprob_threshold, niter)
     runs = find_runs(labels, background=True)
-    cells, areas, misfit = join(runs, field, measure=flow_threshold > 0)
+    cells, areas, misfit = join(runs, field, flow_threshold > 0, loops.diffuse)
     if flow_threshold > 0:
         areas[misfit > flow_threshold * areas] = 0
     names = _name(runs, cells, areas, max(min_size, 1), labels.shape)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._jit import jit
-from flowseg.flow.quality import misfits
+from flowseg.flow.quality import Diffuse, misfits
 from flowseg.flow.runs import Runs, group
 
 __all__ = ["join"]
@@ -39,9 +39,10 @@ _PRIOR_JUMP = 0.3
 class _State:
     """The contacts of the cells as they are joined."""
 
-    def __init__(self, runs: Runs, flows: Floats) -> None:
+    def __init__(self, runs: Runs, flows: Floats, diffuse: Diffuse) -> None:
         self.runs = runs
         self.flows = flows
+        self.diffuse = diffuse
         self.root = np.arange(runs.total, dtype=np.int32)
         inside = np.where(runs.ids != 0, runs.stops - runs.starts, 0)
         self.areas = np.bincount(runs.pieces, inside, runs.total).astype(np.int64)
@@ -60,8 +61,10 @@ class _State:
         self.pairs = np.stack(np.divmod(keys, self.root.size)).astype(np.int32)
 
     def mean_jump(self) -> NDArray[np.float64]:
-        mean: NDArray[np.float64] = self.jump + _PRIOR_LENGTH * _PRIOR_JUMP
-        return mean / (self.length + _PRIOR_LENGTH)
+        """The mean jump of each contact, drawn towards the prior where it is short."""
+        total = self.jump + _PRIOR_LENGTH * _PRIOR_JUMP
+        mean: NDArray[np.float64] = total / (self.length + _PRIOR_LENGTH)
+        return mean
 
     def join(self, cost: NDArray[np.float64]) -> Ints:
         """Join pairs by cost, lowest first as far as neighbours allow; return the cells changed.
@@ -74,7 +77,9 @@ class _State:
         return changed
 
 
-def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray[np.float64]]:
+def join(
+    runs: Runs, flows: Floats, measure: bool, diffuse: Diffuse
+) -> tuple[Ints, Longs, NDArray[np.float64]]:
     """Join pieces of one cell.
 
     Parameters
@@ -84,6 +89,8 @@ def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray
     flows : (2, H, W) float32
     measure : bool
         Whether the misfit of every cell is wanted.
+    diffuse : callable
+        `flowseg.flow.diffusion.diffuse`, of the device to compute on.
 
     Returns
     -------
@@ -95,7 +102,7 @@ def join(runs: Runs, flows: Floats, measure: bool) -> tuple[Ints, Longs, NDArray
         Sum over the cell's pixels of the squared difference between the flows and those it would
         have, at the piece that stands for it; where not wanted, NaN for most.
     """
-    state = _State(runs, flows)
+    state = _State(runs, flows, diffuse)
     while True:
         mean = state.mean_jump()
         areas = state.areas[state.pairs]
@@ -157,7 +164,7 @@ def _misfits(state: _State, singles: Ints, pairs: Ints) -> NDArray[np.float64]:
     chosen, bounds = _gather(order, offsets, singles, pairs)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))[:, chosen]
     table[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
-    return misfits(table, bounds, state.flows)
+    return misfits(table, bounds, state.flows, state.diffuse)
 
 
 @jit

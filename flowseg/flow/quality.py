@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = ["check_flows", "flow_errors", "misfits", "scores"]
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
+Diffuse = Callable[[Ints, Longs, Longs, NDArray[np.float32]], None]
 Floats = NDArray[np.float32]
 
 
@@ -78,7 +80,9 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
     return errors
 
 
-def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
+def misfits(
+    table: Ints, offsets: Longs, flows: Floats, diffuse: Diffuse = diffuse
+) -> NDArray[np.float64]:
     """Sum of squared differences between the flows and those that connected pieces would have.
 
     Parameters
@@ -88,6 +92,8 @@ def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
     offsets : (P + 1,) int64
         Where each piece's runs begin.
     flows : (2, H, W) float32
+    diffuse : callable
+        Of the device to compute on.
 
     Returns
     -------
@@ -113,7 +119,8 @@ def scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
     _, prob = check_flows(flows, cellprob)
     agreement = 1.0 - 0.25 * flow_errors(image, flows)
     probability: NDArray[np.float64] = _mean_probability(image, prob)
-    return (probability * np.clip(agreement, 0.0, 1.0)).astype(np.float32)
+    product: Floats = (probability * np.clip(agreement, 0.0, 1.0)).astype(np.float32)
+    return product
 
 
 @jit
