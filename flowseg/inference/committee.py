@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowseg.errors import FlowsegError
 from flowseg.network.device import autocast
-from flowseg.network.unet import FlowNetwork, NetworkOutput
+from flowseg.network.unet import FlowNetwork, NetworkOutput, folded
 
 __all__ = ["VIEWS", "Answer", "Committee"]
 
@@ -52,7 +52,7 @@ class Committee:
     Parameters
     ----------
     networks : sequence of FlowNetwork
-        Of one number of cell types and one diameter; moved to `device` and put in evaluation mode.
+        Of one number of cell types and one diameter; they are copied.
     device : torch.device
     dtype : torch.dtype
         Number type of the convolutions.
@@ -60,7 +60,19 @@ class Committee:
         Views averaged: 2 adds the half turn, 4 the quarter turns, 8 their mirror images. The
         answer for an image turned by any of them is the answer turned.
     compiled : bool
-        Whether torch.compile translates the networks first; needs a C++ compiler, takes a minute.
+        Whether torch.compile translates the networks first; needs a C++ compiler and takes most of
+        a minute for each new size of images.
+
+    Attributes
+    ----------
+    diameter : float
+        Images are to be rescaled so that the mean cell diameter becomes this many pixels.
+    stride : int
+        Both edges of an image must be multiples of it.
+    reach : int
+        Pixels beyond this distance have no say in an answer.
+    tile : int
+        Edge of the square that is computed at once, without its reach; bounds the memory.
     """
 
     def __init__(
@@ -79,12 +91,13 @@ class Committee:
         self.dtype = dtype
         self.views = _VIEWS[views]
         self.networks = [
-            network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+            folded(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in networks
         ]
         self.diameter = networks[0].config.diameter
         self.stride = max(network.stride for network in networks)
         self.reach = -(-max(network.reach for network in networks) // self.stride) * self.stride
+        self.tile = 1024
         self._run = [torch.compile(n) if compiled else n for n in self.networks]
         self._lock = threading.Lock()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flowseg.config import NetworkConfig
 from flowseg.errors import FlowsegError
 
-__all__ = ["FlowNetwork", "NetworkOutput"]
+__all__ = ["FlowNetwork", "NetworkOutput", "folded"]
 
 
 class NetworkOutput(NamedTuple):
@@ -38,7 +40,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2: nn.Module = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -144,3 +146,13 @@ class FlowNetwork(nn.Module):
                 nn.init.zeros_(module.conv2.weight)
         nn.init.normal_(self.head.weight, std=0.01, generator=generator)
         nn.init.normal_(self.type_head.weight, std=0.01, generator=generator)
+
+
+def folded(network: FlowNetwork) -> FlowNetwork:
+    """A copy for inference: where a normalisation follows a convolution, the two become one."""
+    copy = deepcopy(network).eval()
+    for block in copy.modules():
+        if isinstance(block, _Residual) and isinstance(block.norm2, nn.BatchNorm2d):
+            block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm2)
+            block.norm2 = nn.Identity()
+    return copy
