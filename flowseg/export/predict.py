@@ -263,7 +263,7 @@ def predict(
         journal.leave()
         raise
     journal.remove()
-    return Summary(len(done), cells, tuple(job.failed), submission)
+    return Summary(len(done), cells, job.failed, submission)
 
 
 class _Job:
@@ -284,7 +284,13 @@ class _Job:
         self.images = images
         self.order: dict[str, Path] = {}
         self.done: set[str] = set()
-        self.failed: list[FlowsegError] = []
+        self.errors: list[tuple[Path, FlowsegError]] = []
+
+    @property
+    def failed(self) -> tuple[FlowsegError, ...]:
+        """What went wrong, in the order of the images."""
+        ranks = {path: rank for rank, path in enumerate(self.images)} if self.errors else {}
+        return tuple(error for _, error in sorted(self.errors, key=lambda pair: ranks[pair[0]]))
 
     def run(self) -> None:
         with (
@@ -381,7 +387,7 @@ class _Job:
     def _fail(self, error: FlowsegError, path: Path) -> None:
         if error.file is None:
             error = FlowsegError(error.problem, file=path, remedy=error.remedy)
-        self.failed.append(error)
+        self.errors.append((path, error))
         _log.error("left out: %s", error)
         self.progress.update()
 

@@ -191,7 +191,7 @@ class _Band:
         self.shape = shape
         self.span = span
         self.scaled = segmenter.scaled_shape(shape, needs)
-        tiles = cut(self.scaled, segmenter.committee.reach)
+        tiles = cut(self.scaled, segmenter.committee)
         self.rows = [
             [tile for tile in tiles if tile.write[0].start == start]
             for start in sorted({tile.write[0].start for tile in tiles})

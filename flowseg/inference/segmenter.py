@@ -96,7 +96,7 @@ class Segmenter:
     Parameters
     ----------
     network : FlowNetwork or sequence of FlowNetwork
-        The weights; moved to `device` and put in evaluation mode.
+        The weights; copied to `device`.
     card : Card
         What the cell types need.
     device : str

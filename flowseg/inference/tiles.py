@@ -18,10 +18,7 @@ from flowseg.inference.committee import Answer, Committee
 
 __all__ = ["FlowField", "Tile", "cut", "predict_field", "predict_tiles"]
 
-_TILE = 1024
-"""Edge of a tile, without the pixels beyond its reach; bounds the memory of one pass."""
-
-_BATCH = 4 * _TILE**2
+_BATCH = 2**22
 """Pixels that a GPU takes at once."""
 
 
@@ -54,23 +51,23 @@ class Tile(NamedTuple):
     write: tuple[slice, slice]
 
 
-def cut(shape: tuple[int, int], margin: int, tile: int = _TILE) -> list[Tile]:
-    """Split an image into squares; each tile reads `margin` beyond its own.
+def cut(shape: tuple[int, int], committee: Committee) -> list[Tile]:
+    """Split an image into squares; each tile reads the committee's reach beyond its own.
 
     Parameters
     ----------
     shape : (int, int)
         Height and width of the image.
-    margin : int
-        The networks' reach.
-    tile : int
-        Edge of a square; an image not larger than one tile with its margins stays whole.
+    committee : Committee
+        Its `tile` is the edge of a square; an image not larger than one tile with its margins
+        stays whole.
 
     Returns
     -------
     list of Tile
         Row by row.
     """
+    tile, margin = committee.tile, committee.reach
     if shape[0] * shape[1] <= (tile + 2 * margin) ** 2:
         whole = (slice(0, shape[0]), slice(0, shape[1]))
         return [Tile(whole, whole, whole)]
@@ -119,7 +116,6 @@ def predict_field(
     image: NDArray[np.float32],
     *,
     disagreement: bool = False,
-    tile: int = _TILE,
 ) -> FlowField:
     """Ask the committee about an image, in tiles where it is larger than one.
 
@@ -131,8 +127,6 @@ def predict_field(
         Normalised, rescaled to the committee's diameter.
     disagreement : bool
         As in :meth:`Committee.ask`.
-    tile : int
-        Edge of the square that one pass yields, in pixels.
 
     Returns
     -------
@@ -144,7 +138,7 @@ def predict_field(
     maps = np.empty((3, *padded.shape), np.float32)
     apart = np.empty(padded.shape, np.float32) if disagreement else None
     votes, weight = 0.0, 0
-    tiles = cut(padded.shape, committee.reach, tile)
+    tiles = cut(padded.shape, committee)
     for piece, answer in predict_tiles(committee, lambda r, c: padded[r, c], tiles, disagreement):
         maps[(slice(None), *piece.write)] = answer.maps[(0, slice(None), *piece.keep)]
         if apart is not None and answer.disagreement is not None:

@@ -21,10 +21,13 @@ def committee() -> Committee:
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (257, 131), (90, 400)])
-def test_tiles_equal_one_pass(committee: Committee, shape: tuple[int, int]) -> None:
+def test_tiles_equal_one_pass(
+    committee: Committee, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     whole = predict_field(committee, image)
-    tiled = predict_field(committee, image, tile=64)
+    monkeypatch.setattr(committee, "tile", 64)
+    tiled = predict_field(committee, image)
     scale = np.abs(whole.cellprob).max()
     assert scale > 0.1
     np.testing.assert_allclose(tiled.cellprob, whole.cellprob, atol=1e-5 * scale)

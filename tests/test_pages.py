@@ -1,0 +1,134 @@
+"""The images of a file: all pages, any region, in any packing; strips of labels back to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from flowseg.errors import FlowsegError
+from flowseg.files import read_labels, write_image
+from flowseg.pages import Page, list_pages, write_strips
+
+KINDS: dict[str, dict[str, Any]] = {
+    "contiguous": {},
+    "big endian": {"byteorder": ">"},
+    "strips": {"rowsperstrip": 7, "compression": "zlib"},
+    "tiles": {"tile": (32, 16), "compression": "zlib", "predictor": True},
+    "plain tiles": {"tile": (16, 48)},
+    "bigtiff": {"bigtiff": True, "tile": (64, 64), "compression": "zlib"},
+    "ome": {"ome": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(70, 90), (70, 90, 3)])
+def test_any_region_is_that_of_the_whole(
+    tmp_path: Path, kind: str, dtype: type, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    image = rng.integers(0, 250, shape).astype(dtype)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="rgb" if len(shape) == 3 else None, **KINDS[kind])
+    (page,) = list_pages(path)
+    assert (page.image_id, page.shape) == ("a", (70, 90))
+    assert np.array_equal(page.read(), image)
+    with page.regions() as read:
+        for rows in (slice(0, 70), slice(3, 4), slice(31, 66)):
+            for columns in (slice(0, 90), slice(15, 17), slice(40, 90)):
+                part = read(rows, columns)
+                assert part.dtype == dtype
+                assert np.array_equal(
+                    part.reshape(image[rows, columns].shape), image[rows, columns]
+                )
+
+
+def test_each_page_of_a_tiff_is_an_image(tmp_path: Path, rng: np.random.Generator) -> None:
+    stack = rng.integers(0, 255, (3, 20, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack", compression="zlib")
+    pages = list_pages(tmp_path / "s.tif")
+    assert [page.image_id for page in pages] == ["s_0000", "s_0001", "s_0002"]
+    for page, image in zip(pages, stack, strict=True):
+        assert np.array_equal(page.read(), image)
+        with page.regions() as read:
+            assert np.array_equal(read(slice(5, 9), slice(1, 3))[..., 0], image[5:9, 1:3])
+
+
+def test_the_lower_levels_of_a_pyramid_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "p.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(np.zeros((64, 64), np.uint8), subifds=1)
+        writer.write(np.zeros((32, 32), np.uint8), subfiletype=1)
+    assert [page.shape for page in list_pages(path)] == [(64, 64)]
+
+
+def test_other_files_are_one_image(tmp_path: Path) -> None:
+    image = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    write_image(tmp_path / "b.png", image)
+    assert list_pages(tmp_path / "b.png") == [Page(tmp_path / "b.png", 0, "b", (10, 20), True)]
+    with list_pages(tmp_path / "b.png")[0].regions() as read:
+        assert np.array_equal(read(slice(2, 4), slice(5, 9)), image[2:4, 5:9])
+
+
+def test_a_damaged_tile_is_named_with_its_file_and_other_errors_pass(tmp_path: Path) -> None:
+    path = tmp_path / "d.tif"
+    image = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    tifffile.imwrite(path, image, tile=(32, 32), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        start = tiff.pages[0].dataoffsets[3]
+    content = bytearray(path.read_bytes())
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
+    (page,) = list_pages(path)
+    with page.regions() as read:
+        assert read(slice(0, 32), slice(0, 32)).shape[:2] == (32, 32)
+        with pytest.raises(FlowsegError, match=r"d\.tif: is damaged"):
+            read(slice(40, 50), slice(40, 50))
+    with pytest.raises(ZeroDivisionError), page.regions():
+        _ = 1 / 0
+    path.write_bytes(content[:100])
+    with pytest.raises(FlowsegError, match=r"d\.tif"):
+        list_pages(path)
+
+
+@pytest.mark.parametrize("shape", [(1300, 700), (5, 3), (512, 512)])
+def test_labels_come_in_strips_and_lie_in_tiles(
+    tmp_path: Path, shape: tuple[int, int], rng: np.random.Generator
+) -> None:
+    labels = rng.integers(0, 90_000, shape).astype(np.int32)
+    path = tmp_path / "l.tif"
+    write_strips(path, (labels[top : top + 300] for top in range(0, shape[0], 300)), shape)
+    assert np.array_equal(read_labels(path), labels)
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.is_bigtiff
+        assert tiff.pages[0].is_tiled
+        assert tiff.pages[0].dtype == np.uint32
+    content = path.read_bytes()
+    write_strips(path, iter([labels]), shape)
+    assert path.read_bytes() == content
+
+
+def test_nothing_is_left_where_a_strip_fails(tmp_path: Path) -> None:
+    def strips():
+        yield np.zeros((4, 9), np.int32)
+        raise FlowsegError("the slide is torn")
+
+    with pytest.raises(FlowsegError, match="torn"):
+        write_strips(tmp_path / "l.tif", strips(), (8, 9))
+    assert not list(tmp_path.iterdir())
+
+
+def test_zarr_arrays_are_images(tmp_path: Path, rng: np.random.Generator) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    image = rng.integers(0, 255, (50, 60), np.uint8)
+    path = tmp_path / "z.zarr"
+    array = zarr.open(str(path), mode="w", shape=image.shape, chunks=(16, 16), dtype="u1")
+    array[:] = image
+    (page,) = list_pages(path)
+    assert (page.image_id, page.shape) == ("z", (50, 60))
+    assert np.array_equal(page.read(), image)
+    with page.regions() as read:
+        assert np.array_equal(read(slice(7, 30), slice(3, 9)), image[7:30, 3:9])
