@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truth",
         type=Path,
         required=True,
-        help="train.csv, a COCO .json or a folder of label TIFFs",
+        help="train.csv, a COCO .json, or a folder of label TIFFs or of images and labels",
     )
     parser.add_argument(
         "--pred", type=Path, required=True, help="submission.csv or a folder of label TIFFs"
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metrics of other papers besides: pooled AP at 0.5 and aggregated Jaccard; coco adds "
         "COCO mask AP (needs pycocotools)",
     )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write an HTML page with plots and pictures"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the images, for the pictures of the report"
+    )
     parser.add_argument("--all", action="store_true", help="show every image, not the ten worst")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row an image")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
@@ -47,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Score, print the table, and write what was asked for."""
     from flowseg.data.folds import read_ids
     from flowseg.evaluation.evaluate import evaluate
+    from flowseg.evaluation.report import write_report
     from flowseg.evaluation.tables import as_text, write_csv, write_json
 
     result = evaluate(
@@ -60,5 +67,7 @@ def run(args: argparse.Namespace) -> int:
         write_csv(result, args.csv)
     if args.json is not None:
         write_json(result, args.json)
+    if args.report is not None:
+        write_report(result, args.truth, args.pred, args.report, images=args.images)
     say(as_text(result, limit=None if args.all else 10))
     return 0

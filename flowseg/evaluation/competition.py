@@ -39,9 +39,15 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from flowseg.evaluation.contingency import Objects, shared_pixels
 
 __all__ = [
+    "HIT",
+    "MERGED",
+    "MISSED",
+    "SPLIT",
+    "SPURIOUS",
     "THRESHOLDS",
     "Contingency",
     "Counts",
+    "Kinds",
     "Mistakes",
     "compare",
     "competition_score",
@@ -49,6 +55,9 @@ __all__ = [
 
 THRESHOLDS = tuple(range(50, 100, 5))
 """The thresholds of the competition, in percent."""
+
+HIT, MISSED, SPURIOUS, SPLIT, MERGED = range(5)
+"""What became of an object: see `Kinds`."""
 
 
 def competition_score(truth: Objects, pred: Objects) -> float:
@@ -152,6 +161,28 @@ class Mistakes:
 
 
 @dataclass(frozen=True, eq=False)
+class Kinds:
+    """What became of each object; the words are those of `Mistakes`.
+
+    Attributes
+    ----------
+    truth : (N,) int8
+        `HIT`, or `MISSED`, `SPLIT`, or `MERGED` for one that lies in a merged prediction.
+    pred : (M,) int8
+        `HIT`, or `SPURIOUS`, `MERGED`, or `SPLIT` for one that lies in a split truth.
+    split : (N,) bool
+        Truths in which two or more predictions lie, hits among them.
+    merging : (M,) bool
+        Predictions in which two or more truths lie, hits among them.
+    """
+
+    truth: NDArray[np.int8]
+    pred: NDArray[np.int8]
+    split: NDArray[np.bool_]
+    merging: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Contingency:
     """Which truth shares how many pixels with which prediction, where they share any.
 
@@ -188,24 +219,33 @@ class Contingency:
             tp = tuple(len(self._matching(hits)[0]) for hits in near.T)
         return Counts(len(self.truth_areas), len(self.pred_areas), tp)
 
-    def mistakes(self) -> Mistakes:
-        """What went wrong at an IoU of one half."""
+    def matches(self, percent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of the truths and the predictions that match at one threshold."""
+        return self._matching(100 * self.shared > percent * self.unions())
+
+    def kinds(self) -> Kinds:
+        """What became of each object at an IoU of one half."""
         n, m = len(self.truth_areas), len(self.pred_areas)
         truth_in = 2 * self.shared > self.truth_areas[self.truth]
         pred_in = 2 * self.shared > self.pred_areas[self.pred]
         merging = np.bincount(self.pred[truth_in], minlength=m) > 1
         split = np.bincount(self.truth[pred_in], minlength=n) > 1
-        explained_truth, explained_pred = split.copy(), merging.copy()
-        explained_truth[self.truth[truth_in & merging[self.pred]]] = True
-        explained_pred[self.pred[pred_in & split[self.truth]]] = True
-        hit, used = self._matching(2 * self.shared > self.unions())
-        explained_truth[hit] = True
-        explained_pred[used] = True
+        truth, pred = np.full(n, MISSED, dtype=np.int8), np.full(m, SPURIOUS, dtype=np.int8)
+        truth[self.truth[truth_in & merging[self.pred]]] = MERGED
+        pred[self.pred[pred_in & split[self.truth]]] = SPLIT
+        truth[split], pred[merging] = SPLIT, MERGED
+        hit, used = self.matches(50)
+        truth[hit], pred[used] = HIT, HIT
+        return Kinds(truth, pred, split, merging)
+
+    def mistakes(self) -> Mistakes:
+        """What went wrong at an IoU of one half."""
+        kinds = self.kinds()
         return Mistakes(
-            missed=int(n - explained_truth.sum()),
-            spurious=int(m - explained_pred.sum()),
-            split=int(split.sum()),
-            merged=int(merging.sum()),
+            missed=int((kinds.truth == MISSED).sum()),
+            spurious=int((kinds.pred == SPURIOUS).sum()),
+            split=int(kinds.split.sum()),
+            merged=int(kinds.merging.sum()),
         )
 
     def _one_to_one(self, truth: NDArray[np.int64], pred: NDArray[np.int64]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg.data import livecell
+from flowseg.data.folder import find_labels, read_own_labels
 from flowseg.data.polygons import polygons_to_masks
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
@@ -50,12 +51,12 @@ def read_truth(path: PathLike) -> dict[str, Source]:
     ----------
     path : path
         A `train.csv` (or .csv.gz), a COCO JSON file (polygons or run lengths; the image's id is
-        its file name without suffix), or a folder of label images (the id is the file name
-        without suffix).
+        its file name without suffix), or a folder: of label images (the id is the file name
+        without suffix), or of images and labels (see `flowseg.data.folder.read_folder`).
     """
     path = Path(path)
     if path.is_dir():
-        return _label_images(path)
+        return _own_folder(path)
     if path.suffix.lower() == ".json":
         return _coco(path)
     if path.name.lower().endswith((".csv", ".csv.gz")):
@@ -132,6 +133,17 @@ def _check_known(path: Path, named: Mapping[str, str], truth: Mapping[str, Sourc
             file=path,
             remedy="score the images whose truth is known",
         )
+
+
+def _own_folder(folder: Path) -> dict[str, Source]:
+    return {
+        name: Source(image_shape(image or labels), "", _from_own(labels))
+        for name, (image, labels) in sorted(find_labels(folder).items())
+    }
+
+
+def _from_own(path: Path) -> Callable[[], Masks]:
+    return lambda: Masks.from_labels(read_own_labels(path))
 
 
 def _label_images(folder: Path) -> dict[str, Source]:

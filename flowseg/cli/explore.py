@@ -1,0 +1,36 @@
+"""Look at a data set: one HTML page of its images, cells, folds and suspicious annotations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flowseg.cli import say
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="the unzipped competition, LIVECell, or a folder of NAME.tif and NAME_masks.tif",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write"
+    )
+    parser.add_argument("--folds", type=int, default=5, help="the number of folds to show")
+    parser.add_argument(
+        "--pictures", type=int, default=24, metavar="N", help="suspicious masks shown of each kind"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and say where it is."""
+    from flowseg.evaluation.explore import explore
+
+    images, cells = explore(args.data, args.out, folds=args.folds, pictures=args.pictures)
+    say(f"{images} images, {cells} cells: open {args.out} in a browser")
+    return 0
