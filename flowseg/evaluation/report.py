@@ -98,8 +98,8 @@ def write_report(
     sections = [
         _overview(result),
         _plots(result, objects),
-        _worst([figures[image.image_id] for image in worst], len(result.images)),
         _images(result, shown),
+        _worst([figures[image.image_id] for image in worst], len(result.images)),
     ]
     write_page(out, f"Evaluation of {Path(pred).name}", sections)
 
