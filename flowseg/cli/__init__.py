@@ -14,7 +14,7 @@ from flowseg.errors import FlowsegError
 
 __all__ = ["build_parser", "main", "say"]
 
-_COMMANDS = ("train", "predict", "evaluate", "validate", "explore", "export", "demo")
+_COMMANDS = ("train", "predict", "evaluate", "validate", "explore", "export", "info", "demo")
 
 
 def build_parser() -> argparse.ArgumentParser:

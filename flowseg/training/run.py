@@ -34,11 +34,13 @@ from flowseg.network.device import pick_device
 from flowseg.network.unet import FlowNetwork
 from flowseg.overlay import side_by_side
 from flowseg.rle import Masks
-from flowseg.training.loop import BEST, STATE, Stage, StageResult, fit
+from flowseg.training.curves import write_curves
+from flowseg.training.loop import BEST, METRICS, STATE, Stage, StageResult, fit
 
-__all__ = ["CONFIG", "FOLDS", "SUMMARY", "TrainResult", "train"]
+__all__ = ["CONFIG", "CURVES", "FOLDS", "SUMMARY", "TrainResult", "train"]
 
 CONFIG = "config.yaml"
+CURVES = "curves.png"
 FOLDS = "folds.csv"
 SUMMARY = "summary.json"
 _OVERLAYS = "overlays"
@@ -372,6 +374,7 @@ def _draw(out: Path, validation: Sequence[Record], device: str) -> None:
 
 def _close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
     """The summary goes last: a folder that has one is finished."""
+    write_curves(folder / METRICS, folder / CURVES)
     summary = {
         "stage": stage.provenance["stage"],
         "validation_score": result.score,

@@ -58,7 +58,7 @@ def test_a_run_leaves_what_the_readme_says(trained: Path, data: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("best.safetensors", "last.safetensors", "state.safetensors", "config.yaml"),
-        *("folds.csv", "metrics.csv", "overlays", "summary.json"),
+        *("folds.csv", "metrics.csv", "curves.png", "overlays", "summary.json"),
     }
     summary = json.loads((run / "summary.json").read_text())
     folds = pd.read_csv(run / "folds.csv", dtype={"id": str})

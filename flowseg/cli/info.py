@@ -1,0 +1,25 @@
+"""Say what a checkpoint is, or how a run ended."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flowseg.cli import say
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "path", type=Path, metavar="RUN_OR_MODEL", help="a run's folder or a checkpoint"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is known of it."""
+    from flowseg.training.info import describe
+
+    say(describe(args.path))
+    return 0
