@@ -18,7 +18,15 @@ import torch
 from tqdm import tqdm
 
 from flowseg import __version__
-from flowseg.config import CellType, Config, DataConfig, load_config, to_mapping, to_yaml
+from flowseg.config import (
+    CellType,
+    Config,
+    DataConfig,
+    NetworkConfig,
+    load_config,
+    to_mapping,
+    to_yaml,
+)
 from flowseg.data.defects import repair
 from flowseg.data.folds import assign_folds, read_ids, split_fold, write_folds
 from flowseg.data.layouts import layout_of, read_records
@@ -29,7 +37,7 @@ from flowseg.files import ensure_writable_folder, write_image, write_text
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Segmenter
 from flowseg.labels import masks_to_labels
-from flowseg.network.checkpoint import load_network
+from flowseg.network.checkpoint import load_network, read_card
 from flowseg.network.device import pick_device
 from flowseg.network.unet import FlowNetwork
 from flowseg.overlay import side_by_side
@@ -95,7 +103,8 @@ def train(
         The run's folder: resolved config, folds, metrics, checkpoints, overlays, summary.
     pretrain : str
         "none", "livecell" (the mirror inside `data`; its checkpoint is kept beside `out` and
-        reused by runs of the same settings), or the path of a checkpoint.
+        reused by runs of the same settings), or the path of a checkpoint or of a run's folder;
+        its architecture is taken over unless `config` names another.
     train_only : path, optional
         A text file of image ids that are never validated on.
     device : str
@@ -115,6 +124,9 @@ def train(
     where = pick_device(device)
     data, out = Path(data), Path(out)
     records = read_records(data, tuple(config.cells), config.data.include_flawed)
+    if pretrain not in ("none", "livecell") and config.network == NetworkConfig():
+        # nothing else was asked for, so the network is the one to start from
+        config = replace(config, network=read_card(_checkpoint(pretrain)).network)
     if layout_of(data) == "folder":
         config = replace(config, data=_fewer_folds(config.data, len(records)))
     _check_images(records)
@@ -214,7 +226,7 @@ def _pretrained(
     if pretrain == "none":
         return None
     if pretrain != "livecell":
-        return Path(pretrain)
+        return _checkpoint(pretrain)
     training = read_livecell(data, ("train",))
     validation = read_livecell(data, ("val",))
     names = sorted({record.cell_type for record in training})
@@ -248,6 +260,11 @@ def _pretrained(
     result = fit(stage, network, device, resume=(folder / STATE).is_file())
     _close_folder(folder, stage, result)
     return best
+
+
+def _checkpoint(path: str) -> Path:
+    """The checkpoint that `path` is, or the best one of the run's folder that it is."""
+    return Path(path) / BEST if Path(path).is_dir() else Path(path)
 
 
 def _key(config: Config, records: Iterable[Record], device: torch.device) -> str:
