@@ -213,21 +213,20 @@ class _Band:
     def _grow(self) -> None:
         """Compute the next row of tiles, and the rows of the image that it completes."""
         row = self.rows.pop(0)
-        strip = np.empty(
-            (3, row[0].write[0].stop - row[0].write[0].start, self.scaled[1]), np.float32
-        )
+        left, height = self.scaled_maps.shape[1], row[0].write[0].stop - row[0].write[0].start
+        self.scaled_maps = _longer(self.scaled_maps, height)
         for tile, answer in predict_tiles(self.segmenter.committee, self._pixels, row):
-            strip[:, :, tile.write[1]] = answer.maps[(0, slice(None), *tile.keep)]
-        self.scaled_maps = np.concatenate((self.scaled_maps, strip), axis=1)
-        start, stop = self.top + self.maps.shape[1], self._complete(row[0].write[0].stop)
+            self.scaled_maps[:, left:, tile.write[1]] = answer.maps[(0, slice(None), *tile.keep)]
+        have = self.maps.shape[1]
+        start, stop = self.top + have, self._complete(row[0].write[0].stop)
         if stop <= start:
             return
+        self.maps = _longer(self.maps, stop - start)
         region = (slice(start, stop), slice(0, self.shape[1]))
-        grown = [
-            rescale_part(component, (self.scaled_top, 0), self.scaled, self.shape, region)
-            for component in self.scaled_maps
-        ]
-        self.maps = np.concatenate((self.maps, np.stack(grown)), axis=1)
+        for maps, scaled in zip(self.maps, self.scaled_maps, strict=True):
+            maps[have:] = rescale_part(
+                scaled, (self.scaled_top, 0), self.scaled, self.shape, region
+            )
         if stop < self.shape[0]:
             first = footprint(self.scaled[0], self.shape[0], slice(stop, stop + 1)).start
             self.scaled_maps = self.scaled_maps[:, first - self.scaled_top :].copy()
@@ -270,6 +269,13 @@ class _Names:
         self.names[fresh] = np.arange(self.count + 1, self.count + 1 + fresh.size)
         self.count += fresh.size
         return self.names[strip]
+
+
+def _longer(maps: Floats, rows: int) -> Floats:
+    """Maps (3, h, W) with room for more rows."""
+    longer = np.empty((maps.shape[0], maps.shape[1] + rows, maps.shape[2]), np.float32)
+    longer[:, : maps.shape[1]] = maps
+    return longer
 
 
 def _paint(block: _Block, labels: Ints, strip: Ints, top: int, count: int) -> int:

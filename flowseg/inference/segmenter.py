@@ -269,9 +269,10 @@ class Segmenter:
     def estimate_diameter(self, grey: NDArray[np.float32], needs: CellType) -> float:
         """The mean cell diameter of a normalised grey image, measured on what is found.
 
-        The middle of the image is segmented at the diameter of each cell type of the card, and
-        the surest result is taken: the one whose cells' scores sum to the largest share of all
-        pixels. From there the diameter of the found cells is the next guess, until it settles.
+        The middle of the image is segmented at the diameter of each cell type of the card, at half
+        and at twice of it, and the surest result is taken: the one whose cells' scores sum to the
+        largest share of all pixels. From there the diameter of the found cells is the next guess,
+        until it settles.
 
         Parameters
         ----------
@@ -286,7 +287,7 @@ class Segmenter:
             Mean of the diameters of discs of the cells' areas, in pixels.
         """
         best, diameter = 0.0, _diameter(needs)
-        for guess in sorted({_diameter(self.needs(name)) for name in self.card.cells}):
+        for guess in self._guesses():
             sure, measured = self._measure(grey, replace(needs, diameter=guess))
             if sure > best:
                 best, diameter = sure, measured
@@ -339,6 +340,15 @@ class Segmenter:
             return 0.0, _diameter(needs)
         sure = scores(labels, field.flows, field.cellprob) * areas
         return float(sure.sum() / labels.size), float(np.mean(2 * np.sqrt(areas / np.pi)))
+
+    def _guesses(self) -> list[float]:
+        """From half the smallest diameter of the card to twice the largest, a third apart."""
+        known = sorted({_diameter(self.needs(name)) for name in self.card.cells})
+        guesses: list[float] = []
+        for guess in sorted(factor * diameter for factor in (0.5, 1.0, 2.0) for diameter in known):
+            if not guesses or guess > 1.3 * guesses[-1]:
+                guesses.append(guess)
+        return guesses
 
     def _middle(self, grey: NDArray[np.float32], needs: CellType) -> NDArray[np.float32]:
         edge = math.ceil(_GLANCE * _diameter(needs) / self.committee.diameter)

@@ -7,6 +7,7 @@ import pytest
 
 from flowseg.config import CellType, NetworkConfig
 from flowseg.errors import FlowsegError
+from flowseg.inference.scale import rescale
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork
@@ -68,3 +69,20 @@ def test_a_card_without_a_diameter_asks_for_one() -> None:
     assert segmenter("a", diameter=None).segment(image, diameter=15).labels.shape == (20, 20)
     with pytest.raises(FlowsegError, match="'diameter' must be positive"):
         segmenter("a").segment(image, diameter=0)
+
+
+@pytest.mark.parametrize("zoom", [1.5, 2.0, 3.0])
+def test_the_size_is_measured_whatever_the_image_is_scaled_to(
+    slopes: Segmenter, blobs: np.ndarray, zoom: float
+) -> None:
+    plain = slopes.segment(blobs[:200, :200], cell_type="a", diameter="auto").diameter
+    shape = (round(200 * zoom), round(200 * zoom))
+    scaled = rescale(blobs[:200, :200].astype(np.float32), shape)
+    found = slopes.segment(scaled, cell_type="a", diameter="auto").diameter
+    assert found == pytest.approx(plain * zoom, rel=0.15)
+
+
+def test_the_size_of_an_image_without_cells_is_the_cell_types(slopes: Segmenter) -> None:
+    empty = np.zeros((60, 60), np.uint8)
+    found = slopes.segment(empty, cell_type="b", diameter="auto", cellprob_threshold=0)
+    assert found.diameter == 41.0
