@@ -71,7 +71,7 @@ def distribution(
         return tag("figure", tag("figcaption", title), tag("p", "nothing to show", class_="note"))
     low, high = (float(edge) for edge in np.percentile(every, (0.1, 99.9)))
     if not high > low:
-        low, high = (low / 2, low * 2) if log else (low - 1, high + 1)
+        low, high = (low / 2, low * 2) if log else (low, low + 1)
     # few values in many bins are a comb
     bins = int(np.clip(2 * np.sqrt(max(map(len, kept.values()))), 8, 40))
     edges = np.geomspace(low, high, bins + 1) if log else np.linspace(low, high, bins + 1)
