@@ -51,7 +51,8 @@ class Shard(NamedTuple):
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard | None:
         """That of this process where torchrun started several, else None."""
         count = int(environment.get("WORLD_SIZE", "1"))
-        return cls(int(environment["RANK"]) + 1, count) if count > 1 else None
+        there = count > 1 and "RANK" in environment
+        return cls(int(environment["RANK"]) + 1, count) if there else None
 
     def part(self, items: Sequence[Item]) -> Sequence[Item]:
         """This shard's items; the shards' items one after the other are all."""

@@ -131,7 +131,8 @@ def segment_many(
     Outcome
         In the order of `items`.
     """
-    cores = threads()
+    # Where the network runs on the same cores, one thread to each side of it keeps up.
+    cores = 1 if segmenter.device.type == "cpu" else threads()
 
     def prepare(item: Item) -> Any:
         return item, segmenter.prepare(read(item), request)
@@ -150,7 +151,7 @@ def segment_many(
         stages,
         weight=weight,
         limit=_PIXELS,
-        ahead=sum(stage.workers for stage in stages) + 2,
+        ahead=sum(stage.workers for stage in stages) + 1,
     )
 
 
