@@ -27,9 +27,13 @@ _CRUMB = 15  # pixels; smaller basins say nothing of their own and join whom the
 _CRUMB_JUMP = 0.6  # but not over a border
 _SMOOTH_JUMP = 0.05  # below this mean jump the flows run on
 _FIT_JUMP = 1.0  # above this one they do not
-_FIT_PRICE = 3.0  # what a unit of jump counts against joining, in squared flow per pixel
-_FIT_MARGIN = 1.0
-_FIT_FLOOR = 0.3  # cells this well explained on their own, in squared flow per pixel, stay
+# Two cells are one where the flows fit the flows of one cell better than those of two, by a price
+# (squared flow per pixel of the smaller) that rises with the jump and falls with noise, which the
+# misfit of the two alone tells; or where they fit better by a share of that misfit and more.
+_FIT_PRICE = 3.5
+_FIT_NOISE = 1.2
+_FIT_GAIN = 0.02
+_FIT_FLOOR = 0.1  # cells this well explained on their own, in squared flow per pixel, stay
 # A short contact tells little, and one of corners alone nothing (central differences do not see
 # it): every contact is taken for this many pixels longer, with this jump.
 _PRIOR_LENGTH = 2.0
@@ -118,13 +122,14 @@ def join(
         _fill_alone(state, np.unique(state.pairs[:, near]), alone)
         apart = alone[state.pairs].sum(axis=0)
         smaller = state.areas[state.pairs].min(axis=0)
-        price = (_FIT_PRICE * mean - _FIT_MARGIN) * smaller
+        noise = apart / state.areas[state.pairs].sum(axis=0)
+        price = (_FIT_PRICE * mean - _FIT_NOISE * noise) * smaller
         # what two cells could gain at most, were their flows as one cell perfect
         near = near[(apart > np.minimum(price, _FIT_FLOOR * smaller))[near]]
         pairs = state.pairs[:, near]
         together = _fits(state, pairs, known)
         cost = np.full(mean.size, np.inf)
-        loss = together - apart[near] + np.minimum(price[near], 0.5 * apart[near])
+        loss = together - apart[near] + np.minimum(price[near], _FIT_GAIN * apart[near])
         cost[near] = np.where(loss < 0, loss / smaller[near], np.inf)
         changed = state.join(cost)
         if not changed.size:
