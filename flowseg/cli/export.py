@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 
-__all__ = ["add_arguments", "add_format_arguments", "run"]
+__all__ = ["add_arguments", "add_folder_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="their images, to keep in _seg.npy files"
     )
     parser.add_argument("--cell-type", default="cell", help="what the cells are called")
-    add_format_arguments(parser)
+    add_folder_arguments(parser)
+    parser.add_argument("--coco", type=Path, metavar="FILE", help="write COCO JSON")
+    parser.add_argument(
+        "--cells", type=Path, metavar="FILE", help="write a CSV of area, place and shape"
+    )
 
 
-def add_format_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that name the formats."""
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that name the formats of one file an image."""
     folders = {
         "--rois": "ImageJ ROIs, NAME_rois.zip, here (needs roifile)",
         "--seg-npy": "Cellpose's NAME_seg.npy here",
@@ -35,10 +39,6 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for option, text in folders.items():
         parser.add_argument(option, type=Path, metavar="DIR", help=f"write {text}")
-    parser.add_argument("--coco", type=Path, metavar="FILE", help="write COCO JSON")
-    parser.add_argument(
-        "--cells", type=Path, metavar="FILE", help="write a CSV of area, place and shape"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

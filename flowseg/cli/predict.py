@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
+from flowseg.cli.export import add_folder_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write pictures of where models and views disagree here",
     )
+    add_folder_arguments(parser)
     parser.add_argument(
         "--shard",
         metavar="K/N",
@@ -72,7 +74,8 @@ def _diameter(text: str) -> float | str:
 
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, predict, and say where the result lies."""
-    from flowseg.export.predict import Outputs, find_inputs, find_models, predict
+    from flowseg.export.inputs import find_inputs, find_models
+    from flowseg.export.predict import Outputs, predict
     from flowseg.export.shards import Shard, join_shards, local_device
     from flowseg.inference.segmenter import Request
 
@@ -85,10 +88,19 @@ def run(args: argparse.Namespace) -> int:
     for model in models:
         say(f"model: {model}")
     shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
+    outputs = Outputs(
+        args.out,
+        args.save_labels,
+        args.overlays,
+        args.disagreement,
+        args.rois,
+        args.seg_npy,
+        args.label_tiff,
+    )
     done = predict(
         models,
         images,
-        Outputs(args.out, args.save_labels, args.overlays, args.disagreement),
+        outputs,
         device=local_device(args.device),
         request=Request(
             args.cell_type,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +16,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg.errors import FlowsegError
+from flowseg.export.formats import write_imagej_labels
 from flowseg.export.journal import Journal, run_key
+from flowseg.export.rois import load_roifile, write_rois
+from flowseg.export.seg_npy import write_seg
 from flowseg.export.shards import Shard
 from flowseg.export.submission import COLUMNS, mask_texts, write_submission
-from flowseg.files import (
-    ensure_writable_folder,
-    find_images,
-    write_image,
-    write_labels,
-)
+from flowseg.files import ensure_writable_folder, write_image, write_labels
 from flowseg.inference.blocks import StripMasks, segment_blocks
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 from flowseg.inference.stream import segment_many
@@ -34,13 +30,9 @@ from flowseg.overlay import draw_overlay
 from flowseg.pages import Page, list_pages, write_strips
 from flowseg.tables import write_rows
 
-__all__ = ["Outputs", "Summary", "find_inputs", "find_models", "predict"]
+__all__ = ["Outputs", "Summary", "predict"]
 
 _log = logging.getLogger(__name__)
-
-_RUNS = Path("runs")
-_BEST = "best.safetensors"
-_SUMMARY = "summary.json"
 
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
@@ -56,30 +48,43 @@ class Outputs:
         The CSV.
     labels, overlays, disagreement : Path or None
         Folders for label TIFFs, for pictures, and for maps of where networks and views disagree.
+    rois, seg_npy, label_tiff : Path or None
+        Folders for what other tools open; see :class:`flowseg.export.formats.Formats`.
     """
 
     submission: Path
     labels: Path | None = None
     overlays: Path | None = None
     disagreement: Path | None = None
+    rois: Path | None = None
+    seg_npy: Path | None = None
+    label_tiff: Path | None = None
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts."""
         ensure_writable_folder(self.submission.parent)
         if self.submission.is_dir():
             raise FlowsegError("is a folder", file=self.submission, remedy="name a CSV file")
-        for folder in (self.labels, self.overlays, self.disagreement):
-            if folder is not None:
-                ensure_writable_folder(folder)
+        for path in self.pictures("any").values():
+            ensure_writable_folder(path.parent)
+        if self.rois is not None:
+            load_roifile()
 
     def pictures(self, image_id: str) -> dict[str, Path]:
         """The files of one image by kind, as far as they are wanted."""
         named = {
-            "labels": self.labels and self.labels / f"{image_id}.tif",
-            "overlays": self.overlays and self.overlays / f"{image_id}.png",
-            "disagreement": self.disagreement and self.disagreement / f"{image_id}.png",
+            "labels": (self.labels, ".tif"),
+            "overlays": (self.overlays, ".png"),
+            "disagreement": (self.disagreement, ".png"),
+            "rois": (self.rois, "_rois.zip"),
+            "seg_npy": (self.seg_npy, "_seg.npy"),
+            "label_tiff": (self.label_tiff, "_labels.tif"),
         }
-        return {kind: path for kind, path in named.items() if path}
+        return {
+            kind: folder / f"{image_id}{suffix}"
+            for kind, (folder, suffix) in named.items()
+            if folder is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -100,93 +105,6 @@ class Summary:
     cells: int
     failed: tuple[FlowsegError, ...]
     submission: Path
-
-
-def find_inputs(patterns: Sequence[str], data: str | os.PathLike[str]) -> list[Path]:
-    """The images that `patterns` name, each a folder, a file or a glob.
-
-    A relative pattern that matches nothing here is looked for in the folder `data`.
-
-    Raises
-    ------
-    FlowsegError
-        If a pattern names no image, or two images have one name and would be one in the results.
-    """
-    found: dict[str, Path] = {}
-    for pattern in patterns:
-        place = Path(_locate(pattern, data))
-        for path in [place] if place.suffix.lower() == ".zarr" else find_images(place):
-            other = found.setdefault(path.stem, path)
-            if other.resolve() != path.resolve():
-                raise FlowsegError(
-                    f"has the same name as {other}",
-                    file=path,
-                    remedy="predict them one after the other, or rename one",
-                )
-    return list(found.values())
-
-
-def _locate(pattern: str, data: str | os.PathLike[str]) -> str:
-    inside = os.path.join(data, pattern)  # noqa: PTH118  (a glob is no path)
-    for place in (pattern, inside):
-        if Path(place).exists() or glob.glob(place):  # noqa: PTH207
-            return place
-    raise FlowsegError(
-        f"is neither here nor in the data folder {os.fspath(data)!r}",
-        file=pattern,
-        remedy="name a folder, an image or a quoted glob",
-    )
-
-
-def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RUNS) -> list[Path]:
-    """The checkpoints to use.
-
-    Parameters
-    ----------
-    paths : sequence of path or None
-        Checkpoints; a run's folder, whose best checkpoint is meant; or a folder of several finished
-        runs, such as those of all folds. None: that of the run below `runs` that finished last.
-    runs : Path
-        Where runs lie.
-
-    Raises
-    ------
-    FlowsegError
-        If there is none; the message says how to get one.
-    """
-    if paths is not None:
-        return [model for path in paths for model in _models_at(Path(path))]
-    finished = _finished_runs(runs)
-    if not finished:
-        raise FlowsegError(
-            "holds no finished run, so there is no model",
-            file=runs,
-            remedy="train one (flowseg train --help), or name a checkpoint with --model",
-        )
-    newest = max(finished, key=lambda summary: (summary.stat().st_mtime_ns, summary.parent.name))
-    return [newest.parent / _BEST]
-
-
-def _models_at(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FlowsegError("there is no such checkpoint", file=path)
-    if (path / _BEST).is_file():
-        return [path / _BEST]
-    models = sorted(summary.parent / _BEST for summary in _finished_runs(path))
-    if not models:
-        raise FlowsegError(f"holds no {_BEST} and no finished run", file=path)
-    return models
-
-
-def _finished_runs(folder: Path) -> list[Path]:
-    """The summaries of the trainings below a folder; a pre-training is none."""
-    return [
-        summary
-        for summary in folder.glob(f"*/{_SUMMARY}")
-        if _stage(summary) == "training" and (summary.parent / _BEST).is_file()
-    ]
 
 
 def predict(
@@ -210,8 +128,8 @@ def predict(
     models : path or sequence of path
         A checkpoint, or several that answer together.
     images : sequence of Path
-        From :func:`find_inputs`; their names without suffix are the ids, those of the pages of a
-        TIFF with ``_0000`` and so on.
+        From :func:`flowseg.export.inputs.find_inputs`; their names without suffix are the ids,
+        those of the pages of a TIFF with ``_0000`` and so on.
     outputs : Outputs
         What to write. The CSV appears when all images are done, the other files one by one.
     device : str
@@ -350,6 +268,13 @@ class _Job:
         if "disagreement" in pictures and prediction.disagreement is not None:
             apart = np.clip(prediction.disagreement * 255, 0, 255)
             write_image(pictures["disagreement"], np.rint(apart).astype(np.uint8))
+        if "rois" in pictures:
+            write_rois(pictures["rois"], prediction.labels)
+        if "seg_npy" in pictures:
+            path, name = pictures["seg_npy"], page.path.name
+            write_seg(path, prediction.labels, file_name=name, image=grey)
+        if "label_tiff" in pictures:
+            write_imagej_labels(pictures["label_tiff"], prediction.labels)
         return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
 
     def _slides(self, pages: Iterable[Page]) -> None:
@@ -361,10 +286,12 @@ class _Job:
 
     def _slide(self, page: Page) -> list[str]:
         pictures = self.outputs.pictures(page.image_id)
-        if "overlays" in pictures:
+        if pictures.keys() - {"labels"}:
             raise FlowsegError(
-                f"an image of {page.shape[1]} x {page.shape[0]} pixels is too large for an overlay",
-                remedy="leave the option out, or cut the image into smaller ones",
+                f"an image of {page.shape[1]} x {page.shape[0]} pixels is too large for anything "
+                f"but label images",
+                remedy=f"leave out {', '.join(sorted(pictures.keys() - {'labels'}))}, or cut the "
+                f"image into smaller ones",
             )
         masks = StripMasks(page.shape[1])
         with page.regions() as read:
@@ -405,11 +332,3 @@ def _nothing_done(failed: Sequence[FlowsegError]) -> FlowsegError:
     if len(failed) == 1:
         return failed[0]
     return FlowsegError(f"none of {len(failed)} images could be done; the first: {failed[0]}")
-
-
-def _stage(summary: Path) -> str | None:
-    try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content.get("stage") if isinstance(content, dict) else None

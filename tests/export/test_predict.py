@@ -11,10 +11,12 @@ import tifffile
 import torch
 
 from flowseg.config import CellType, NetworkConfig
+from flowseg.data.seg_npy import read_seg
 from flowseg.errors import FlowsegError
 from flowseg.export import predict as room
+from flowseg.export.inputs import find_inputs, find_models
 from flowseg.export.journal import Journal, run_key
-from flowseg.export.predict import Outputs, Summary, find_inputs, find_models, predict
+from flowseg.export.predict import Outputs, Summary, predict
 from flowseg.export.shards import Shard, join_shards, local_device
 from flowseg.files import read_image, read_labels, write_image
 from flowseg.inference.segmenter import Request, Segmenter
@@ -246,7 +248,7 @@ def test_a_slide_has_the_rows_and_labels_of_the_whole(
     done = run(
         model, images, whole.submission, outputs=Outputs(whole.submission, overlays=tmp_path)
     )
-    assert "too large for an overlay" in str(done.failed[0])
+    assert "too large for anything but label images" in str(done.failed[0])
 
 
 def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: Path) -> None:
@@ -288,3 +290,18 @@ def test_any_image_has_a_row(model: Path, tmp_path: Path, image: np.ndarray) -> 
     tifffile.imwrite(tmp_path / "x.ome.tif", image, photometric="rgb" if image.ndim == 3 else None)
     assert run(model, [tmp_path / "x.ome.tif"], tmp_path / "s.csv").images == 1
     assert (tmp_path / "s.csv").read_text().splitlines()[1].startswith("x.ome,")
+
+
+def test_what_other_tools_open_is_written_along(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("roifile", reason="ImageJ ROIs need roifile")
+    folders = {kind: tmp_path / kind for kind in ("labels", "rois", "seg_npy", "label_tiff")}
+    outputs = Outputs(tmp_path / "s.csv", **folders)
+    assert run(model, images[:2], tmp_path / "s.csv", outputs=outputs).cells > 0
+    for path in images[:2]:
+        labels = read_labels(folders["labels"] / f"{path.stem}.tif")
+        assert (folders["rois"] / f"{path.stem}_rois.zip").stat().st_size > 0
+        tiff = read_labels(folders["label_tiff"] / f"{path.stem}_labels.tif")
+        assert np.array_equal(tiff, labels)
+        assert np.array_equal(read_seg(folders["seg_npy"] / f"{path.stem}_seg.npy"), labels)

@@ -1,0 +1,113 @@
+"""What to predict on, and with which models."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowseg.errors import FlowsegError
+from flowseg.files import find_images
+
+__all__ = ["find_inputs", "find_models"]
+
+_RUNS = Path("runs")
+_BEST = "best.safetensors"
+_SUMMARY = "summary.json"
+
+
+def find_inputs(patterns: Sequence[str], data: str | os.PathLike[str]) -> list[Path]:
+    """The images that `patterns` name, each a folder, a file or a glob.
+
+    A relative pattern that matches nothing here is looked for in the folder `data`.
+
+    Raises
+    ------
+    FlowsegError
+        If a pattern names no image, or two images have one name and would be one in the results.
+    """
+    found: dict[str, Path] = {}
+    for pattern in patterns:
+        place = Path(_locate(pattern, data))
+        for path in [place] if place.suffix.lower() == ".zarr" else find_images(place):
+            other = found.setdefault(path.stem, path)
+            if other.resolve() != path.resolve():
+                raise FlowsegError(
+                    f"has the same name as {other}",
+                    file=path,
+                    remedy="predict them one after the other, or rename one",
+                )
+    return list(found.values())
+
+
+def _locate(pattern: str, data: str | os.PathLike[str]) -> str:
+    inside = os.path.join(data, pattern)  # noqa: PTH118  (a glob is no path)
+    for place in (pattern, inside):
+        if Path(place).exists() or glob.glob(place):  # noqa: PTH207
+            return place
+    raise FlowsegError(
+        f"is neither here nor in the data folder {os.fspath(data)!r}",
+        file=pattern,
+        remedy="name a folder, an image or a quoted glob",
+    )
+
+
+def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RUNS) -> list[Path]:
+    """The checkpoints to use.
+
+    Parameters
+    ----------
+    paths : sequence of path or None
+        Checkpoints; a run's folder, whose best checkpoint is meant; or a folder of several finished
+        runs, such as those of all folds. None: that of the run below `runs` that finished last.
+    runs : Path
+        Where runs lie.
+
+    Raises
+    ------
+    FlowsegError
+        If there is none; the message says how to get one.
+    """
+    if paths is not None:
+        return [model for path in paths for model in _models_at(Path(path))]
+    finished = _finished_runs(runs)
+    if not finished:
+        raise FlowsegError(
+            "holds no finished run, so there is no model",
+            file=runs,
+            remedy="train one (flowseg train --help), or name a checkpoint with --model",
+        )
+    newest = max(finished, key=lambda summary: (summary.stat().st_mtime_ns, summary.parent.name))
+    return [newest.parent / _BEST]
+
+
+def _models_at(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FlowsegError("there is no such checkpoint", file=path)
+    if (path / _BEST).is_file():
+        return [path / _BEST]
+    models = sorted(summary.parent / _BEST for summary in _finished_runs(path))
+    if not models:
+        raise FlowsegError(f"holds no {_BEST} and no finished run", file=path)
+    return models
+
+
+def _finished_runs(folder: Path) -> list[Path]:
+    """The summaries of the trainings below a folder; a pre-training is none."""
+    return [
+        summary
+        for summary in folder.glob(f"*/{_SUMMARY}")
+        if _stage(summary) == "training" and (summary.parent / _BEST).is_file()
+    ]
+
+
+def _stage(summary: Path) -> str | None:
+    try:
+        content = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("stage") if isinstance(content, dict) else None
