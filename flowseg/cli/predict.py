@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_folder_arguments(parser)
     parser.add_argument(
+        "--cells",
+        type=Path,
+        metavar="DIR",
+        help="write NAME_cells.csv (area, place, shape, cellprob, score of each cell) here",
+    )
+    parser.add_argument(
         "--shard",
         metavar="K/N",
         help="do the K-th of N parts only (default: torchrun's, where it is used)",
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         args.rois,
         args.seg_npy,
         args.label_tiff,
+        args.cells,
     )
     done = predict(
         models,

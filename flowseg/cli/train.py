@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image ids, one a line, that are trained on and never validated on",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write events for TensorBoard as well"
+    )
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
 
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         train_only=args.train_only,
         device=args.device,
         resume=args.resume,
+        tensorboard=args.tensorboard,
     )
     say(f"validation score {result.score:.4f} (epoch {result.epoch}), in {result.folder}")
     return 0

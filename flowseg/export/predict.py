@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg.errors import FlowsegError
+from flowseg.export.cells import CellTable
 from flowseg.export.formats import write_imagej_labels
 from flowseg.export.journal import Journal, run_key
 from flowseg.export.rois import load_roifile, write_rois
@@ -23,6 +24,7 @@ from flowseg.export.seg_npy import write_seg
 from flowseg.export.shards import Shard
 from flowseg.export.submission import COLUMNS, mask_texts, write_submission
 from flowseg.files import ensure_writable_folder, write_image, write_labels
+from flowseg.flow.quality import scores
 from flowseg.inference.blocks import StripMasks, segment_blocks
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 from flowseg.inference.stream import segment_many
@@ -50,6 +52,8 @@ class Outputs:
         Folders for label TIFFs, for pictures, and for maps of where networks and views disagree.
     rois, seg_npy, label_tiff : Path or None
         Folders for what other tools open; see :class:`flowseg.export.formats.Formats`.
+    cells : Path or None
+        Folder for tables of the cells; see :class:`flowseg.export.cells.CellTable`.
     """
 
     submission: Path
@@ -59,6 +63,7 @@ class Outputs:
     rois: Path | None = None
     seg_npy: Path | None = None
     label_tiff: Path | None = None
+    cells: Path | None = None
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts."""
@@ -79,6 +84,7 @@ class Outputs:
             "rois": (self.rois, "_rois.zip"),
             "seg_npy": (self.seg_npy, "_seg.npy"),
             "label_tiff": (self.label_tiff, "_labels.tif"),
+            "cells": (self.cells, "_cells.csv"),
         }
         return {
             kind: folder / f"{image_id}{suffix}"
@@ -275,6 +281,12 @@ class _Job:
             write_seg(path, prediction.labels, file_name=name, image=grey)
         if "label_tiff" in pictures:
             write_imagej_labels(pictures["label_tiff"], prediction.labels)
+        if "cells" in pictures:
+            table = CellTable()
+            sure = scores(prediction.labels, prediction.flows, prediction.cellprob).tolist()
+            labels, cell_type = prediction.labels, prediction.cell_type
+            table.add(page.image_id, labels, cell_type, prediction.cellprob, sure)
+            table.write(pictures["cells"])
         return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
 
     def _slides(self, pages: Iterable[Page]) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ class Stage:
         The one of `config` that this stage follows.
     provenance : mapping
         Goes on the card.
+    on_epoch : callable, optional
+        Told the row of `metrics.csv` of each epoch.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Stage:
     config: Config
     schedule: ScheduleConfig
     provenance: Mapping[str, Any]
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,8 @@ class _Run:
         row = {"epoch": self.epoch, "learning_rate": rate, "seconds": seconds}
         row |= dict(zip(names, losses, strict=True)) | dict(scores)
         self.rows.append(row)
+        if self.stage.on_epoch is not None:
+            self.stage.on_epoch(row)
         self.last_score = scores.get("score", self.last_score)
         # Not "score > best": the first score must replace NaN.
         if not self.stage.validation or ("score" in scores and not scores["score"] <= self.best):

@@ -44,6 +44,7 @@ from flowseg.overlay import side_by_side
 from flowseg.rle import Masks
 from flowseg.training.curves import write_curves
 from flowseg.training.loop import BEST, METRICS, STATE, Stage, StageResult, fit
+from flowseg.training.tensorboard import Board, load_writer
 
 __all__ = ["CONFIG", "CURVES", "FOLDS", "SUMMARY", "TrainResult", "train"]
 
@@ -89,6 +90,7 @@ def train(
     train_only: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train on the competition's data, or on one's own, and leave a run folder.
 
@@ -111,6 +113,8 @@ def train(
         "auto", "cpu", "cuda" or "mps".
     resume : bool
         Continue the run in `out`, which must have the same settings.
+    tensorboard : bool
+        Also write events for TensorBoard into `out`.
 
     Returns
     -------
@@ -122,6 +126,8 @@ def train(
         For whatever the user can mend.
     """
     where = pick_device(device)
+    if tensorboard:
+        load_writer()
     data, out = Path(data), Path(out)
     records = read_records(data, tuple(config.cells), config.data.include_flawed)
     if pretrain not in ("none", "livecell") and config.network == NetworkConfig():
@@ -139,6 +145,7 @@ def train(
     cells = _measure(config.cells, training)
     config = replace(config, cells=cells)
     resume = _open_folder(out, config, resume)
+    board = Board(out) if tensorboard else None
     start = _pretrained(pretrain, config, data, out, where)
     _log.info(
         "training on %d images, validating on %d (fold %d of %d)",
@@ -152,12 +159,24 @@ def train(
         "stage": "training",
         "pretraining": None if start is None else start.name,
     }
-    stage = Stage("training", out, training, validation, cells, config, config.training, provenance)
+    stage = Stage(
+        "training",
+        out,
+        training,
+        validation,
+        cells,
+        config,
+        config.training,
+        provenance,
+        on_epoch=None if board is None else board.add_epoch,
+    )
     network = FlowNetwork(config.network, len(cells), config.seed)
     if start is not None and not resume:
         _inherit(network, start)
     result = fit(stage, network, where, resume)
     _draw(out, validation, device)
+    if board is not None:
+        board.close(out / _OVERLAYS, result.epoch)
     _close_folder(out, stage, result)
     return TrainResult(out, out / BEST, result.score, result.epoch)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -296,7 +297,9 @@ def test_what_other_tools_open_is_written_along(
     model: Path, images: list[Path], tmp_path: Path
 ) -> None:
     pytest.importorskip("roifile", reason="ImageJ ROIs need roifile")
-    folders = {kind: tmp_path / kind for kind in ("labels", "rois", "seg_npy", "label_tiff")}
+    folders = {
+        kind: tmp_path / kind for kind in ("labels", "rois", "seg_npy", "label_tiff", "cells")
+    }
     outputs = Outputs(tmp_path / "s.csv", **folders)
     assert run(model, images[:2], tmp_path / "s.csv", outputs=outputs).cells > 0
     for path in images[:2]:
@@ -305,3 +308,7 @@ def test_what_other_tools_open_is_written_along(
         tiff = read_labels(folders["label_tiff"] / f"{path.stem}_labels.tif")
         assert np.array_equal(tiff, labels)
         assert np.array_equal(read_seg(folders["seg_npy"] / f"{path.stem}_seg.npy"), labels)
+        table = pd.read_csv(folders["cells"] / f"{path.stem}_cells.csv")
+        assert table["area"].tolist() == np.bincount(labels.reshape(-1))[1:].tolist()
+        assert table["score"].between(0, 1).all()
+        assert table["cellprob"].notna().all()

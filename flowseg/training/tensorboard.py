@@ -1,0 +1,62 @@
+"""What TensorBoard shows of a run, for whoever has it open while training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowseg.errors import FlowsegError
+from flowseg.files import read_image
+
+__all__ = ["Board", "load_writer"]
+
+_FOLDER = "tensorboard"
+_GROUPS = {"loss": "losses", "score": "scores"}
+
+
+def load_writer() -> Any:
+    """TensorBoard's writer class.
+
+    Raises
+    ------
+    FlowsegError
+        If the package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise FlowsegError(
+            "TensorBoard was asked for and is not installed",
+            remedy="pip install tensorboard, or leave --tensorboard out",
+        ) from error
+    return SummaryWriter
+
+
+class Board:
+    """Writes the rows of `metrics.csv` and the overlays as TensorBoard events.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder; the events go into ``tensorboard/`` in it.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._writer: Any = load_writer()(str(run / _FOLDER))
+
+    def add_epoch(self, row: Mapping[str, float]) -> None:
+        """Show one row of `metrics.csv`; an epoch that is repeated after a resume replaces it."""
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                group = _GROUPS.get(name.split("_")[0], "schedule")
+                self._writer.add_scalar(f"{group}/{name}", value, int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self, overlays: Path, epoch: int) -> None:
+        """Show the pictures of a folder, and end."""
+        for path in sorted(overlays.glob("*.png")):
+            picture = read_image(path)
+            self._writer.add_image(f"overlays/{path.stem}", picture, epoch, dataformats="HWC")
+        self._writer.close()
