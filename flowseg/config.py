@@ -58,8 +58,10 @@ class CellType:
     min_size: int = 15
 
     def __post_init__(self) -> None:
-        _require(self.diameter is None or self.diameter > 0, "diameter", "positive")
-        _require(self.flow_threshold >= 0, "flow_threshold", "0 or more")
+        known = self.diameter is not None
+        _require(not known or 0 < (self.diameter or 0) < math.inf, "diameter", "positive")
+        _require(math.isfinite(self.cellprob_threshold), "cellprob_threshold", "a number")
+        _require(0 <= self.flow_threshold < math.inf, "flow_threshold", "0 or more")
         _require(self.min_size >= 0, "min_size", "0 or more")
 
 
@@ -291,7 +293,11 @@ def load_config(
         file = _config_folder() / f"{cell_type}.yaml"
         config = _apply(config, _read_yaml(file), file)
     if path is not None:
-        config = _apply(config, _read_yaml(Path(path)), Path(path))
+        values = _read_yaml(Path(path))
+        if isinstance(values, Mapping) and {f.name for f in fields(Config)} <= set(values):
+            # A whole config, as a run writes it, names all of its cell types.
+            config = replace(config, cells={})
+        config = _apply(config, values, Path(path))
     for override in overrides:
         config = _apply(config, _parse_override(override, config), None)
     return config

@@ -97,3 +97,11 @@ def test_from_mapping_takes_defaults_for_what_is_missing() -> None:
     from flowseg.config import CellType
 
     assert from_mapping(CellType, {"diameter": 20}) == CellType(diameter=20.0)
+
+
+def test_a_runs_config_keeps_its_cell_types(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(load_config("shsy5y")))
+    assert list(load_config("all", file).cells) == ["shsy5y"]
+    file.write_text("cells: {shsy5y: {diameter: 20}}\n")
+    assert list(load_config("all", file).cells) == ["shsy5y", "astro", "cort"]

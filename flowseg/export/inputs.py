@@ -31,7 +31,8 @@ def find_inputs(patterns: Sequence[str], data: str | os.PathLike[str]) -> list[P
     found: dict[str, Path] = {}
     for pattern in patterns:
         place = Path(_locate(pattern, data))
-        for path in [place] if place.suffix.lower() == ".zarr" else find_images(place):
+        stores = [place] if place.exists() else [Path(hit) for hit in sorted(glob.glob(str(place)))]  # noqa: PTH207
+        for path in stores if place.suffix.lower() == ".zarr" else find_images(place):
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
                 raise FlowsegError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ class Journal:
     def remove(self) -> None:
         """Remove the journal; nothing is left to do."""
         self._file.close()
-        self.path.unlink()
-        if not any(self.folder.iterdir()):  # those of other shards may still be at work
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: other shards are at work; gone: another removed it
             self.folder.rmdir()
 
 

@@ -176,7 +176,7 @@ def predict(
         job = _Job(segmenter, request, outputs, journal, images)
         job.run()
         done = [name for name in job.order if name in job.done]
-        if not images:  # more shards than images
+        if not done and (shard is not None or not images):  # a part may hold nothing
             write_rows(submission, COLUMNS, ())
             cells = 0
         elif not done:

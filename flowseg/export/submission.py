@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from flowseg._jit import jit
 from flowseg.errors import FlowsegError
-from flowseg.files import PathLike, atomic_path, check_name, find_images, image_shape
+from flowseg.files import PathLike, atomic_path, check_name, find_images
+from flowseg.pages import list_pages
 from flowseg.rle import Masks, fault_reason, parse_runs
 from flowseg.tables import read_rows
 
@@ -200,7 +200,7 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
 
 def image_shapes(folder: PathLike) -> dict[str, Shape]:
     """Height and width of each image of a folder, by file name without suffix."""
-    return {Path(path).stem: image_shape(path) for path in find_images(folder)}
+    return {page.image_id: page.shape for path in find_images(folder) for page in list_pages(path)}
 
 
 def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]:

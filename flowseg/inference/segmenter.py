@@ -30,6 +30,9 @@ __all__ = ["Inferred", "Prediction", "Prepared", "Request", "Segmenter"]
 _GLANCE = 512
 """Edge, at the network's scale, of the middle that tells the cell type and the size."""
 
+_SMALLEST = 2.0
+"""Pixels; an image of smaller cells would be enlarged beyond all memory."""
+
 _SIZE_PASSES = 4
 _SIZE_SETTLED = 1.05
 
@@ -316,6 +319,11 @@ class Segmenter:
         if needs.diameter is None:
             raise FlowsegError(
                 f"the diameter of the cell type {name!r} is unknown", remedy="give one"
+            )
+        if needs.diameter < _SMALLEST:
+            raise FlowsegError(
+                f"a diameter of {needs.diameter:g} pixels is too small to find cells",
+                remedy="give it in pixels of the image",
             )
         return needs
 

@@ -106,6 +106,10 @@ def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) 
     Crop i is a function of the seed and i alone and the rate one of the step, so that a stage
     resumed after an epoch ends with the weights of an undisturbed one.
     """
+    if device.type == "cuda":
+        # Else cuDNN may choose sums whose order changes from run to run.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
     schedule = stage.schedule
     steps = -(-schedule.crops // schedule.batch_size)
     run = _Run(stage, network, device)
@@ -303,8 +307,9 @@ class _Run:
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             index, name = key.split(".")
-            alike = torch.empty_like(weights[int(index)]).copy_(tensor) if tensor.ndim else tensor
-            state.setdefault(int(index), {})[name] = alike
+            # A copy in any case: what was read is a view of the file, which will be replaced.
+            home = torch.empty_like(weights[int(index)] if tensor.ndim else tensor)
+            state.setdefault(int(index), {})[name] = home.copy_(tensor)
         return {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
 
     @torch.no_grad()

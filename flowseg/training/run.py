@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,17 @@ from flowseg.overlay import side_by_side
 from flowseg.rle import Masks
 from flowseg.training.curves import write_curves
 from flowseg.training.loop import BEST, METRICS, STATE, Stage, StageResult, fit
-from flowseg.training.tensorboard import Board, load_writer
+from flowseg.training.tensorboard import TENSORBOARD, Board, load_writer
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["CONFIG", "CURVES", "FOLDS", "SUMMARY", "TrainResult", "train"]
 
 CONFIG = "config.yaml"
+ORIGIN = "origin.json"
 CURVES = "curves.png"
 FOLDS = "folds.csv"
 SUMMARY = "summary.json"
@@ -144,7 +151,13 @@ def train(
     ]
     cells = _measure(config.cells, training)
     config = replace(config, cells=cells)
-    resume = _open_folder(out, config, resume)
+    _check_crop(config)
+    origin = {
+        "pretrain": pretrain,
+        "training": _fingerprint(training),
+        "validation": _fingerprint(validation),
+    }
+    resume = _open_folder(out, config, origin, resume)
     board = Board(out) if tensorboard else None
     start = _pretrained(pretrain, config, data, out, where)
     _log.info(
@@ -185,6 +198,16 @@ def _check_images(records: Sequence[Record]) -> None:
     """Read every image once: a damaged one ends a run before it starts, not days later."""
     for record in tqdm(records, desc="checking images", unit="image", delay=2, leave=False):
         record.image()
+
+
+def _check_crop(config: Config) -> None:
+    stride = 1 << (len(config.network.channels) - 1)
+    crop = config.augment.crop
+    if crop % stride:
+        raise FlowsegError(
+            f"augment.crop is {crop}, but this network needs a multiple of {stride}",
+            remedy=f"set augment.crop={-(-crop // stride) * stride}",
+        )
 
 
 def _split(
@@ -251,34 +274,45 @@ def _pretrained(
     names = sorted({record.cell_type for record in training})
     stage_config = replace(config, cells={name: CellType() for name in names})
     key = _key(stage_config, [*training, *validation], device)
-    folder = out.parent / f"livecell-{key}"
-    best = folder / BEST
-    if (folder / SUMMARY).is_file():
-        _log.info("reusing the LIVECell pre-training in %s", folder)
-        return best
+    folder = ensure_writable_folder(out.parent / f"livecell-{key}")
+    with _alone(folder):
+        if (folder / SUMMARY).is_file():
+            _log.info("reusing the LIVECell pre-training in %s", folder)
+        else:
+            _pretrain(folder, stage_config, training, validation, device)
+    return folder / BEST
+
+
+def _pretrain(
+    folder: Path,
+    config: Config,
+    training: Sequence[Record],
+    validation: Sequence[Record],
+    device: torch.device,
+) -> None:
+    """Train the first stage, or go on with it, and leave its checkpoint in `folder`."""
     _check_images([*training, *validation])
-    cells = _measure(stage_config.cells, training)
-    stage_config = replace(stage_config, cells=cells)
-    ensure_writable_folder(folder)
+    cells = _measure(config.cells, training)
+    config = replace(config, cells=cells)
     _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
-    write_text(folder / CONFIG, to_yaml(stage_config))
+    write_text(folder / CONFIG, to_yaml(config))
     known = [record for record in validation if record.cell_type in cells]
-    provenance = _provenance(stage_config, training, known) | {"stage": "pretraining"}
-    stage = Stage(
-        "pre-training",
-        folder,
-        training,
-        known,
-        cells,
-        stage_config,
-        stage_config.pretraining,
-        provenance,
-    )
+    provenance = _provenance(config, training, known) | {"stage": "pretraining"}
+    schedule = config.pretraining
+    stage = Stage("pre-training", folder, training, known, cells, config, schedule, provenance)
     network = FlowNetwork(config.network, len(cells), config.seed)
-    # The key covers all that decides the weights, so an interrupted one is safely continued.
+    # The folder's name covers all that decides the weights, so going on is safe.
     result = fit(stage, network, device, resume=(folder / STATE).is_file())
     _close_folder(folder, stage, result)
-    return best
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time into `folder`; the system frees it however a process ends."""
+    with (folder / ".lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _checkpoint(path: str) -> Path:
@@ -335,37 +369,48 @@ def _inherit(network: FlowNetwork, path: Path) -> None:
     network.load_state_dict(weights, strict=False)
 
 
-def _open_folder(out: Path, config: Config, resume: bool) -> bool:
+def _open_folder(out: Path, config: Config, origin: Mapping[str, str], resume: bool) -> bool:
     """Make the run's folder, or check that it is this run's; whether it holds a state.
 
     A run that died in its pre-training has settings and no state yet: it is resumed as well.
     """
-    settings = out / CONFIG
     if resume:
-        if not settings.is_file():
+        if not (out / CONFIG).is_file():
             raise FlowsegError(
                 "holds no run to resume, so no checkpoint",
                 file=out,
                 remedy="start without --resume, or name the run's folder with --out",
             )
-        before = to_mapping(load_config(path=settings))
+        before = to_mapping(load_config(path=out / CONFIG))
         changed = _differences(before, to_mapping(config))
+        changed += _differences(_read_origin(out / ORIGIN), origin)
         if changed:
             raise FlowsegError(
                 f"was started with other settings: {', '.join(changed)}",
-                file=settings,
+                file=out / CONFIG,
                 remedy="resume with the same command, or start a new --out",
             )
         return (out / STATE).is_file()
-    if out.is_dir() and any(out.iterdir()):
+    # Settings and folds alone are those of a run that never began.
+    begun = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if begun - {CONFIG, ORIGIN, FOLDS, TENSORBOARD}:
         raise FlowsegError(
             "is not empty",
             file=out,
             remedy="continue its run with --resume, or name another folder with --out",
         )
     ensure_writable_folder(out)
-    write_text(settings, to_yaml(config))
+    write_text(out / ORIGIN, json.dumps(origin, indent=2) + "\n")
+    write_text(out / CONFIG, to_yaml(config))
     return False
+
+
+def _read_origin(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlowsegError("cannot be read", file=path, remedy="start a new --out") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

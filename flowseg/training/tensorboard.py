@@ -10,9 +10,9 @@ from typing import Any
 from flowseg.errors import FlowsegError
 from flowseg.files import read_image
 
-__all__ = ["Board", "load_writer"]
+__all__ = ["TENSORBOARD", "Board", "load_writer"]
 
-_FOLDER = "tensorboard"
+TENSORBOARD = "tensorboard"
 _GROUPS = {"loss": "losses", "score": "scores"}
 
 
@@ -44,7 +44,7 @@ class Board:
     """
 
     def __init__(self, run: Path) -> None:
-        self._writer: Any = load_writer()(str(run / _FOLDER))
+        self._writer: Any = load_writer()(str(run / TENSORBOARD))
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
         """Show one row of `metrics.csv`; an epoch that is repeated after a resume replaces it."""

@@ -58,6 +58,7 @@ def test_a_run_leaves_what_the_readme_says(trained: Path, data: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("best.safetensors", "last.safetensors", "state.safetensors", "config.yaml"),
+        "origin.json",
         *("folds.csv", "metrics.csv", "curves.png", "overlays", "summary.json"),
     }
     summary = json.loads((run / "summary.json").read_text())
@@ -264,3 +265,46 @@ def test_train_only_images_are_never_validated_on(
     listed.write_text("another\n")
     line = fails(capsys, *argv, "--out", tmp_path / "other", "--train-only", listed)
     assert "names no image of this training" in line
+
+
+def test_resume_refuses_another_split_or_start(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained / "runs" / "all-fold0"
+    train = ["train", "--out", run, "--data", data, *TINY, "--resume"]
+    assert "pretrain livecell -> none" in fails(capsys, *train)
+    ids = tmp_path / "ids.txt"
+    validated = json.loads((run / "summary.json").read_text())["validation_images"]
+    ids.write_text(validated[0] + "\n")
+    line = fails(capsys, *train, "--pretrain", "livecell", "--train-only", ids)
+    assert "was started with other settings" in line
+
+
+def test_a_start_that_fails_does_not_block_the_corrected_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "data"
+    shutil.copytree(data, bare)
+    shutil.rmtree(bare / "LIVECell_dataset_2021")
+    train = ["train", "--out", tmp_path / "run", "--data", bare, *TINY, "--epochs", "1"]
+    assert "LIVECell_dataset_2021" in fails(capsys, *train, "--pretrain", "livecell")
+    assert main([str(arg) for arg in train]) == 0
+
+
+def test_a_crop_that_does_not_fit_is_refused_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--out", tmp_path / "run", "--data", data, *TINY]
+    line = fails(capsys, *train, "--set", "augment.crop=65")
+    assert "augment.crop is 65" in line
+    assert "set augment.crop=66" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_are_none_are_refused(
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["predict", "--in", data / "test", "--model", trained / "runs" / "all-fold0"]
+    assert "'cellprob_threshold'" in fails(capsys, *argv, "--cellprob-threshold", "nan")
+    assert "'diameter' must be positive" in fails(capsys, *argv, "--diameter", "inf")
+    assert "too small to find cells" in fails(capsys, *argv, "--diameter", "0.5")
