@@ -10,6 +10,8 @@ from flowseg.config import load_config
 from flowseg.data.synthetic import TEST_TRUTH, write_synthetic_livecell, write_synthetic_sartorius
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import evaluate
+from flowseg.evaluation.explore import explore
+from flowseg.evaluation.report import write_report
 from flowseg.export.predict import Outputs, predict
 from flowseg.files import find_images
 from flowseg.training.run import train
@@ -35,14 +37,26 @@ _TRAIN_IMAGES, _TEST_IMAGES, _LIVECELL_IMAGES = 18, 6, (4, 1)
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where everything lies, and the score on the test images, which were not trained on."""
+    """Where everything lies, and the score on the test images, which were not trained on.
+
+    Attributes
+    ----------
+    score : float
+        The competition's.
+    data, run : Path
+        Folders of the drawn data and of the training.
+    outputs : Outputs
+        What was predicted.
+    exploration, report : Path
+        Pages on the data and on the score.
+    """
 
     score: float
     data: Path
     run: Path
-    submission: Path
-    labels: Path
-    overlays: Path
+    outputs: Outputs
+    exploration: Path
+    report: Path
 
 
 def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> DemoResult:
@@ -74,9 +88,19 @@ def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> D
     write_synthetic_livecell(data, *_LIVECELL_IMAGES, seed + 1)
     config = load_config("all", overrides=[*_SETTINGS, f"seed={seed}"])
     run = train(config, data, out / "runs" / "demo", pretrain="livecell", device=device)
-    outputs = Outputs(out / "submission.csv", out / "labels", out / "overlays")
-    predict(run.checkpoint, find_images(data / "test"), outputs, device=device)
-    result = evaluate(data / TEST_TRUTH, outputs.submission)
-    return DemoResult(
-        result.score, data, run.folder, outputs.submission, out / "labels", out / "overlays"
+    outputs = Outputs(
+        out / "submission.csv",
+        labels=out / "labels",
+        overlays=out / "overlays",
+        fields=out / "fields",
+        cells=out / "cells",
     )
+    done = predict(run.checkpoint, find_images(data / "test"), outputs, device=device)
+    if done.failed:
+        raise done.failed[0]
+    exploration, report = out / "data.html", out / "scores.html"
+    explore(data, exploration)
+    truth = data / TEST_TRUTH
+    result = evaluate(truth, outputs.submission)
+    write_report(result, truth, outputs.submission, report, images=data / "test")
+    return DemoResult(result.score, data, run.folder, outputs, exploration, report)

@@ -22,10 +22,18 @@ def run(args: argparse.Namespace) -> int:
     from flowseg.demo import demo
 
     result = demo(args.out, args.device, args.seed)
-    say(f"data, in the competition's layout   {result.data}")
-    say(f"the trained model and its history   {result.run}")
-    say(f"the submission                      {result.submission}")
-    say(f"label images                        {result.labels}")
-    say(f"pictures of what was found          {result.overlays}")
-    say(f"competition score on {'images not trained on':<22} {result.score:.4f}")
+    outputs = result.outputs
+    for what, place in (
+        ("data, in the competition's layout", result.data),
+        ("the trained model and its history", result.run),
+        ("the submission", outputs.submission),
+        ("label images", outputs.labels),
+        ("pictures of what was found", outputs.overlays),
+        ("pictures of flows and cellprob", outputs.fields),
+        ("tables of the cells", outputs.cells),
+        ("a page on the data", result.exploration),
+        ("a page on the score", result.report),
+    ):
+        say(f"{what:<35} {place}")
+    say(f"competition score on images not trained on: {result.score:.4f}")
     return 0

@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write pictures of where models and views disagree here",
     )
+    parser.add_argument(
+        "--fields", type=Path, metavar="DIR", help="write pictures of flows and cellprob here"
+    )
     add_folder_arguments(parser)
     parser.add_argument(
         "--cells",
@@ -103,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         args.seg_npy,
         args.label_tiff,
         args.cells,
+        args.fields,
     )
     done = predict(
         models,

@@ -28,7 +28,7 @@ from flowseg.flow.quality import scores
 from flowseg.inference.blocks import StripMasks, segment_blocks
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 from flowseg.inference.stream import segment_many
-from flowseg.overlay import draw_overlay
+from flowseg.overlay import draw_cellprob, draw_flows, draw_overlay
 from flowseg.pages import Page, list_pages, write_strips
 from flowseg.tables import write_rows
 
@@ -52,6 +52,8 @@ class Outputs:
         Folders for label TIFFs, for pictures, and for maps of where networks and views disagree.
     rois, seg_npy, label_tiff : Path or None
         Folders for what other tools open; see :class:`flowseg.export.formats.Formats`.
+    fields : Path or None
+        Folder for pictures of the flows (direction as hue) beside cellprob (as heat).
     cells : Path or None
         Folder for tables of the cells; see :class:`flowseg.export.cells.CellTable`.
     """
@@ -64,6 +66,7 @@ class Outputs:
     seg_npy: Path | None = None
     label_tiff: Path | None = None
     cells: Path | None = None
+    fields: Path | None = None
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts."""
@@ -85,6 +88,7 @@ class Outputs:
             "seg_npy": (self.seg_npy, "_seg.npy"),
             "label_tiff": (self.label_tiff, "_labels.tif"),
             "cells": (self.cells, "_cells.csv"),
+            "fields": (self.fields, ".png"),
         }
         return {
             kind: folder / f"{image_id}{suffix}"
@@ -274,6 +278,9 @@ class _Job:
         if "disagreement" in pictures and prediction.disagreement is not None:
             apart = np.clip(prediction.disagreement * 255, 0, 255)
             write_image(pictures["disagreement"], np.rint(apart).astype(np.uint8))
+        if "fields" in pictures:
+            hues = draw_flows(prediction.flows, prediction.labels > 0)
+            write_image(pictures["fields"], np.hstack((hues, draw_cellprob(prediction.cellprob))))
         if "rois" in pictures:
             write_rois(pictures["rois"], prediction.labels)
         if "seg_npy" in pictures:

@@ -1,0 +1,39 @@
+"""The demo goes the whole way; here with as little of everything as will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowseg import demo as room
+from flowseg.cli import main
+from flowseg.files import read_image
+
+TINY = (
+    *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "data.folds=2"),
+    *("pretraining.epochs=1", "pretraining.crops=4", "training.epochs=1", "training.crops=4"),
+)
+
+
+def test_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "_SETTINGS", TINY)
+    monkeypatch.setattr(room, "_TRAIN_IMAGES", 12)
+    monkeypatch.setattr(room, "_TEST_IMAGES", 1)
+    monkeypatch.setattr(room, "_LIVECELL_IMAGES", (1, 1))
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    for line in printed.splitlines()[:-2]:
+        place = Path(line.rsplit("  ", 1)[-1].strip())
+        assert not str(place).startswith(str(out)) or place.exists(), line
+    assert "competition score on images not trained on: " in printed
+    assert (out / "submission.csv").is_file()
+    assert (out / "data.html").stat().st_size > 10_000
+    assert (out / "scores.html").stat().st_size > 10_000
+    (fields,) = (out / "fields").iterdir()
+    assert read_image(fields).shape == (520, 2 * 704, 3)
+    assert main(["demo", "--out", str(out)]) == 2
+    assert "is not empty" in capsys.readouterr().err
