@@ -8,11 +8,12 @@ import numpy as np
 
 from flowseg._jit import jit
 
-__all__ = ["connected_pieces"]
+__all__ = ["connected_pieces", "find_root"]
 
 
 @jit
-def _root(parents: Any, pixel: int) -> int:
+def find_root(parents: Any, pixel: int) -> int:
+    """Where a chain of parents ends; the chain is halved on the way."""
     while parents[pixel] != pixel:
         parents[pixel] = parents[parents[pixel]]
         pixel = parents[pixel]
@@ -29,13 +30,13 @@ def connected_pieces(image: Any, corners: bool) -> Any:
             value = image[y, x]
             if value == 0:
                 continue
-            here = _root(parents, y * width + x)
+            here = find_root(parents, y * width + x)
             for dy, dx in ((0, -1), (-1, 0), (-1, -1), (-1, 1)):
                 v, u = y + dy, x + dx
                 if (dy != 0 and dx != 0 and not corners) or v < 0 or u < 0 or u >= width:
                     continue
                 if image[v, u] == value:
-                    there = _root(parents, v * width + u)
+                    there = find_root(parents, v * width + u)
                     # the smaller root wins, so a root is the piece's first pixel
                     parents[max(here, there)] = min(here, there)
                     here = min(here, there)
@@ -44,7 +45,7 @@ def connected_pieces(image: Any, corners: bool) -> Any:
     for y in range(height):
         for x in range(width):
             if image[y, x] != 0:
-                root = _root(parents, y * width + x)
+                root = find_root(parents, y * width + x)
                 if root == y * width + x:
                     count += 1
                     pieces[y, x] = count

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._jit import in_threads, jit, threads
+from flowseg._pieces import find_root
 
 __all__ = ["doublings", "find_basins", "label", "number"]
 
@@ -133,14 +134,6 @@ def _compose(ends: Any, further: Any) -> bool:
 
 
 @jit
-def _root(parent: Any, k: int) -> int:
-    while parent[k] != k:
-        parent[k] = parent[parent[k]]
-        k = parent[k]
-    return k
-
-
-@jit
 def label(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
     """Take ends side by side for one sink, where no wall stands between; replace ranks by sinks."""
     height, width = basins.shape
@@ -155,13 +148,13 @@ def label(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
             if y + v < height and 0 <= x + u < width and basins[y + v, x + u] > 0:
                 other = basins[y + v, x + u] - 1
                 if parent[other] >= 0 and _jump(flows, y, x, v, u) < _CALM:
-                    a, b = _root(parent, k), _root(parent, other)
+                    a, b = find_root(parent, k), find_root(parent, other)
                     parent[max(a, b)] = min(a, b)
     names = np.zeros(ends.size, np.int32)
     count = 0
     flat = basins.reshape(-1)
     for k in range(ends.size):
-        sink = _root(parent, ends[k])
+        sink = find_root(parent, ends[k])
         if names[sink] == 0:
             count += 1
             names[sink] = count

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._jit import jit
+from flowseg._pieces import find_root
 from flowseg.flow.quality import Diffuse, misfits
 from flowseg.flow.runs import Runs, group
 
@@ -242,14 +243,6 @@ def _contacts(runs: Any, flows: Any) -> Any:
 
 
 @jit
-def _root(parent: Any, k: int) -> int:
-    while parent[k] != k:
-        parent[k] = parent[parent[k]]
-        k = parent[k]
-    return k
-
-
-@jit
 def _join_best(pairs: Any, cost: Any, areas: Any, root: Any) -> Any:
     size = root.size
     best = np.full(size, np.inf)
@@ -266,10 +259,10 @@ def _join_best(pairs: Any, cost: Any, areas: Any, root: Any) -> Any:
     for a in range(size):
         b = partner[a]
         if b >= 0 and (partner[b] == a or areas[a] < _CRUMB):
-            i, j = _root(parent, a), _root(parent, b)
+            i, j = find_root(parent, a), find_root(parent, b)
             parent[max(i, j)] = min(i, j)
     for a in range(size):
-        k = _root(parent, a)
+        k = find_root(parent, a)
         if k != a:
             areas[k] += areas[a]
             areas[a] = 0

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._jit import jit
+from flowseg._pieces import find_root
 
 __all__ = ["Runs", "find_runs", "group"]
 
@@ -114,14 +115,6 @@ def _fill_runs(labels: Ints, background: bool, offsets: Any, table: Any) -> None
 
 
 @jit
-def _root(parent: Ints, k: int) -> int:
-    while parent[k] != k:
-        parent[k] = parent[parent[k]]
-        k = parent[k]
-    return k
-
-
-@jit
 def _connect(table: Any, offsets: Any, parent: Ints) -> int:
     starts, stops, ids, pieces = table[1], table[2], table[3], table[4]
     for k in range(parent.size):
@@ -139,7 +132,7 @@ def _connect(table: Any, offsets: Any, parent: Ints) -> int:
                     and starts[i] < stops[k] + corner
                     and starts[k] < stops[i] + corner
                 ):
-                    a, b = _root(parent, i), _root(parent, k)
+                    a, b = find_root(parent, i), find_root(parent, k)
                     parent[max(a, b)] = min(a, b)
                 i += 1
     count = 0
