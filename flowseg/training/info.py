@@ -12,8 +12,8 @@ from flowseg.errors import FlowsegError
 from flowseg.files import PathLike
 from flowseg.network.checkpoint import Card, read_card
 from flowseg.tables import read_rows
+from flowseg.training.folder import SUMMARY
 from flowseg.training.loop import BEST, METRICS, STATE
-from flowseg.training.run import SUMMARY
 
 __all__ = ["describe"]
 

@@ -17,7 +17,9 @@ from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
 from flowseg.rle import Masks
-from flowseg.training.run import _fingerprint, _inherit, _key, _measure
+from flowseg.training.images import measure_cells
+from flowseg.training.pretraining import _key, inherit
+from flowseg.training.provenance import fingerprint
 
 SMALL = NetworkConfig(channels=(4, 8), blocks=1)
 
@@ -32,7 +34,7 @@ def square(edge: int, name: str = "a", cell_type: str = "disc") -> Record:
 
 def test_unknown_diameters_are_measured_and_known_ones_kept() -> None:
     cells = {"disc": CellType(), "other": CellType(diameter=12.0)}
-    measured = _measure(cells, [square(10), square(20, "b"), square(30, "c", "other")])
+    measured = measure_cells(cells, [square(10), square(20, "b"), square(30, "c", "other")])
     mean = np.mean([2 * np.sqrt(area / np.pi) for area in (100, 400)])
     assert measured["disc"].diameter == pytest.approx(mean, abs=0.01)
     assert measured["other"].diameter == 12
@@ -40,23 +42,23 @@ def test_unknown_diameters_are_measured_and_known_ones_kept() -> None:
 
 def test_a_type_without_images_or_cells_is_an_error() -> None:
     with pytest.raises(FlowsegError, match="no image of cell type 'other'"):
-        _measure({"other": CellType()}, [square(10)])
+        measure_cells({"other": CellType()}, [square(10)])
     with pytest.raises(FlowsegError, match="hold no cell to measure"):
-        _measure({"disc": CellType()}, [square(0)])
+        measure_cells({"disc": CellType()}, [square(0)])
 
 
-def test_weights_are_inherited_but_for_the_head_of_other_types(tmp_path: Path) -> None:
+def test_weights_areinherited_but_for_the_head_of_other_types(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     other = FlowNetwork(SMALL, 3, seed=1)
     save_network(path, other.state_dict(), Card(SMALL, {name: CellType() for name in "abc"}))
     network = FlowNetwork(SMALL, 2, seed=2)
     head = network.type_head.weight.clone()
-    _inherit(network, path)
+    inherit(network, path)
     assert torch.equal(network.stem.weight, other.stem.weight)
     assert torch.equal(network.type_head.weight, head)
     wider = FlowNetwork(replace(SMALL, channels=(4, 16)), 2)
     with pytest.raises(FlowsegError, match="another architecture"):
-        _inherit(wider, path)
+        inherit(wider, path)
 
 
 def test_what_changes_the_pretraining_changes_its_key(tmp_path: Path) -> None:
@@ -72,13 +74,13 @@ def test_what_changes_the_pretraining_changes_its_key(tmp_path: Path) -> None:
     assert _key(config, records, torch.device("cuda")) != key
 
 
-def test_the_fingerprint_sees_every_annotation(tmp_path: Path) -> None:
+def test_thefingerprint_sees_every_annotation(tmp_path: Path) -> None:
     write_synthetic_livecell(tmp_path, 2, 1, 3, (64, 80))
-    before = _fingerprint(read_livecell(tmp_path))
-    assert _fingerprint(list(reversed(read_livecell(tmp_path)))) == before
+    before = fingerprint(read_livecell(tmp_path))
+    assert fingerprint(list(reversed(read_livecell(tmp_path)))) == before
     table = next((tmp_path / "LIVECell_dataset_2021/annotations/LIVECell").glob("*train.json"))
     text = table.read_text()
     first = text.index('"segmentation"')
     digit = next(i for i in range(first, len(text)) if text[i].isdigit())
     table.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
-    assert _fingerprint(read_livecell(tmp_path)) != before
+    assert fingerprint(read_livecell(tmp_path)) != before

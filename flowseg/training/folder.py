@@ -1,0 +1,122 @@
+"""The folder of a run: begun, taken up again, closed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flowseg.config import Config, load_config, to_mapping, to_yaml
+from flowseg.data.record import Record
+from flowseg.errors import FlowsegError
+from flowseg.files import ensure_writable_folder, write_image, write_text
+from flowseg.image import normalize
+from flowseg.inference.segmenter import Segmenter
+from flowseg.labels import masks_to_labels
+from flowseg.overlay import side_by_side
+from flowseg.training.curves import write_curves
+from flowseg.training.loop import BEST, METRICS, STATE, Stage, StageResult
+from flowseg.training.tensorboard import TENSORBOARD
+
+__all__ = [
+    "CONFIG",
+    "CURVES",
+    "FOLDS",
+    "OVERLAYS",
+    "SUMMARY",
+    "close_folder",
+    "draw_overlays",
+    "open_folder",
+]
+
+CONFIG = "config.yaml"
+ORIGIN = "origin.json"
+CURVES = "curves.png"
+FOLDS = "folds.csv"
+SUMMARY = "summary.json"
+OVERLAYS = "overlays"
+_MAX_OVERLAYS = 12
+
+
+def open_folder(out: Path, config: Config, origin: Mapping[str, str], resume: bool) -> bool:
+    """Make the run's folder, or check that it is this run's; whether it holds a state.
+
+    A run that died in its pre-training has settings and no state yet: it is resumed as well.
+    """
+    if resume:
+        if not (out / CONFIG).is_file():
+            raise FlowsegError(
+                "holds no run to resume, so no checkpoint",
+                file=out,
+                remedy="start without --resume, or name the run's folder with --out",
+            )
+        before = to_mapping(load_config(path=out / CONFIG))
+        changed = _differences(before, to_mapping(config))
+        changed += _differences(_read_origin(out / ORIGIN), origin)
+        if changed:
+            raise FlowsegError(
+                f"was started with other settings: {', '.join(changed)}",
+                file=out / CONFIG,
+                remedy="resume with the same command, or start a new --out",
+            )
+        return (out / STATE).is_file()
+    # Settings and folds alone are those of a run that never began.
+    begun = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if begun - {CONFIG, ORIGIN, FOLDS, TENSORBOARD}:
+        raise FlowsegError(
+            "is not empty",
+            file=out,
+            remedy="continue its run with --resume, or name another folder with --out",
+        )
+    ensure_writable_folder(out)
+    write_text(out / ORIGIN, json.dumps(origin, indent=2) + "\n")
+    write_text(out / CONFIG, to_yaml(config))
+    return False
+
+
+def draw_overlays(out: Path, validation: Sequence[Record], device: str) -> None:
+    """Overlays of the best checkpoint on validation images: prediction left, truth right."""
+    segmenter = Segmenter.load(out / BEST, device)
+    folder = ensure_writable_folder(out / OVERLAYS)
+    for record in tqdm(validation[:_MAX_OVERLAYS], desc="overlays", unit="image"):
+        image = record.image()
+        labels = segmenter.segment(image, cell_type=record.cell_type).labels
+        picture = side_by_side(normalize(image), labels, masks_to_labels(record.masks()))
+        write_image(folder / f"{record.image_id}.png", picture)
+
+
+def close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
+    """The summary goes last: a folder that has one is finished."""
+    write_curves(folder / METRICS, folder / CURVES)
+    summary = {
+        "stage": stage.provenance["stage"],
+        "validation_score": result.score,
+        "best_epoch": result.epoch,
+        "epochs": stage.schedule.epochs,
+        "seconds": round(result.seconds, 1),
+        "training_images": len(stage.training),
+        "validation_images": [record.image_id for record in stage.validation],
+    }
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def _read_origin(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlowsegError("cannot be read", file=path, remedy="start a new --out") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changed.append(f"{prefix}{key} {old} -> {new}")
+    return changed

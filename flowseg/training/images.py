@@ -1,0 +1,79 @@
+"""What training asks of its images: that they can be read, a fold, and the size of their cells."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from tqdm import tqdm
+
+from flowseg.config import CellType, DataConfig
+from flowseg.data.folds import assign_folds, read_ids
+from flowseg.data.record import Record
+from flowseg.errors import FlowsegError
+
+__all__ = ["check_images", "fewer_folds", "measure_cells", "split_images"]
+
+_MEASURED_IMAGES = 50
+
+_log = logging.getLogger(__name__)
+
+
+def check_images(records: Sequence[Record]) -> None:
+    """Read every image once: a damaged one ends a run before it starts, not days later."""
+    for record in tqdm(records, desc="checking images", unit="image", delay=2, leave=False):
+        record.image()
+
+
+def split_images(
+    records: Sequence[Record], config: DataConfig, train_only: str | os.PathLike[str] | None
+) -> dict[str, int]:
+    """The fold of each image; `train_only` may also name images of other cell types."""
+    known = {record.image_id for record in records}
+    kept: frozenset[str] = frozenset()
+    if train_only is not None:
+        named = read_ids(train_only)
+        kept = named & known
+        if named and not kept:
+            raise FlowsegError(
+                f"names no image of this training, such as {min(known)!r}", file=train_only
+            )
+    return assign_folds(records, config.folds, seed=config.split_seed, train_only=kept)
+
+
+def fewer_folds(config: DataConfig, images: int) -> DataConfig:
+    """As many folds as images, where someone's own are fewer than the folds asked for."""
+    if images < 2:
+        raise FlowsegError(
+            "there is one image with labels, but one to learn from and one to check on are needed",
+            remedy="label one more",
+        )
+    if images >= config.folds:
+        return config
+    _log.info("%d images make %d folds, not %d", images, images, config.folds)
+    return replace(config, folds=images)
+
+
+def measure_cells(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[str, CellType]:
+    """`cells` with every unknown diameter replaced by the mean one of the training masks."""
+    measured = {}
+    for name, cell in cells.items():
+        own = [record for record in records if record.cell_type == name]
+        if not own:
+            raise FlowsegError(f"there is no image of cell type {name!r} to train on")
+        if cell.diameter is None:
+            # An even sample is enough for a mean, and a large data set is read lazily.
+            sample = own[:: -(-len(own) // _MEASURED_IMAGES)]
+            areas = np.concatenate([record.masks().areas() for record in sample])
+            areas = areas[areas > 0]
+            if not areas.size:
+                raise FlowsegError(f"the images of cell type {name!r} hold no cell to measure")
+            diameter = float(np.mean(2 * np.sqrt(areas / np.pi)))
+            _log.info("cell type %s: mean diameter %.1f px, measured", name, diameter)
+            measured[name] = replace(cell, diameter=round(diameter, 2))
+        else:
+            measured[name] = cell
+    return measured

@@ -1,0 +1,123 @@
+"""Where a training starts: fresh weights, someone's checkpoint, or a first stage on LIVECell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from flowseg import __version__
+from flowseg.config import CellType, Config, to_mapping, to_yaml
+from flowseg.data.livecell import read_livecell
+from flowseg.data.record import Record
+from flowseg.errors import FlowsegError
+from flowseg.files import ensure_writable_folder, write_text
+from flowseg.network.checkpoint import load_network
+from flowseg.network.unet import FlowNetwork
+from flowseg.training.folder import CONFIG, SUMMARY, close_folder
+from flowseg.training.images import check_images, measure_cells
+from flowseg.training.loop import BEST, STATE, Stage, fit
+from flowseg.training.provenance import fingerprint, provenance_of
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["checkpoint_at", "inherit", "pretrained"]
+
+_log = logging.getLogger(__name__)
+
+
+def pretrained(
+    pretrain: str, config: Config, data: Path, out: Path, device: torch.device
+) -> Path | None:
+    """The checkpoint to start from; made first if it is LIVECell's and not there yet."""
+    if pretrain == "none":
+        return None
+    if pretrain != "livecell":
+        return checkpoint_at(pretrain)
+    training = read_livecell(data, ("train",))
+    validation = read_livecell(data, ("val",))
+    names = sorted({record.cell_type for record in training})
+    stage_config = replace(config, cells={name: CellType() for name in names})
+    key = _key(stage_config, [*training, *validation], device)
+    folder = ensure_writable_folder(out.parent / f"livecell-{key}")
+    with _alone(folder):
+        if (folder / SUMMARY).is_file():
+            _log.info("reusing the LIVECell pre-training in %s", folder)
+        else:
+            _pretrain(folder, stage_config, training, validation, device)
+    return folder / BEST
+
+
+def _pretrain(
+    folder: Path,
+    config: Config,
+    training: Sequence[Record],
+    validation: Sequence[Record],
+    device: torch.device,
+) -> None:
+    """Train the first stage, or go on with it, and leave its checkpoint in `folder`."""
+    check_images([*training, *validation])
+    cells = measure_cells(config.cells, training)
+    config = replace(config, cells=cells)
+    _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
+    write_text(folder / CONFIG, to_yaml(config))
+    known = [record for record in validation if record.cell_type in cells]
+    provenance = provenance_of(config, training, known) | {"stage": "pretraining"}
+    schedule = config.pretraining
+    stage = Stage("pre-training", folder, training, known, cells, config, schedule, provenance)
+    network = FlowNetwork(config.network, len(cells), config.seed)
+    # The folder's name covers all that decides the weights, so going on is safe.
+    result = fit(stage, network, device, resume=(folder / STATE).is_file())
+    close_folder(folder, stage, result)
+
+
+def checkpoint_at(path: str) -> Path:
+    """The checkpoint that `path` is, or the best one of the run's folder that it is."""
+    return Path(path) / BEST if Path(path).is_dir() else Path(path)
+
+
+def inherit(network: FlowNetwork, path: Path) -> None:
+    """Start from another network's weights; a head for other cell types starts afresh."""
+    other, _ = load_network(path)
+    if other.config != network.config:
+        raise FlowsegError(
+            f"holds another architecture: {to_mapping(other.config)} -> "
+            f"{to_mapping(network.config)}",
+            file=path,
+            remedy="set the same network.* or choose another --pretrain",
+        )
+    weights = {k: v for k, v in other.state_dict().items() if not k.startswith("type_head.")}
+    network.load_state_dict(weights, strict=False)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time into `folder`; the system frees it however a process ends."""
+    with (folder / ".lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _key(config: Config, records: Iterable[Record], device: torch.device) -> str:
+    """A short name for everything that decides the weights of a pre-training."""
+    settings = to_mapping(config)
+    # Neither the schedule of the second stage nor the split changes the first.
+    for unrelated in ("training", "data"):
+        del settings[unrelated]
+    material = {
+        "settings": settings,
+        "data": fingerprint(records),
+        "device": device.type,
+        "flowseg": __version__,
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,75 @@
+"""What a run and its checkpoints say of where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+from flowseg import __version__
+from flowseg.config import Config, to_mapping
+from flowseg.data.livecell import Polygons
+from flowseg.data.record import Record
+from flowseg.rle import Masks
+
+__all__ = ["fingerprint", "provenance_of"]
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """A digest of which images, of which size in bytes, with which annotations."""
+    digest = hashlib.sha256()
+    tables: set[Path] = set()
+    for record in sorted(records, key=lambda record: record.image_id):
+        size = record.image_path.stat().st_size
+        digest.update(f"{record.image_id} {size} {record.cell_type} {record.shape} ".encode())
+        if isinstance(record.annotation, Masks):
+            for runs in (record.annotation.offsets, record.annotation.starts):
+                digest.update(runs.tobytes())
+            digest.update(record.annotation.lengths.tobytes())
+        elif isinstance(record.annotation, Polygons):
+            tables.add(record.annotation.path)
+    for table in sorted(tables):
+        with table.open("rb") as file:
+            while block := file.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def provenance_of(
+    config: Config, training: Sequence[Record], validation: Sequence[Record]
+) -> dict[str, Any]:
+    """What goes on the card: settings, data, and the versions of everything that computes."""
+    return {
+        "settings": to_mapping(config),
+        "training_images": len(training),
+        "validation_images": len(validation),
+        "data": fingerprint([*training, *validation]),
+        "versions": {
+            "flowseg": __version__,
+            "revision": _revision(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _revision() -> str | None:
+    """The git revision of the checkout that runs, "-dirty" if changed since; else None."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
