@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,15 +11,57 @@ from flowseg._jit import jit
 from flowseg.flow.joining import join
 from flowseg.flow.kernels import kernels
 from flowseg.flow.quality import check_flows
-from flowseg.flow.runs import find_runs
+from flowseg.flow.runs import Runs, find_runs
 
-__all__ = ["flows_to_labels"]
+__all__ = ["Cells", "find_cells", "flows_to_labels"]
 
-Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 
 _HOLE = 4  # pixels; larger ones are background that the cell winds around
+
+
+class Cells(NamedTuple):
+    """All cells of a flow field, of which none is dropped yet.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Of the image.
+    runs : Runs
+        Of cells and background.
+    names : (P,) int32
+        For each piece, the piece that stands for its cell, which is its first; for a hole, the
+        piece that stands for the cell around it.
+    areas, filled : (P,) int64
+        Pixels of the cell without its holes and with them, at the piece that stands for it;
+        0 at the others.
+    misfit : (P,) float64
+        Sum over the cell's pixels of the squared difference between the flows and those it would
+        have, at the piece that stands for it; NaN where it was not measured.
+    """
+
+    shape: tuple[int, int]
+    runs: Runs
+    names: Ints
+    areas: Longs
+    filled: Longs
+    misfit: NDArray[np.float64]
+
+    def kept(self, flow_threshold: float, min_size: int) -> Bools:
+        """Which pieces stand for a cell that passes both, as in `flows_to_labels`: (P,) bool."""
+        kept: Bools = (self.areas > 0) & (self.filled >= min_size)
+        if flow_threshold > 0:
+            kept &= ~(self.misfit > flow_threshold * self.areas)
+        return kept
+
+    def labels(self, kept: Bools) -> Ints:
+        """The label image of the cells that these pieces stand for, ids in order of the pieces."""
+        ids = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+        image = np.empty(self.shape, dtype=np.int32)
+        _paint(self.runs, ids[self.names], image)
+        return image
 
 
 def flows_to_labels(
@@ -61,38 +103,55 @@ def flows_to_labels(
     FlowsegError
         Where a shape is wrong, shapes differ, a value is not finite, or the device is missing.
     """
+    cells = find_cells(
+        flows,
+        cellprob,
+        cellprob_threshold=cellprob_threshold,
+        niter=niter,
+        measure=flow_threshold > 0,
+        device=device,
+    )
+    return cells.labels(cells.kept(flow_threshold, min_size))
+
+
+def find_cells(
+    flows: ArrayLike,
+    cellprob: ArrayLike,
+    *,
+    cellprob_threshold: float = 0.0,
+    niter: int = 200,
+    measure: bool = True,
+    device: str = "cpu",
+) -> Cells:
+    """All cells of a flow field; parameters and errors as for `flows_to_labels`.
+
+    `measure` says whether the misfits are wanted, without which no flow threshold can be asked for.
+    """
     field, prob = check_flows(flows, cellprob)
     loops = kernels(device)
-    labels: Ints = loops.find_basins(field, prob, cellprob_threshold, niter)
-    runs = find_runs(labels, background=True)
-    cells, areas, misfit = join(runs, field, flow_threshold > 0, loops.diffuse)
-    if flow_threshold > 0:
-        areas[misfit > flow_threshold * areas] = 0
-    names = _name(runs, cells, areas, max(min_size, 1), labels.shape)
-    _paint(runs, names, labels)
-    return labels
+    basins: Ints = loops.find_basins(field, prob, cellprob_threshold, niter)
+    runs = find_runs(basins, background=True)
+    cells, areas, misfit = join(runs, field, measure, loops.diffuse)
+    around, filled = _holes(runs, cells, areas, basins.shape)
+    height, width = basins.shape
+    return Cells((height, width), runs, np.where(around < 0, cells, around), areas, filled, misfit)
 
 
 @jit
-def _name(runs: Any, cells: Any, areas: Any, min_size: int, shape: Any) -> Any:
-    """The new id of each piece: 0 for background and what is dropped, 1.. in reading order.
+def _holes(runs: Any, cells: Any, areas: Any, shape: Any) -> Any:
+    """The cell each piece is a hole of, -1 if it is none; the cells' areas with their holes.
 
-    A small piece of background that only one cell touches is a hole and gets the cell's id.
+    A small piece of background that only one cell touches is a hole.
     """
     rows, starts, stops, ids, pieces = runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces
     count = cells.size
-    around = np.full(
-        count, -1, np.int32
-    )  # the only cell around background, -2 where there are more
-    solid = np.zeros(count, np.bool_)
-    holes = np.zeros(count, np.int64)
+    around = np.full(count, -1, np.int32)  # the only cell around, -2 where there are more
+    sizes = np.zeros(count, np.int64)
     above = 0
     for k in range(pieces.size):
         p = pieces[k]
-        if ids[k] != 0:
-            solid[p] = True
-        else:
-            holes[p] += stops[k] - starts[k]
+        if ids[k] == 0:
+            sizes[p] += stops[k] - starts[k]
             if rows[k] == 0 or rows[k] == shape[0] - 1 or starts[k] == 0 or stops[k] == shape[1]:
                 around[p] = -2
         if k > 0 and rows[k - 1] == rows[k]:
@@ -105,26 +164,13 @@ def _name(runs: Any, cells: Any, areas: Any, min_size: int, shape: Any) -> Any:
         while rows[i] == rows[k] - 1 and starts[i] < stops[k]:
             _meet(around, cells, ids[i], ids[k], pieces[i], p)
             i += 1
-    full = areas.copy()
+    filled = areas.copy()
     for p in range(count):
-        if holes[p] > _HOLE:
-            around[p] = -2
-        if not solid[p] and around[p] >= 0:
-            full[around[p]] += holes[p]
-    names = np.zeros(count, np.int32)
-    number = 0
-    for p in range(count):
-        if solid[p]:
-            cell = cells[p]
-            if areas[cell] > 0 and full[cell] >= min_size:
-                if names[cell] == 0:
-                    number += 1
-                    names[cell] = number
-                names[p] = names[cell]
-    for p in range(count):
-        if not solid[p] and around[p] >= 0:
-            names[p] = names[around[p]]
-    return names
+        if around[p] < 0 or sizes[p] > _HOLE:
+            around[p] = -1
+        else:
+            filled[around[p]] += sizes[p]
+    return around, filled
 
 
 @jit
@@ -140,6 +186,6 @@ def _meet(around: Any, cells: Any, id_a: int, id_b: int, a: int, b: int) -> None
 
 
 @jit
-def _paint(runs: Any, names: Any, labels: Any) -> None:
+def _paint(runs: Any, ids: Any, image: Any) -> None:
     for k in range(runs.rows.size):
-        labels[runs.rows[k], runs.starts[k] : runs.stops[k]] = names[runs.pieces[k]]
+        image[runs.rows[k], runs.starts[k] : runs.stops[k]] = ids[runs.pieces[k]]
