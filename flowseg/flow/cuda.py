@@ -1,8 +1,10 @@
 """The two long loops of this room on a CUDA device, as Triton kernels.
 
-`diffuse` and `find_basins` stand in for those of `diffusion` and `basins`. They add in the same
-order in single precision without fusing, so their results are the same but for the last bit. This
-module is imported when a CUDA device is asked for; Triton comes with the CUDA builds of torch.
+`find_basins`, `misfits` and `diffuse` stand in for those of `basins`, `quality` and `diffusion`.
+They add in the same order in single precision without fusing, so their results are the same but
+for the last bit. A flow field is a tensor on the device, (3, H, W) float32: flows and cellprob; the
+flows of cells are compared with it there. This module is imported when a CUDA device is asked for;
+Triton comes with the CUDA builds of torch.
 """
 
 # Kernels take pointers and constants one by one, and Triton annotates them in its own way.
@@ -16,11 +18,12 @@ from typing import Any
 import numpy as np
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 
 from flowseg.flow import basins, diffusion
 from flowseg.flow.diffusion import Floats, Ints, Longs, make_plan
 
-__all__ = ["diffuse", "find_basins"]
+__all__ = ["diffuse", "find_basins", "misfits", "send"]
 
 _BLOCK = 256
 
@@ -108,18 +111,59 @@ def _step(
     tl.store(ends + k, rank - 1, mask=k < count)
 
 
+def send(array: Any, device: Any, dtype: Any = None) -> Any:
+    """An array as a tensor on the device."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).to(device)
+
+
 def diffuse(
     table: Ints, offsets: Longs, places: Longs, flows: Floats, device: str = "cuda"
 ) -> None:
-    """`flowseg.flow.diffusion.diffuse` on a CUDA device.
+    """`flowseg.flow.diffusion.diffuse` on a CUDA device."""
+    at = _spelled(places, table[2] - table[1], device).cpu().numpy()
+    flows[:, at] = _own_flows(table, offsets, device).cpu().numpy()
+
+
+def misfits(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
+    """`flowseg.flow.quality.misfits` of a flow field on a CUDA device."""
+    import torch
+
+    if not table.shape[1]:
+        return np.zeros(0)
+    lengths = table[2] - table[1]
+    starts = table[0].astype(np.int64) * maps.shape[2] + table[1]
+    at = _spelled(starts, lengths, maps.device)
+    apart = maps[:2].reshape(2, -1)[:, at] - _own_flows(table, offsets, maps.device)
+    squares = (apart[0] * apart[0] + apart[1] * apart[1]).double()
+    counts = send(np.add.reduceat(lengths, offsets[:-1], dtype=np.int64), maps.device)
+    # Sums in a fixed order, which `index_add` has not.
+    sums = torch.segment_reduce(squares, "sum", lengths=counts, unsafe=True)
+    return np.asarray(sums.cpu().numpy())
+
+
+def _spelled(begins: Any, lengths: Any, device: Any) -> Any:
+    """Runs spelled out: `begins` plus 0, 1, 2, ... for each pixel of a run."""
+    import torch
+
+    ends = np.cumsum(lengths, dtype=np.int64)
+    repeats = send(lengths, device, np.int64)
+    shift = torch.repeat_interleave(send(begins - (ends - lengths), device), repeats)
+    return shift + torch.arange(int(ends[-1]) if ends.size else 0, device=device)
+
+
+def _own_flows(table: Ints, offsets: Longs, device: Any) -> Any:
+    """The flows that pieces given as runs have, pixel by pixel in the order of the runs: (2, n).
 
     Pieces whose heat leaves single precision (long and thin ones) are left to the CPU, in double.
     """
     import torch
 
     plan = make_plan(table, offsets)
+    lengths = (table[2] - table[1]).astype(np.int64)
     if not len(plan):
-        return
+        return torch.zeros((2, 0), device=device)
     strides = plan[:, diffusion.WIDTH].astype(np.int64) + 1
     sizes = plan[:, diffusion.HEIGHT] * strides
     room = sizes + 2 * (strides + 1)
@@ -129,27 +173,36 @@ def diffuse(
         return (y - plan[k, diffusion.TOP]) * strides[k] + x - plan[k, diffusion.LEFT]
 
     piece = np.repeat(np.arange(len(plan)), np.diff(offsets))
-    lengths = (table[2] - table[1]).astype(np.int64)
-    starts = first[piece] + within(piece, table[0], table[1])
+    at = _spelled(first[piece] + within(piece, table[0], table[1]), lengths, device)
+    owner = torch.repeat_interleave(send(piece, device), send(lengths, device))
     seeds = within(np.arange(len(plan)), plan[:, diffusion.SEED_Y], plan[:, diffusion.SEED_X])
+    heat = _heat(plan, at, first, strides, seeds, int(room.sum()))
+    result = _climb(heat, at, send(strides, device)[owner])
+    coldest = torch.full((len(plan),), float("inf"), device=device)
+    coldest.scatter_reduce_(0, owner, heat[at], "amin")
+    limit = 1 / float(diffusion.WARMTH_SINGLE)
+    cold = np.flatnonzero(coldest.cpu().numpy() < limit)
+    if cold.size:
+        runs = np.flatnonzero(np.isin(piece, cold))
+        counts = np.concatenate(([0], np.cumsum(np.diff(offsets)[cold])))
+        own = lengths[runs]
+        exact = np.zeros((2, int(own.sum())), np.float32)
+        diffusion.diffuse_planned(table[:, runs], counts, plan[cold], np.cumsum(own) - own, exact)
+        begins = (np.cumsum(lengths) - lengths)[runs]
+        result[:, _spelled(begins, own, device)] = send(exact, device)
+    return result
 
-    def send(array: Any, dtype: Any = np.int64) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).to(device)
 
-    def pixels(begins: Any) -> Any:
-        """Runs spelled out: `begins` plus 0, 1, 2, ... for each pixel of a run."""
-        ends = np.cumsum(lengths)
-        shift = torch.repeat_interleave(send(begins - (ends - lengths)), send(lengths))
-        return shift + torch.arange(int(ends[-1]), device=device)
+def _heat(plan: Ints, at: Any, first: Longs, strides: Longs, seeds: Longs, room: int) -> Any:
+    """The heat of all pieces after their rounds, each in a frame of its own."""
+    import torch
 
-    at = pixels(starts)
-    owner = torch.repeat_interleave(send(piece), send(lengths))
-    heat = torch.zeros(int(room.sum()), dtype=torch.float32, device=device)
-    share = torch.zeros_like(heat)
+    device = at.device
+    heat = torch.zeros(room, dtype=torch.float32, device=device)
+    share, other = torch.zeros_like(heat), torch.zeros_like(heat)
     share[at] = float(np.float32(1 / 9))
-    other = torch.zeros_like(heat)
+    sizes = plan[:, diffusion.HEIGHT] * strides
     heavy = np.argsort(-(plan[:, diffusion.ROUNDS] * sizes), kind="stable")
-    warmth = float(diffusion.WARMTH_SINGLE)
     for parity in (0, 1):  # the last round's heat lies in `heat` after an even number of rounds
         chosen = heavy[plan[heavy, diffusion.ROUNDS] % 2 == parity]
         if not chosen.size:
@@ -157,25 +210,16 @@ def diffuse(
         _spread[(chosen.size,)](
             *((heat, other) if parity == 0 else (other, heat)),
             share,
-            send(first[chosen]),
-            send(strides[chosen], np.int32),
-            send(sizes[chosen], np.int32),
-            send(seeds[chosen], np.int32),
-            send(plan[chosen, diffusion.ROUNDS], np.int32),
-            warmth,
+            send(first[chosen], device),
+            send(strides[chosen], device, np.int32),
+            send(sizes[chosen], device, np.int32),
+            send(seeds[chosen], device, np.int32),
+            send(plan[chosen, diffusion.ROUNDS], device, np.int32),
+            float(diffusion.WARMTH_SINGLE),
             BLOCK=_BLOCK,
             enable_fp_fusion=False,
         )
-    coldest = torch.full((len(plan),), float("inf"), device=device)
-    coldest.scatter_reduce_(0, owner, heat[at], "amin")
-    steps = send(strides)[owner]
-    result = _climb(heat, at, steps).cpu().numpy()
-    flows[:, pixels(places).cpu().numpy()] = result
-    cold = np.flatnonzero(coldest.cpu().numpy() < 1 / warmth)
-    if cold.size:
-        runs = np.flatnonzero(np.isin(piece, cold))
-        counts = np.concatenate(([0], np.cumsum(np.diff(offsets)[cold])))
-        diffusion.diffuse_planned(table[:, runs], counts, plan[cold], places[runs], flows)
+    return heat
 
 
 def _climb(heat: Any, at: Any, stride: Any) -> Any:
@@ -200,21 +244,24 @@ def _climb(heat: Any, at: Any, stride: Any) -> Any:
     return torch.stack((dy / norm, dx / norm)).float()
 
 
-def find_basins(
-    flows: Floats, cellprob: Floats, threshold: float, niter: int, device: str = "cuda"
-) -> Ints:
-    """`flowseg.flow.basins.find_basins`, following on a CUDA device."""
+def find_basins(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
+    """`flowseg.flow.basins.find_basins` of a flow field on a CUDA device.
+
+    `flows` are those of `maps` on the host, where the sinks, few as they are, are put together.
+    """
     import torch
 
-    ranks, pixels = basins.number(cellprob, np.float32(threshold))
-    count = pixels.size
-    ends = torch.empty(count, dtype=torch.int32, device=device)
+    inside = maps[2] > float(np.float32(threshold))
+    ranks = torch.cumsum(inside.reshape(-1), 0, dtype=torch.int32).reshape(inside.shape) * inside
+    pixels = torch.nonzero(inside.reshape(-1))[:, 0].int()
+    count = len(pixels)
+    ends = torch.empty_like(pixels)
     if count:
-        height, width = ranks.shape
+        height, width = inside.shape
         _step[(triton.cdiv(count, _BLOCK),)](
-            torch.from_numpy(flows).to(device),
-            torch.from_numpy(ranks).to(device),
-            torch.from_numpy(pixels).to(device),
+            maps,
+            ranks,
+            pixels,
             ends,
             count,
             height,
@@ -229,6 +276,6 @@ def find_basins(
         if torch.equal(further, ends):
             break
         ends = further
-    result: Ints = ranks
-    basins.label(ends.cpu().numpy(), flows, pixels, result)
+    result: Ints = ranks.cpu().numpy()
+    basins.label(ends.cpu().numpy(), flows, pixels.cpu().numpy(), result)
     return result

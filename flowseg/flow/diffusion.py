@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg._jit import in_threads, jit, threads
-from flowseg.flow.kernels import kernels
+from flowseg.flow.kernels import diffuser
 from flowseg.flow.runs import find_runs, group
 from flowseg.labels import check_labels
 
@@ -73,7 +73,7 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> Floats:
     order, offsets = group(runs.pieces, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     places = table[0].astype(np.int64) * image.shape[1] + table[1]
-    kernels(device).diffuse(table, offsets, places, flows.reshape(2, -1))
+    diffuser(device)(table, offsets, places, flows.reshape(2, -1))
     return flows
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowseg._jit import jit
 from flowseg.flow.joining import join
-from flowseg.flow.kernels import kernels
+from flowseg.flow.kernels import field_loops
 from flowseg.flow.quality import check_flows
 from flowseg.flow.runs import Runs, find_runs
 
@@ -122,16 +122,18 @@ def find_cells(
     niter: int = 200,
     measure: bool = True,
     device: str = "cpu",
+    resident: Any = None,
 ) -> Cells:
     """All cells of a flow field; parameters and errors as for `flows_to_labels`.
 
     `measure` says whether the misfits are wanted, without which no flow threshold can be asked for.
+    `resident` is a tensor (3, H, W): flows and cellprob, where they lie on `device` already.
     """
     field, prob = check_flows(flows, cellprob)
-    loops = kernels(device)
-    basins: Ints = loops.find_basins(field, prob, cellprob_threshold, niter)
+    loops = field_loops(field, prob, device, resident)
+    basins = loops.find_basins(cellprob_threshold, niter)
     runs = find_runs(basins, background=True)
-    cells, areas, misfit = join(runs, field, measure, loops.diffuse)
+    cells, areas, misfit = join(runs, field, measure, loops.misfits)
     around, filled = _holes(runs, cells, areas, basins.shape)
     height, width = basins.shape
     return Cells((height, width), runs, np.where(around < 0, cells, around), areas, filled, misfit)

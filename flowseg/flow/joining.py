@@ -8,6 +8,7 @@ that each would have on its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from flowseg._jit import jit
 from flowseg._pieces import find_root
-from flowseg.flow.quality import Diffuse, misfits
 from flowseg.flow.runs import Runs, group
 
 __all__ = ["join"]
@@ -23,6 +23,7 @@ __all__ = ["join"]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Misfits = Callable[[Ints, Longs], NDArray[np.float64]]
 
 _CRUMB = 15  # pixels; smaller basins say nothing of their own and join whom they fit best
 _CRUMB_JUMP = 0.6  # but not over a border
@@ -44,10 +45,9 @@ _PRIOR_JUMP = 0.3
 class _State:
     """The contacts of the cells as they are joined."""
 
-    def __init__(self, runs: Runs, flows: Floats, diffuse: Diffuse) -> None:
+    def __init__(self, runs: Runs, flows: Floats, misfits: Misfits) -> None:
         self.runs = runs
-        self.flows = flows
-        self.diffuse = diffuse
+        self.misfits = misfits
         self.root = np.arange(runs.total, dtype=np.int32)
         inside = np.where(runs.ids != 0, runs.stops - runs.starts, 0)
         self.areas = np.bincount(runs.pieces, inside, runs.total).astype(np.int64)
@@ -83,7 +83,7 @@ class _State:
 
 
 def join(
-    runs: Runs, flows: Floats, measure: bool, diffuse: Diffuse
+    runs: Runs, flows: Floats, measure: bool, misfits: Misfits
 ) -> tuple[Ints, Longs, NDArray[np.float64]]:
     """Join pieces of one cell.
 
@@ -94,8 +94,8 @@ def join(
     flows : (2, H, W) float32
     measure : bool
         Whether the misfit of every cell is wanted.
-    diffuse : callable
-        `flowseg.flow.diffusion.diffuse`, of the device to compute on.
+    misfits : callable
+        From (table, offsets) to sums, as :func:`flowseg.flow.quality.misfits` of these flows.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def join(
         Sum over the cell's pixels of the squared difference between the flows and those it would
         have, at the piece that stands for it; where not wanted, NaN for most.
     """
-    state = _State(runs, flows, diffuse)
+    state = _State(runs, flows, misfits)
     while True:
         mean = state.mean_jump()
         areas = state.areas[state.pairs]
@@ -170,7 +170,7 @@ def _misfits(state: _State, singles: Ints, pairs: Ints) -> NDArray[np.float64]:
     chosen, bounds = _gather(order, offsets, singles, pairs)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))[:, chosen]
     table[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
-    return misfits(table, bounds, state.flows, state.diffuse)
+    return state.misfits(table, bounds)
 
 
 @jit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ __all__ = ["check_flows", "flow_errors", "misfits", "scores"]
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
-Diffuse = Callable[[Ints, Longs, Longs, NDArray[np.float32]], None]
 Floats = NDArray[np.float32]
 
 
@@ -80,9 +78,7 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
     return errors
 
 
-def misfits(
-    table: Ints, offsets: Longs, flows: Floats, diffuse: Diffuse = diffuse
-) -> NDArray[np.float64]:
+def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
     """Sum of squared differences between the flows and those that connected pieces would have.
 
     Parameters
@@ -92,8 +88,6 @@ def misfits(
     offsets : (P + 1,) int64
         Where each piece's runs begin.
     flows : (2, H, W) float32
-    diffuse : callable
-        Of the device to compute on.
 
     Returns
     -------

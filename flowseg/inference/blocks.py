@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +21,11 @@ from flowseg.config import CellType
 from flowseg.errors import FlowsegError
 from flowseg.flow.runs import find_runs
 from flowseg.image import Span, intensity_span, normalize, to_grey
+from flowseg.inference.field import FlowField, fetch, follow
 from flowseg.inference.scale import footprint, rescale_part
-from flowseg.inference.segmenter import Request, Segmenter, follow
+from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.inference.stream import Stage, pipeline
-from flowseg.inference.tiles import FlowField, cut, predict_tiles
+from flowseg.inference.tiles import cut, predict_tiles
 from flowseg.pages import ReadRegion
 from flowseg.rle import Masks
 
@@ -103,7 +103,10 @@ def segment_blocks(
     blocks = [block for _, row in rows for block in row]
     followed = pipeline(
         blocks,
-        [Stage(band.field, 1), Stage(lambda field: follow(field, needs), threads())],
+        [
+            Stage(band.field, 1),
+            Stage(lambda field: follow(field, needs, segmenter.device), threads()),
+        ],
         weight=lambda _: 1,
         limit=len(blocks),
         ahead=threads() + 2,
@@ -216,7 +219,8 @@ class _Band:
         left, height = self.scaled_maps.shape[1], row[0].write[0].stop - row[0].write[0].start
         self.scaled_maps = _longer(self.scaled_maps, height)
         for tile, answer in predict_tiles(self.segmenter.committee, self._pixels, row):
-            self.scaled_maps[:, left:, tile.write[1]] = answer.maps[(0, slice(None), *tile.keep)]
+            kept = answer.maps[(0, slice(None), *tile.keep)]
+            self.scaled_maps[:, left:, tile.write[1]] = fetch(kept)
         have = self.maps.shape[1]
         start, stop = self.top + have, self._complete(row[0].write[0].stop)
         if stop <= start:
@@ -316,8 +320,4 @@ def _needs(
         for length in shape
     )
     grey = normalize(to_grey(read(*middle)), span)
-    name = segmenter.name_cell_type(grey) if request.cell_type is None else request.cell_type
-    needs = segmenter.needs(name, request)
-    if request.diameter == "auto":
-        needs = replace(needs, diameter=segmenter.estimate_diameter(grey, needs))
-    return needs
+    return segmenter.judge(grey, request)[1]

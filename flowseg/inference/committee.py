@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowseg.errors import FlowsegError
+from flowseg.inference.field import fetch
 from flowseg.network.device import autocast
 from flowseg.network.unet import FlowNetwork, NetworkOutput, folded
 
@@ -33,17 +34,18 @@ class Answer(NamedTuple):
 
     Attributes
     ----------
-    maps : ndarray, shape (B, 3, h, w), float32
-        Flows (dy, dx) of about unit length inside cells, and cellprob (a logit).
+    maps : tensor, shape (B, 3, h, w), float32
+        Flows (dy, dx) of about unit length inside cells, and cellprob (a logit). On the
+        committee's device.
     cell_type : ndarray, shape (B, T), float32
-        Logits of the cell types.
-    disagreement : ndarray, shape (B, h, w), float32, or None
+        Logits of the cell types. On the host.
+    disagreement : tensor, shape (B, h, w), float32, or None
         Root mean square distance of the members' flows from their mean; 0 where all agree.
     """
 
-    maps: NDArray[np.float32]
+    maps: Tensor
     cell_type: NDArray[np.float32]
-    disagreement: NDArray[np.float32] | None
+    disagreement: Tensor | None
 
 
 class Committee:
@@ -139,20 +141,7 @@ class Committee:
                         square += maps[:, :2].square().sum(dim=1)
             total /= self.size
             apart = (square / self.size - total[:, :2].square().sum(dim=1)).clamp_(min=0).sqrt_()
-            return Answer(
-                self._fetch(total),
-                self._fetch(votes / self.size),
-                self._fetch(apart) if disagreement else None,
-            )
-
-    def _fetch(self, tensor: Tensor) -> NDArray[np.float32]:
-        if self.device.type != "cuda":
-            return np.asarray(tensor.cpu().numpy())
-        # Page-locked memory is filled without a detour; torch keeps and reuses it.
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        host.copy_(tensor, non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()
-        return np.asarray(host.numpy())
+            return Answer(total, fetch(votes / self.size), apart if disagreement else None)
 
 
 def _maps(output: NetworkOutput, flow_scale: float) -> Tensor:

@@ -8,14 +8,17 @@ of areas when shrinking; symmetric, so that a turned image is rescaled to the tu
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowseg._jit import jit
 
-__all__ = ["footprint", "rescale", "rescale_part"]
+__all__ = ["footprint", "rescale", "rescale_maps", "rescale_part"]
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, int]
@@ -80,6 +83,31 @@ def rescale_part(
     result = np.empty((len(down), len(along)), np.float32)
     _mix_rows(strip, down - top, down_shares, result)
     return result
+
+
+def rescale_maps(maps: Tensor, shape: Shape) -> Tensor:
+    """Maps (C, H, W) float32 at another size, where they lie: each as by :func:`rescale`."""
+    if maps.shape[1:] == shape:
+        return maps
+    if maps.device.type == "cpu":
+        return torch.from_numpy(np.stack([rescale(one, shape) for one in maps.numpy()]))
+    return _mixed(maps, shape)
+
+
+def _mixed(maps: Tensor, shape: Shape) -> Tensor:
+    """As the compiled loops below: along the rows first, the shares added from first to last."""
+    for axis in (2, 1):
+        length = shape[axis - 1]
+        pixels, shares = (
+            torch.from_numpy(part).to(maps.device)
+            for part in _shares(maps.shape[axis], length, slice(0, length))
+        )
+        along = shares if axis == 2 else shares[:, :, None]
+        maps = reduce(
+            torch.add,
+            (maps.index_select(axis, pixels[:, k]) * along[:, k] for k in range(pixels.shape[1])),
+        )
+    return maps
 
 
 def footprint(source: int, target: int, span: slice) -> slice:

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 
 from flowseg.config import CellType, Precision
 from flowseg.errors import FlowsegError
-from flowseg.flow.dynamics import flows_to_labels
-from flowseg.flow.quality import scores
 from flowseg.image import normalize, to_grey
 from flowseg.inference.committee import Committee
+from flowseg.inference.field import FlowField, ResidentField, follow
+from flowseg.inference.glance import estimate_diameter, known_diameter, name_cell_type
 from flowseg.inference.scale import rescale
-from flowseg.inference.tiles import FlowField, predict_field
+from flowseg.inference.tiles import predict_field
 from flowseg.network.checkpoint import Card, load_network
 from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
 
 __all__ = ["Inferred", "Prediction", "Prepared", "Request", "Segmenter"]
 
-_GLANCE = 512
-"""Edge, at the network's scale, of the middle that tells the cell type and the size."""
-
 _SMALLEST = 2.0
 """Pixels; an image of smaller cells would be enlarged beyond all memory."""
-
-_SIZE_PASSES = 4
-_SIZE_SETTLED = 1.05
 
 
 class Prediction(NamedTuple):
@@ -85,9 +79,9 @@ class Prepared(NamedTuple):
 
 
 class Inferred(NamedTuple):
-    """What the networks say of an image, at their own scale."""
+    """What the networks say of an image, at their own scale, on their device."""
 
-    field: FlowField
+    field: ResidentField
     shape: tuple[int, int]
     needs: CellType
     cell_type: str
@@ -185,7 +179,7 @@ class Segmenter:
         cell_type : str, optional
             One of the card's cell types; by default the network names it.
         diameter : float or "auto", optional
-            Mean cell diameter in pixels. "auto" measures it; see :meth:`estimate_diameter`.
+            Mean cell diameter in pixels. "auto" measures it; see :meth:`judge`.
         cellprob_threshold, flow_threshold, min_size : optional
             As in :class:`flowseg.config.CellType`; by default the card's for the cell type, as for
             `diameter`.
@@ -217,24 +211,23 @@ class Segmenter:
     def infer(self, prepared: Prepared) -> Inferred:
         """Name the cell type, where it was not given, and run the networks."""
         grey, request = prepared
-        name = self.name_cell_type(grey) if request.cell_type is None else request.cell_type
-        needs = self.needs(name, request)
-        if request.diameter == "auto":
-            needs = replace(needs, diameter=self.estimate_diameter(grey, needs))
-        scaled = rescale(grey, self.scaled_shape(grey.shape, needs))
-        field = predict_field(self.committee, scaled, disagreement=request.disagreement)
+        name, needs = self.judge(grey, request)
+        field = self.ask(grey, needs, request.disagreement)
+        if self.device.type == "cuda":  # whichever thread and stream goes on, the field is there
+            torch.cuda.current_stream(self.device).synchronize()
         return Inferred(field, (grey.shape[0], grey.shape[1]), needs, name)
 
     def finish(self, inferred: Inferred) -> Prediction:
         """Bring the flow field to the image's own size and follow it."""
-        field = _resized(inferred.field, inferred.shape)
         needs = inferred.needs
+        with _stream(self.device):
+            labels, field = self.follow(inferred.field, inferred.shape, needs)
         return Prediction(
-            follow(field, needs),
+            labels,
             field.flows,
             field.cellprob,
             inferred.cell_type,
-            _diameter(needs),
+            known_diameter(needs),
             field.disagreement,
         )
 
@@ -252,56 +245,33 @@ class Segmenter:
         -------
         FlowField
         """
+        return self.ask(grey, needs).resized((grey.shape[0], grey.shape[1])).fetched()
+
+    def ask(
+        self, grey: NDArray[np.float32], needs: CellType, disagreement: bool = False
+    ) -> ResidentField:
+        """The flow field of a normalised grey image, at the networks' scale, on their device."""
         scaled = rescale(grey, self.scaled_shape(grey.shape, needs))
-        return _resized(predict_field(self.committee, scaled), (grey.shape[0], grey.shape[1]))
+        return predict_field(self.committee, scaled, disagreement=disagreement)
 
-    def name_cell_type(self, grey: NDArray[np.float32]) -> str:
-        """The cell type of a normalised grey image, seen at each type's scale in turn."""
-        names = list(self.card.cells)
-        if len(names) == 1:
-            return names[0]
-        votes = np.zeros(len(names))
-        for diameter in sorted({_diameter(self.needs(name)) for name in names}):
-            needs = CellType(diameter=diameter)
-            # The middle is enough to tell, and the type costs less than the instances.
-            middle = self._middle(grey, needs)
-            scaled = rescale(middle, self.scaled_shape(middle.shape, needs))
-            votes += log_softmax(predict_field(self.committee, scaled).cell_type)
-        return names[int(np.argmax(votes))]
+    def follow(
+        self, field: ResidentField, shape: tuple[int, ...], needs: CellType
+    ) -> tuple[NDArray[np.int32], FlowField]:
+        """The instances of a field at an image's own size, and the field at that size."""
+        own = field.resized((shape[0], shape[1]))
+        fetched = own.fetched()
+        return follow(fetched, needs, self.device, own.maps), fetched
 
-    def estimate_diameter(self, grey: NDArray[np.float32], needs: CellType) -> float:
-        """The mean cell diameter of a normalised grey image, measured on what is found.
+    def judge(self, grey: NDArray[np.float32], request: Request) -> tuple[str, CellType]:
+        """The cell type of a normalised grey image and what it needs, by a glance where not given.
 
-        The middle of the image is segmented at the diameter of each cell type of the card, at half
-        and at twice of it, and the surest result is taken: the one whose cells' scores sum to the
-        largest share of all pixels. From there the diameter of the found cells is the next guess,
-        until it settles.
-
-        Parameters
-        ----------
-        grey : ndarray, shape (H, W), float32
-            From :func:`flowseg.image.normalize`.
-        needs : CellType
-            The thresholds; its diameter is the answer where no cell is found.
-
-        Returns
-        -------
-        float
-            Mean of the diameters of discs of the cells' areas, in pixels.
+        See :func:`flowseg.inference.glance.estimate_diameter` for how the size is measured.
         """
-        best, diameter = 0.0, _diameter(needs)
-        for guess in self._guesses():
-            sure, measured = self._measure(grey, replace(needs, diameter=guess))
-            if sure > best:
-                best, diameter = sure, measured
-        for _ in range(_SIZE_PASSES if best > 0 else 0):
-            sure, measured = self._measure(grey, replace(needs, diameter=diameter))
-            if sure == 0:
-                break
-            ratio, diameter = measured / diameter, measured
-            if max(ratio, 1 / ratio) < _SIZE_SETTLED:
-                break
-        return diameter
+        name = name_cell_type(self, grey) if request.cell_type is None else request.cell_type
+        needs = self.needs(name, request)
+        if request.diameter == "auto":
+            needs = replace(needs, diameter=estimate_diameter(self, grey, needs))
+        return name, needs
 
     def needs(self, name: str, request: Request = Request()) -> CellType:
         """What images of cell type `name` need: as requested, else as on the card."""
@@ -334,63 +304,19 @@ class Segmenter:
 
     def scaled_shape(self, shape: tuple[int, ...], needs: CellType) -> tuple[int, int]:
         """The size at which the networks see an image: multiples of their stride."""
-        zoom, stride = self.committee.diameter / _diameter(needs), self.committee.stride
+        zoom, stride = self.committee.diameter / known_diameter(needs), self.committee.stride
         height, width = (max(1, round(edge * zoom / stride)) * stride for edge in shape)
         return height, width
 
-    def _measure(self, grey: NDArray[np.float32], needs: CellType) -> tuple[float, float]:
-        """How sure the cells of the middle are, as a share of its pixels, and their diameter."""
-        middle = self._middle(grey, needs)
-        field = self.predict(middle, needs)
-        labels = follow(field, needs)
-        areas = np.bincount(labels.reshape(-1))[1:]
-        if not areas.size:
-            return 0.0, _diameter(needs)
-        sure = scores(labels, field.flows, field.cellprob) * areas
-        return float(sure.sum() / labels.size), float(np.mean(2 * np.sqrt(areas / np.pi)))
 
-    def _guesses(self) -> list[float]:
-        """From half the smallest diameter of the card to twice the largest, a third apart."""
-        known = sorted({_diameter(self.needs(name)) for name in self.card.cells})
-        guesses: list[float] = []
-        for guess in sorted(factor * diameter for factor in (0.5, 1.0, 2.0) for diameter in known):
-            if not guesses or guess > 1.3 * guesses[-1]:
-                guesses.append(guess)
-        return guesses
-
-    def _middle(self, grey: NDArray[np.float32], needs: CellType) -> NDArray[np.float32]:
-        edge = math.ceil(_GLANCE * _diameter(needs) / self.committee.diameter)
-        top, left = (max(0, (length - edge) // 2) for length in grey.shape)
-        return np.ascontiguousarray(grey[top : top + edge, left : left + edge])
-
-
-def follow(field: FlowField, needs: CellType) -> NDArray[np.int32]:
-    """The instances of a flow field."""
-    return flows_to_labels(
-        field.flows,
-        field.cellprob,
-        cellprob_threshold=needs.cellprob_threshold,
-        flow_threshold=needs.flow_threshold,
-        min_size=needs.min_size,
-    )
-
-
-def _resized(field: FlowField, shape: tuple[int, int]) -> FlowField:
-    if field.cellprob.shape == shape:
-        return field
-    apart = field.disagreement
-    return FlowField(
-        np.stack([rescale(component, shape) for component in field.flows]),
-        rescale(field.cellprob, shape),
-        field.cell_type,
-        None if apart is None else rescale(apart, shape),
-    )
-
-
-def _diameter(needs: CellType) -> float:
-    if needs.diameter is None:
-        raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
-    return needs.diameter
+@contextmanager
+def _stream(device: torch.device) -> Iterator[None]:
+    """On a GPU a queue of one's own, so that what is done there waits for no other image."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        yield
 
 
 def _mean_cells(cards: Sequence[Card]) -> dict[str, CellType]:

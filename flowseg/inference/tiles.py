@@ -12,35 +12,16 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from flowseg.inference.committee import Answer, Committee
+from flowseg.inference.field import ResidentField
 
-__all__ = ["FlowField", "Tile", "cut", "predict_field", "predict_tiles"]
+__all__ = ["Tile", "cut", "predict_field", "predict_tiles"]
 
 _BATCH = 2**22
 """Pixels that a GPU takes at once."""
-
-
-class FlowField(NamedTuple):
-    """What the committee says of one image of H x W pixels.
-
-    Attributes
-    ----------
-    flows : ndarray, shape (2, H, W), float32
-        Order (dy, dx), of about unit length inside cells.
-    cellprob : ndarray, shape (H, W), float32
-        Logit of the probability that a pixel lies in a cell.
-    cell_type : ndarray, shape (T,), float32
-        Logits of the cell types.
-    disagreement : ndarray, shape (H, W), float32, or None
-        As in :class:`flowseg.inference.committee.Answer`.
-    """
-
-    flows: NDArray[np.float32]
-    cellprob: NDArray[np.float32]
-    cell_type: NDArray[np.float32]
-    disagreement: NDArray[np.float32] | None = None
 
 
 class Tile(NamedTuple):
@@ -116,7 +97,7 @@ def predict_field(
     image: NDArray[np.float32],
     *,
     disagreement: bool = False,
-) -> FlowField:
+) -> ResidentField:
     """Ask the committee about an image, in tiles where it is larger than one.
 
     Parameters
@@ -130,27 +111,26 @@ def predict_field(
 
     Returns
     -------
-    FlowField
+    ResidentField
         At the size of `image`.
     """
     height, width = image.shape
     padded = _pad(image, committee.stride)
-    maps = np.empty((3, *padded.shape), np.float32)
-    apart = np.empty(padded.shape, np.float32) if disagreement else None
+    device = committee.device
+    maps = torch.empty((3, *padded.shape), device=device)
+    apart = torch.empty(padded.shape, device=device) if disagreement else None
     votes, weight = 0.0, 0
     tiles = cut(padded.shape, committee)
     for piece, answer in predict_tiles(committee, lambda r, c: padded[r, c], tiles, disagreement):
         maps[(slice(None), *piece.write)] = answer.maps[(0, slice(None), *piece.keep)]
         if apart is not None and answer.disagreement is not None:
             apart[piece.write] = answer.disagreement[0][piece.keep]
-        size = answer.maps[0, 0].size
+        size = answer.maps[0, 0].numel()
         votes, weight = votes + answer.cell_type[0] * size, weight + size
-    maps = maps[:, :height, :width]
-    return FlowField(
-        flows=np.ascontiguousarray(maps[:2]),
-        cellprob=np.ascontiguousarray(maps[2]),
-        cell_type=np.asarray(votes / weight, np.float32),
-        disagreement=None if apart is None else np.ascontiguousarray(apart[:height, :width]),
+    return ResidentField(
+        maps[:, :height, :width].contiguous(),
+        np.asarray(votes / weight, np.float32),
+        None if apart is None else apart[:height, :width].contiguous(),
     )
 
 

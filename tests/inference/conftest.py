@@ -27,7 +27,8 @@ class Slopes:
         slopes /= np.linalg.norm(slopes, axis=1, keepdims=True) + 1e-3
         maps = np.concatenate((slopes, blurred[:, None] - 0.5), axis=1)
         votes = np.stack((blurred.mean((1, 2)), -blurred.mean((1, 2))), axis=1)
-        return Answer(maps.astype(np.float32), votes.astype(np.float32), None)
+        tensor = torch.from_numpy(maps.astype(np.float32))
+        return Answer(tensor, votes.astype(np.float32), None)
 
 
 @pytest.fixture

@@ -28,6 +28,15 @@ def committee(*seeds: int, **options: Any) -> Committee:
     return Committee([network(seed) for seed in seeds], CPU, torch.float32, **options)
 
 
+def ask(asked: Committee, images: np.ndarray, disagreement: bool = False) -> Any:
+    """The answer on the host."""
+    answer = asked.ask(images, disagreement)
+    apart = answer.disagreement
+    return answer._replace(
+        maps=answer.maps.cpu().numpy(), disagreement=None if apart is None else apart.cpu().numpy()
+    )
+
+
 def turned(maps: np.ndarray) -> np.ndarray:
     """Maps (3, h, w) of an image, turned counter-clockwise with the image."""
     dy, dx, prob = np.rot90(maps, axes=(1, 2))
@@ -45,29 +54,29 @@ IMAGE = np.random.default_rng(1).standard_normal((1, 24, 32), dtype=np.float32)
 @pytest.mark.parametrize("views", [4, 8])
 def test_the_answer_turns_with_the_image(views: int) -> None:
     asked = committee(1, views=views)
-    upright = asked.ask(IMAGE)
-    around = asked.ask(np.rot90(IMAGE, axes=(1, 2)))
+    upright = ask(asked, IMAGE)
+    around = ask(asked, np.rot90(IMAGE, axes=(1, 2)))
     np.testing.assert_allclose(around.maps[0], turned(upright.maps[0]), atol=1e-5)
     np.testing.assert_allclose(around.cell_type, upright.cell_type, atol=1e-5)
     assert not np.allclose(
-        committee(1).ask(np.rot90(IMAGE, axes=(1, 2))).maps[0],
-        turned(committee(1).ask(IMAGE).maps[0]),
+        ask(committee(1), np.rot90(IMAGE, axes=(1, 2))).maps[0],
+        turned(ask(committee(1), IMAGE).maps[0]),
         atol=1e-2,
     )
 
 
 def test_two_views_turn_upside_down_and_eight_mirror() -> None:
     asked = committee(1, views=2)
-    upright = asked.ask(IMAGE).maps[0]
-    around = asked.ask(np.rot90(IMAGE, 2, axes=(1, 2))).maps[0]
+    upright = ask(asked, IMAGE).maps[0]
+    around = ask(asked, np.rot90(IMAGE, 2, axes=(1, 2))).maps[0]
     np.testing.assert_allclose(around, turned(turned(upright)), atol=1e-5)
     asked = committee(1, views=8)
-    flipped = asked.ask(IMAGE[..., ::-1]).maps[0]
-    np.testing.assert_allclose(flipped, mirrored(asked.ask(IMAGE).maps[0]), atol=1e-5)
+    flipped = ask(asked, IMAGE[..., ::-1]).maps[0]
+    np.testing.assert_allclose(flipped, mirrored(ask(asked, IMAGE).maps[0]), atol=1e-5)
 
 
 def test_several_networks_answer_with_their_mean() -> None:
-    one, two, both = (committee(*seeds).ask(IMAGE, True) for seeds in ([1], [2], [1, 2]))
+    one, two, both = (ask(committee(*seeds), IMAGE, True) for seeds in ([1], [2], [1, 2]))
     np.testing.assert_allclose(both.maps, (one.maps + two.maps) / 2, atol=1e-6)
     np.testing.assert_allclose(both.cell_type, (one.cell_type + two.cell_type) / 2, atol=1e-6)
     apart = np.sqrt(np.square((one.maps - two.maps)[:, :2] / 2).sum(axis=1))
@@ -83,7 +92,7 @@ def test_the_network_given_is_left_as_it_was() -> None:
     image = torch.from_numpy(IMAGE)[:, None]
     with torch.inference_mode():
         expected = given(image)
-    found = Committee([given], CPU, torch.float32).ask(IMAGE)
+    found = ask(Committee([given], CPU, torch.float32), IMAGE)
     np.testing.assert_allclose(found.maps[0, 2], expected.cellprob[0], atol=1e-4)
     after = given.state_dict()
     assert before.keys() == after.keys()
@@ -101,8 +110,8 @@ def test_what_cannot_answer_together_is_refused() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_answers_as_the_cpu_does() -> None:
-    expected = committee(1, 2, views=4).ask(IMAGE, True)
+    expected = ask(committee(1, 2, views=4), IMAGE, True)
     members = [network(1), network(2)]
-    found = Committee(members, torch.device("cuda"), torch.float32, 4).ask(IMAGE, True)
+    found = ask(Committee(members, torch.device("cuda"), torch.float32, 4), IMAGE, True)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-2)

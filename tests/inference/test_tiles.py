@@ -25,9 +25,9 @@ def test_tiles_equal_one_pass(
     committee: Committee, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    whole = predict_field(committee, image)
+    whole = predict_field(committee, image).fetched()
     monkeypatch.setattr(committee, "tile", 64)
-    tiled = predict_field(committee, image)
+    tiled = predict_field(committee, image).fetched()
     scale = np.abs(whole.cellprob).max()
     assert scale > 0.1
     np.testing.assert_allclose(tiled.cellprob, whole.cellprob, atol=1e-5 * scale)
@@ -36,7 +36,7 @@ def test_tiles_equal_one_pass(
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (5, 7), (8, 8)])
 def test_any_size(committee: Committee, shape: tuple[int, int]) -> None:
-    field = predict_field(committee, np.zeros(shape, np.float32))
+    field = predict_field(committee, np.zeros(shape, np.float32)).fetched()
     assert field.flows.shape == (2, *shape)
     assert field.cellprob.shape == shape
     assert field.cell_type.shape == (2,)
