@@ -28,15 +28,20 @@ __all__ = [
     "ensure_writable_folder",
     "find_images",
     "image_shape",
+    "is_part",
     "load_cv2",
     "read_image",
     "read_labels",
+    "remove_parts",
     "write_image",
     "write_labels",
     "write_text",
 ]
 
 PathLike = str | os.PathLike[str]
+
+_PART = ".part-"
+"""What the names of temporary files begin with."""
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -92,7 +97,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         If the file cannot be written: no such folder, no permission, disk full.
     """
     path = Path(path)
-    part = path.with_name(f".part-{uuid4().hex[:12]}-{path.name[-100:]}")
+    part = path.with_name(f"{_PART}{uuid4().hex[:12]}-{path.name[-100:]}")
     try:
         yield part
         _flush(part)
@@ -105,6 +110,24 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         ) from error
     finally:
         _remove(part)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file's name is that of a temporary one, as a killed process leaves it.
+
+    Examples
+    --------
+    >>> is_part(".part-0123456789ab-labels.tif"), is_part("labels.tif")
+    (True, False)
+    """
+    return name.startswith(_PART)
+
+
+def remove_parts(folder: PathLike) -> None:
+    """Remove the temporary files that a killed process left; no other may be writing there."""
+    for path in Path(folder).iterdir():
+        if is_part(path.name):
+            _remove(path)
 
 
 def _flush(path: Path) -> None:
@@ -193,7 +216,7 @@ def ensure_writable_folder(path: PathLike) -> Path:
         If it cannot be made, is a file, or cannot be written to.
     """
     path = Path(path)
-    probe = path / f".part-{uuid4().hex[:12]}"
+    probe = path / f"{_PART}{uuid4().hex[:12]}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from flowseg._jit import set_threads
 from flowseg.config import AugmentConfig, CellType, Config
@@ -23,7 +24,7 @@ from flowseg.image import normalize
 from flowseg.labels import largest_pieces, masks_to_labels
 from flowseg.training.augment import cut_crop, vary_intensity
 
-__all__ = ["Batch", "CropDataset", "batches"]
+__all__ = ["Batch", "CropDataset", "batches", "named_losses_of_workers"]
 
 
 class Batch(NamedTuple):
@@ -100,24 +101,62 @@ class CropDataset(Dataset[Batch]):
 
 
 def batches(
-    dataset: CropDataset, crops: range, batch_size: int, workers: int, pin: bool
+    dataset: CropDataset, firsts: range, batch_size: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """Batches of the crops numbered `crops`, in that order.
+    """A batch of the crops that follow each of the numbers `firsts`, in that order.
 
     The bytes do not depend on the number of workers. Workers are spawned: a fork after numba or
     torch has started its threads may hang. `pin` puts batches where CUDA copies them from
     without waiting.
     """
     loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=crops,
+        _BatchDataset(dataset, batch_size),
+        batch_size=None,  # an item is a batch
+        sampler=firsts,
         num_workers=workers,
         multiprocessing_context=multiprocessing.get_context("spawn") if workers else None,
         worker_init_fn=_one_thread,
         pin_memory=pin,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, FlowsegError):
+            raise batch
+        yield batch
+
+
+@contextmanager
+def named_losses_of_workers() -> Iterator[None]:
+    """Turn torch's report of a loader process that died into ours.
+
+    Torch raises it wherever the main thread happens to be, not only while waiting for a batch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise FlowsegError(
+            "a process that prepares training crops was killed",
+            remedy="if memory ran out, lower training.workers or data.cache_mb; then --resume",
+        ) from error
+
+
+class _BatchDataset(Dataset["Batch | FlowsegError"]):
+    """Batches by the number of their first crop.
+
+    An error is a value here: torch would wrap one that is raised in a worker in its traceback.
+    """
+
+    def __init__(self, crops: CropDataset, batch_size: int) -> None:
+        self._crops, self._batch_size = crops, batch_size
+
+    def __getitem__(self, first: int) -> Batch | FlowsegError:
+        numbers = range(first, first + self._batch_size)
+        try:
+            batch: Batch = default_collate([self._crops[number] for number in numbers])
+        except FlowsegError as error:
+            return error
+        return batch
 
 
 def _one_thread(_: int) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from flowseg.config import Config, load_config, to_mapping, to_yaml
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import ensure_writable_folder, write_image, write_text
+from flowseg.files import ensure_writable_folder, is_part, remove_parts, write_image, write_text
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Segmenter
 from flowseg.labels import masks_to_labels
@@ -41,7 +41,7 @@ OVERLAYS = "overlays"
 _MAX_OVERLAYS = 12
 
 
-def open_folder(out: Path, config: Config, origin: Mapping[str, str], resume: bool) -> bool:
+def open_folder(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> bool:
     """Make the run's folder, or check that it is this run's; whether it holds a state.
 
     A run that died in its pre-training has settings and no state yet: it is resumed as well.
@@ -62,16 +62,18 @@ def open_folder(out: Path, config: Config, origin: Mapping[str, str], resume: bo
                 file=out / CONFIG,
                 remedy="resume with the same command, or start a new --out",
             )
+        remove_parts(out)
         return (out / STATE).is_file()
     # Settings and folds alone are those of a run that never began.
     begun = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if begun - {CONFIG, ORIGIN, FOLDS, TENSORBOARD}:
+    if {name for name in begun if not is_part(name)} - {CONFIG, ORIGIN, FOLDS, TENSORBOARD}:
         raise FlowsegError(
             "is not empty",
             file=out,
             remedy="continue its run with --resume, or name another folder with --out",
         )
     ensure_writable_folder(out)
+    remove_parts(out)
     write_text(out / ORIGIN, json.dumps(origin, indent=2) + "\n")
     write_text(out / CONFIG, to_yaml(config))
     return False
@@ -108,7 +110,8 @@ def _read_origin(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FlowsegError("cannot be read", file=path, remedy="start a new --out") from error
-    return content if isinstance(content, dict) else {}
+    # An earlier flowseg did not count its processes: there was one.
+    return {"processes": 1} | (content if isinstance(content, dict) else {})
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

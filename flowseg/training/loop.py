@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from flowseg._jit import threads
 from flowseg.config import CellType, Config, ScheduleConfig
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
@@ -27,7 +27,17 @@ from flowseg.network.checkpoint import Card, read_tensors, save_network, save_te
 from flowseg.network.device import autocast, pick_precision
 from flowseg.network.losses import Losses, flow_loss
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.batches import Batch, CropDataset, batches
+from flowseg.training.batches import Batch, CropDataset, batches, named_losses_of_workers
+from flowseg.training.clock import Clock, where_time_went
+from flowseg.training.distributed import (
+    average,
+    from_first,
+    gather,
+    is_first,
+    processes,
+    processes_here,
+    rank,
+)
 
 __all__ = ["BEST", "LAST", "METRICS", "STATE", "Stage", "StageResult", "fit", "learning_rate"]
 
@@ -104,51 +114,53 @@ def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) 
     Notes
     -----
     Crop i is a function of the seed and i alone and the rate one of the step, so that a stage
-    resumed after an epoch ends with the weights of an undisturbed one.
+    resumed after an epoch ends with the weights of an undisturbed one. Several processes (see
+    :mod:`flowseg.training.distributed`) learn from the crops that one process with a batch as
+    large as all of theirs would take; each normalises its share of the batch by itself.
     """
     if device.type == "cuda":
         # Else cuDNN may choose sums whose order changes from run to run.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     schedule = stage.schedule
-    steps = -(-schedule.crops // schedule.batch_size)
     run = _Run(stage, network, device)
-    if resume:
-        run.load()
-    else:
-        run.save()
-    dataset = CropDataset(stage.training, stage.cells, stage.config)
-    crops = range(
-        run.epoch * steps * schedule.batch_size, schedule.epochs * steps * schedule.batch_size
-    )
-    source = batches(
-        dataset, crops, schedule.batch_size, _workers(schedule, device), device.type == "cuda"
-    )
+    run.begin(resume)
+    # Of all processes together; each takes its share of the crops of every step.
+    batch = schedule.batch_size * processes()
+    steps = -(-schedule.crops // batch)
     total = schedule.epochs * steps
-    with tqdm(
-        total=total, initial=run.epoch * steps, desc=stage.name, unit="step", dynamic_ncols=True
-    ) as bar:
+    first = run.epoch * steps * batch + rank() * schedule.batch_size
+    source = batches(
+        CropDataset(stage.training, stage.cells, stage.config),
+        range(first, total * batch, batch),
+        schedule.batch_size,
+        _workers(schedule, device),
+        device.type == "cuda",
+    )
+    with (
+        named_losses_of_workers(),
+        tqdm(
+            total=total,
+            initial=run.epoch * steps,
+            desc=stage.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not is_first(),
+        ) as bar,
+    ):
         while run.epoch < schedule.epochs:
-            started = time.monotonic()
-            sums = torch.zeros(4, device=device)
-            run.network.train()
-            for step in range(run.epoch * steps, (run.epoch + 1) * steps):
-                rate = learning_rate(step, total, schedule)
-                sums += run.step(next(source), rate)
-                bar.update()
-            losses = (sums / steps).tolist()
-            if not math.isfinite(losses[0]):
-                raise FlowsegError(
-                    f"the loss is no longer a number in epoch {run.epoch + 1}",
-                    remedy="lower training.learning_rate or set training.precision to float32",
-                )
+            clock = Clock()
+            begun = run.epoch * steps
+            rates = [learning_rate(begun + step, total, schedule) for step in range(steps)]
+            losses = run.learn(source, rates, clock, bar.update)
             run.epoch += 1
-            last = run.epoch == schedule.epochs
-            scores = run.validate() if last or run.epoch % schedule.validate_every == 0 else {}
-            run.close_epoch(losses, rate, scores, time.monotonic() - started)
+            with clock.measure("validating"):
+                scores = run.validate()
+            run.close_epoch(losses, rates[-1], scores, clock)
             bar.set_postfix(
                 loss=f"{losses[0]:.3f}", score=f"{run.last_score:.3f}", best=f"{run.best:.3f}"
             )
+    _log.info("%s: %s", stage.name, where_time_went(run.rows))
     return StageResult(run.best, run.best_epoch, sum(row["seconds"] for row in run.rows))
 
 
@@ -191,6 +203,46 @@ class _Run:
         self.best, self.best_epoch, self.last_score = math.nan, 0, math.nan
         self.rows: list[dict[str, float]] = []
 
+    def begin(self, resume: bool) -> None:
+        """Start from the network as it is or from the state; the same in all processes."""
+        if resume:
+            self.load()
+            return
+        weights = from_first(self.network.state_dict)
+        self.network.load_state_dict(weights)
+        self.mean.load_state_dict(weights)
+        if is_first():
+            self.save()
+
+    def learn(
+        self,
+        source: Iterator[Batch],
+        rates: Sequence[float],
+        clock: Clock,
+        on_step: Callable[[], object],
+    ) -> list[float]:
+        """One epoch of a step for each rate; its mean losses."""
+        sums = torch.zeros(4, device=self.device)
+        self.network.train()
+        for rate in rates:
+            with clock.measure("waiting"):
+                batch = next(source)
+            with clock.measure("computing"):
+                sums += self.step(batch, rate)
+            on_step()
+        with clock.measure("computing"):  # what a GPU has not finished yet
+            # The weights are one, but each process has normalised by its own crops.
+            models = (self.network, self.mean)
+            statistics = (buffer for model in models for buffer in model.buffers())
+            average([sums, *(buffer for buffer in statistics if buffer.is_floating_point())])
+            losses: list[float] = (sums / len(rates)).tolist()
+        if not math.isfinite(losses[0]):
+            raise FlowsegError(
+                f"the loss is no longer a number in epoch {self.epoch + 1}",
+                remedy="lower training.learning_rate or set training.precision to float32",
+            )
+        return losses
+
     def step(self, batch: Batch, rate: float) -> Tensor:
         """Learn from one batch; its losses."""
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
@@ -204,54 +256,72 @@ class _Run:
         )
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+        average(p.grad for p in self.network.parameters() if p.grad is not None)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._average()
         return torch.stack(losses).detach()
 
     def validate(self) -> dict[str, float]:
-        """Competition score of the mean weights: over all images, then per cell type."""
-        if not self.stage.validation:
+        """Competition score of the mean weights: over all images, then per cell type.
+
+        Empty where nothing is due; several processes share the images.
+        """
+        schedule = self.stage.schedule
+        due = self.epoch == schedule.epochs or self.epoch % schedule.validate_every == 0
+        if not due or not self.stage.validation:
             return {}
         segmenter = Segmenter(
             self.mean, self.card(), str(self.device), self.stage.schedule.precision
         )
-        records = tqdm(self.stage.validation, desc="validation", unit="image", leave=False)
-        scores = [
-            (
-                record.cell_type,
-                competition_score(
-                    record.masks(),
-                    segmenter.segment(record.image(), cell_type=record.cell_type).labels,
-                ),
-            )
-            for record in records
-        ]
-        table = {"score": float(np.mean([score for _, score in scores]))}
+        places = range(rank(), len(self.stage.validation), processes())
+        share = {}
+        for place in tqdm(
+            places, desc="validation", unit="image", leave=False, disable=not is_first()
+        ):
+            record = self.stage.validation[place]
+            found = segmenter.segment(record.image(), cell_type=record.cell_type).labels
+            share[place] = competition_score(record.masks(), found)
+        scores = {place: score for part in gather(share) for place, score in part.items()}
+        table = {"score": float(np.mean([scores[place] for place in sorted(scores)]))}
         for name in self.stage.cells:
-            own = [score for cell_type, score in scores if cell_type == name]
+            own = [
+                scores[place]
+                for place, record in enumerate(self.stage.validation)
+                if record.cell_type == name
+            ]
             if own:
                 table[f"score_{name}"] = float(np.mean(own))
         return table
 
     def close_epoch(
-        self, losses: Sequence[float], rate: float, scores: Mapping[str, float], seconds: float
+        self, losses: Sequence[float], rate: float, scores: Mapping[str, float], clock: Clock
     ) -> None:
-        """Record the epoch and save; the state goes last, so that it is never ahead of a file."""
+        """Record the epoch, and save it in the first process."""
         names = ("loss", "loss_flows", "loss_cellprob", "loss_cell_type")
-        row = {"epoch": self.epoch, "learning_rate": rate, "seconds": seconds}
+        row = {"epoch": self.epoch, "learning_rate": rate, **clock.read()}
         row |= dict(zip(names, losses, strict=True)) | dict(scores)
         self.rows.append(row)
-        if self.stage.on_epoch is not None:
-            self.stage.on_epoch(row)
         self.last_score = scores.get("score", self.last_score)
         # Not "score > best": the first score must replace NaN.
-        if not self.stage.validation or ("score" in scores and not scores["score"] <= self.best):
+        better = not self.stage.validation or (
+            "score" in scores and not scores["score"] <= self.best
+        )
+        if better:
             self.best, self.best_epoch = scores.get("score", math.nan), self.epoch
-            save_network(self.stage.folder / BEST, self.mean.state_dict(), self.card())
-        save_network(self.stage.folder / LAST, self.mean.state_dict(), self.card(self.last_score))
+        if is_first():
+            self._save_epoch(better)
+
+    def _save_epoch(self, better: bool) -> None:
+        """Save; the state goes last, so that it is never ahead of a file."""
+        folder, weights = self.stage.folder, self.mean.state_dict()
+        if self.stage.on_epoch is not None:
+            self.stage.on_epoch(self.rows[-1])
+        if better:
+            save_network(folder / BEST, weights, self.card())
+        save_network(folder / LAST, weights, self.card(self.last_score))
         table = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n")
-        write_text(self.stage.folder / METRICS, table)
+        write_text(folder / METRICS, table)
         self.save()
 
     def card(self, score: float | None = None) -> Card:
@@ -279,7 +349,7 @@ class _Run:
     def load(self) -> None:
         """Take up where :meth:`save` left off."""
         path = self.stage.folder / STATE
-        tensors, text = read_tensors(path)
+        tensors, text = from_first(lambda: read_tensors(path))
         try:
             counters = json.loads(text or "")
             self.network.load_state_dict(_part(tensors, "network."))
@@ -333,7 +403,9 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _workers(schedule: ScheduleConfig, device: torch.device) -> int:
     if schedule.workers is not None:
         return schedule.workers
-    return 0 if device.type == "cpu" else min(8, max(1, (torch.get_num_threads() or 2) - 1))
+    # Not torch's number of threads: torchrun sets it to 1.
+    cores = threads() // processes_here()
+    return 0 if device.type == "cpu" else min(8, max(1, cores - 1))
 
 
 def _fused(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,9 +18,10 @@ from flowseg.config import CellType, Config, to_mapping, to_yaml
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import ensure_writable_folder, write_text
+from flowseg.files import ensure_writable_folder, remove_parts, write_text
 from flowseg.network.checkpoint import load_network
 from flowseg.network.unet import FlowNetwork
+from flowseg.training.distributed import from_first, is_first, processes
 from flowseg.training.folder import CONFIG, SUMMARY, close_folder
 from flowseg.training.images import check_images, measure_cells
 from flowseg.training.loop import BEST, STATE, Stage, fit
@@ -48,9 +50,9 @@ def pretrained(
     names = sorted({record.cell_type for record in training})
     stage_config = replace(config, cells={name: CellType() for name in names})
     key = _key(stage_config, [*training, *validation], device)
-    folder = ensure_writable_folder(out.parent / f"livecell-{key}")
+    folder = out.parent / f"livecell-{key}"
     with _alone(folder):
-        if (folder / SUMMARY).is_file():
+        if from_first((folder / SUMMARY).is_file):
             _log.info("reusing the LIVECell pre-training in %s", folder)
         else:
             _pretrain(folder, stage_config, training, validation, device)
@@ -65,19 +67,20 @@ def _pretrain(
     device: torch.device,
 ) -> None:
     """Train the first stage, or go on with it, and leave its checkpoint in `folder`."""
-    check_images([*training, *validation])
+    from_first(lambda: check_images([*training, *validation]))
     cells = measure_cells(config.cells, training)
     config = replace(config, cells=cells)
     _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
-    write_text(folder / CONFIG, to_yaml(config))
+    from_first(lambda: write_text(folder / CONFIG, to_yaml(config)))
     known = [record for record in validation if record.cell_type in cells]
     provenance = provenance_of(config, training, known) | {"stage": "pretraining"}
     schedule = config.pretraining
     stage = Stage("pre-training", folder, training, known, cells, config, schedule, provenance)
     network = FlowNetwork(config.network, len(cells), config.seed)
     # The folder's name covers all that decides the weights, so going on is safe.
-    result = fit(stage, network, device, resume=(folder / STATE).is_file())
-    close_folder(folder, stage, result)
+    resume = from_first((folder / STATE).is_file)
+    result = fit(stage, network, device, resume)
+    from_first(lambda: close_folder(folder, stage, result))
 
 
 def checkpoint_at(path: str) -> Path:
@@ -101,10 +104,18 @@ def inherit(network: FlowNetwork, path: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time into `folder`; the system frees it however a process ends."""
+    """Make `folder` and let one training at a time into it, which its first process stands for.
+
+    The system frees it however a process ends.
+    """
+    if not is_first():
+        yield
+        return
+    ensure_writable_folder(folder)
     with (folder / ".lock").open("w") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
+        remove_parts(folder)
         yield
 
 
@@ -114,10 +125,12 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
     # Neither the schedule of the second stage nor the split changes the first.
     for unrelated in ("training", "data"):
         del settings[unrelated]
-    material = {
+    material: dict[str, Any] = {
         "settings": settings,
         "data": fingerprint(records),
         "device": device.type,
         "flowseg": __version__,
     }
+    if processes() > 1:  # so are the batches as many times larger
+        material["processes"] = processes()
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:12]

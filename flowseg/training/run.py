@@ -7,14 +7,22 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flowseg.config import Config, NetworkConfig
+import torch
+
+from flowseg.config import Config, NetworkConfig, to_yaml
 from flowseg.data.defects import repair
 from flowseg.data.folds import split_fold, write_folds
 from flowseg.data.layouts import layout_of, read_records
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import read_card
-from flowseg.network.device import pick_device
 from flowseg.network.unet import FlowNetwork
+from flowseg.training.distributed import (
+    check_alike,
+    from_first,
+    is_first,
+    joined,
+    processes,
+)
 from flowseg.training.folder import FOLDS, OVERLAYS, close_folder, draw_overlays, open_folder
 from flowseg.training.images import check_images, fewer_folds, measure_cells, split_images
 from flowseg.training.loop import BEST, Stage, fit
@@ -78,7 +86,7 @@ def train(
     train_only : path, optional
         A text file of image ids that are never validated on.
     device : str
-        "auto", "cpu", "cuda" or "mps".
+        "auto", "cpu", "cuda" or "mps"; of several processes each takes a CUDA device of its own.
     resume : bool
         Continue the run in `out`, which must have the same settings.
     tensorboard : bool
@@ -93,17 +101,32 @@ def train(
     FlowsegError
         For whatever the user can mend.
     """
-    where = pick_device(device)
     if tensorboard:
         load_writer()
-    data, out = Path(data), Path(out)
+    with joined(device) as where:
+        return _train(
+            config, Path(data), Path(out), pretrain, train_only, where, resume, tensorboard
+        )
+
+
+def _train(
+    config: Config,
+    data: Path,
+    out: Path,
+    pretrain: str,
+    train_only: str | os.PathLike[str] | None,
+    where: torch.device,
+    resume: bool,
+    tensorboard: bool,
+) -> TrainResult:
+    """What one process does; only the first of several writes."""
     records = read_records(data, tuple(config.cells), config.data.include_flawed)
     if pretrain not in ("none", "livecell") and config.network == NetworkConfig():
         # nothing else was asked for, so the network is the one to start from
         config = replace(config, network=read_card(checkpoint_at(pretrain)).network)
     if layout_of(data) == "folder":
         config = replace(config, data=fewer_folds(config.data, len(records)))
-    check_images(records)
+    from_first(lambda: check_images(records))
     folds = split_images(records, config.data, train_only)
     training, validation = split_fold(records, folds, config.data.fold)
     training = [
@@ -117,9 +140,11 @@ def train(
         "pretrain": pretrain,
         "training": fingerprint(training),
         "validation": fingerprint(validation),
+        "processes": processes(),
     }
-    resume = open_folder(out, config, origin, resume)
-    board = Board(out) if tensorboard else None
+    check_alike(to_yaml(config), origin)
+    resume = from_first(lambda: open_folder(out, config, origin, resume))
+    board = Board(out) if tensorboard and is_first() else None
     start = pretrained(pretrain, config, data, out, where)
     _log.info(
         "training on %d images, validating on %d (fold %d of %d)",
@@ -128,7 +153,7 @@ def train(
         config.data.fold,
         config.data.folds,
     )
-    write_folds(out / FOLDS, records, folds)
+    from_first(lambda: write_folds(out / FOLDS, records, folds))
     provenance = provenance_of(config, training, validation) | {
         "stage": "training",
         "pretraining": None if start is None else start.name,
@@ -145,13 +170,17 @@ def train(
         on_epoch=None if board is None else board.add_epoch,
     )
     network = FlowNetwork(config.network, len(cells), config.seed)
-    if start is not None and not resume:
+    if start is not None and not resume and is_first():
         inherit(network, start)
     result = fit(stage, network, where, resume)
-    draw_overlays(out, validation, device)
-    if board is not None:
-        board.close(out / OVERLAYS, result.epoch)
-    close_folder(out, stage, result)
+
+    def finish() -> None:
+        draw_overlays(out, validation, str(where))
+        if board is not None:
+            board.close(out / OVERLAYS, result.epoch)
+        close_folder(out, stage, result)
+
+    from_first(finish)
     return TrainResult(out, out / BEST, result.score, result.epoch)
 
 

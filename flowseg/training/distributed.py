@@ -1,0 +1,176 @@
+"""One training in several processes, as torchrun starts them.
+
+Each process takes its share of every batch, and their gradients are averaged before every step, so
+that all hold the same weights. The first process alone writes files. A training in one process is
+the case of one: every function here then does what its name says without talking to anyone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flowseg.errors import FlowsegError
+from flowseg.export.shards import Shard, local_device
+from flowseg.network.device import pick_device
+
+__all__ = [
+    "average",
+    "check_alike",
+    "from_first",
+    "gather",
+    "is_first",
+    "joined",
+    "processes",
+    "processes_here",
+    "rank",
+]
+
+Value = TypeVar("Value")
+
+_PATIENCE = timedelta(days=30)
+"""How long processes wait for the first one, which may itself wait for another training's lock."""
+
+_waiting_room: dist.ProcessGroup | None = None
+
+
+@contextmanager
+def joined(device: str) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did, and leave them at the end.
+
+    Parameters
+    ----------
+    device : str
+        "auto", "cpu", "cuda" or "mps"; of several CUDA devices each process takes its own.
+
+    Yields
+    ------
+    torch.device
+        That of this process.
+
+    Raises
+    ------
+    FlowsegError
+        If the device is not there, or the other processes cannot be reached.
+    """
+    where = pick_device(local_device(device))
+    if Shard.from_environment() is None or dist.is_initialized():
+        yield where
+        return
+    _join(where)
+    log = logging.getLogger("flowseg")
+    level = log.level
+    if not is_first():
+        log.setLevel(logging.WARNING)
+    yield where
+    # Not after an error: this process may then wait here for one that has gone.
+    log.setLevel(level)
+    dist.destroy_process_group()
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _together() else 1
+
+
+def processes_here() -> int:
+    """How many of them share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _together() else 1
+
+
+def rank() -> int:
+    """The number of this process, 0 ... `processes()` - 1."""
+    return dist.get_rank() if _together() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files."""
+    return rank() == 0
+
+
+def from_first(call: Callable[[], Value]) -> Value:
+    """What `call` returns in the first process, in all of them; the others wait for it."""
+    if not _together():
+        return call()
+    box = [call() if is_first() else None]
+    with _clear_errors():
+        dist.broadcast_object_list(box, src=0, group=_waiting_room)
+    return cast(Value, box[0])
+
+
+def gather(value: Value) -> list[Value]:
+    """The values of all processes, in their order, in all of them."""
+    if not _together():
+        return [value]
+    values: list[Value | None] = [None] * processes()
+    with _clear_errors():
+        dist.all_gather_object(values, value, group=_waiting_room)
+    return cast(list[Value], values)
+
+
+def check_alike(*values: object) -> None:
+    """Refuse to train where the first process has other settings or images than this one."""
+    if from_first(lambda: values) != values:
+        raise FlowsegError(
+            f"process {rank() + 1} of {processes()} has other settings or other images than the "
+            "first",
+            remedy="give all of them the same command and the same data",
+        )
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace float tensors by their means over all processes, the same bits in each."""
+    if not _together():
+        return
+    own = list(tensors)
+    # One message instead of many: most tensors are small.
+    message = torch.cat([tensor.reshape(-1) for tensor in own])
+    with _clear_errors():
+        dist.all_reduce(message)
+    message /= processes()
+    for tensor, mean in zip(own, torch.split(message, [t.numel() for t in own]), strict=True):
+        tensor.copy_(mean.view(tensor.shape))
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _join(where: torch.device) -> None:
+    global _waiting_room  # noqa: PLW0603
+    backends = {"cpu": "gloo", "cuda": "nccl"}
+    if where.type not in backends:
+        raise FlowsegError(
+            f"several processes cannot share the device {where.type!r}",
+            remedy="start one process, or use --device cpu",
+        )
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    try:
+        dist.init_process_group(backends[where.type])
+        _waiting_room = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise FlowsegError(
+            f"the other processes of this training cannot be reached: {error}",
+            remedy="start all of them with torchrun",
+        ) from error
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise FlowsegError(
+            f"process {rank() + 1} of {processes()} ends because another one has ended or cannot "
+            "be reached",
+            remedy="see what that one says, then start all of them again with --resume",
+        ) from error
