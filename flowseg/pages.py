@@ -1,4 +1,4 @@
-"""The images of a file, whole or region by region: pages of a TIFF, whole slides, Zarr."""
+"""Reads the images of a file, whole or by region: pages of a TIFF, whole slides, Zarr."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from flowseg._decode import check_tiff, is_tiff, needs_codec, read_tiff_page, tiff_pages
 from flowseg.errors import FlowsegError
-from flowseg.files import PathLike, atomic_path, image_shape, read_image
+from flowseg.files import PathLike, image_shape, read_image
 
-__all__ = ["Page", "ReadRegion", "list_pages", "write_strips"]
+__all__ = ["Page", "ReadRegion", "list_pages", "load_zarr"]
 
 Shape = tuple[int, int]
 ReadRegion = Callable[[slice, slice], NDArray[Any]]
@@ -24,7 +24,6 @@ ReadRegion = Callable[[slice, slice], NDArray[Any]]
 
 _CACHE = 2**28  # bytes of unpacked strips and tiles kept while regions are read
 _MAX_SLIDE = 2**40  # pixels
-_TILE = 512
 
 
 @dataclass(frozen=True)
@@ -132,52 +131,6 @@ def list_pages(path: PathLike) -> list[Page]:
     ]
 
 
-def write_strips(path: PathLike, strips: Iterator[NDArray[np.int32]], shape: Shape) -> None:
-    """Write a label image that comes strip by strip as tiled, compressed BigTIFF of uint32.
-
-    Parameters
-    ----------
-    path : path
-        Appears when the last strip has come.
-    strips : iterator of ndarray, shape (h, W), int32
-        From the top; together they are the image.
-    shape : (int, int)
-        Height and width of the image.
-    """
-    import tifffile
-
-    def tiles() -> Iterator[NDArray[np.uint32]]:
-        for row in _rows_of_tiles(strips, shape[1]):
-            for left in range(0, shape[1], _TILE):
-                piece = row[:, left : left + _TILE]
-                full = np.zeros((_TILE, _TILE), np.uint32)
-                full[: piece.shape[0], : piece.shape[1]] = piece
-                yield full
-
-    with atomic_path(path) as part, tifffile.TiffWriter(part, bigtiff=True) as writer:
-        writer.write(
-            tiles(),
-            shape=shape,
-            dtype=np.uint32,
-            tile=(_TILE, _TILE),
-            photometric="minisblack",
-            compression="zlib",
-            metadata=None,
-            software=False,
-        )
-
-
-def _rows_of_tiles(strips: Iterator[NDArray[np.int32]], width: int) -> Iterator[NDArray[np.int32]]:
-    waiting = np.empty((0, width), np.int32)
-    for strip in strips:
-        waiting = np.concatenate((waiting, strip))
-        while len(waiting) >= _TILE:
-            yield waiting[:_TILE]
-            waiting = waiting[_TILE:]
-    if len(waiting):
-        yield waiting
-
-
 def _contiguous(page: Any, file: IO[bytes]) -> ReadRegion:
     """Regions of an image that lies unpacked and in one piece."""
     start = int(page.dataoffsets[0])
@@ -247,18 +200,21 @@ def _is_zarr(path: Path) -> bool:
     return path.suffix.lower() == ".zarr" and path.is_dir()
 
 
-def _open_zarr(path: Path) -> Any:
-    """The array of a Zarr folder; of an OME-Zarr image its full resolution."""
+def load_zarr() -> Any:
+    """The package zarr, or an error that says how to install it."""
     try:
         import zarr
     except ImportError as error:
         raise FlowsegError(
-            "is a Zarr array, which needs another package",
-            file=path,
-            remedy="install it: pip install 'flowseg[zarr]'",
+            "Zarr arrays need another package", remedy="install it: pip install 'flowseg[zarr]'"
         ) from error
+    return zarr
+
+
+def _open_zarr(path: Path) -> Any:
+    """The array of a Zarr folder; of an OME-Zarr image its full resolution."""
     try:
-        node = zarr.open(str(path), mode="r")
+        node = load_zarr().open(str(path), mode="r")
         array = node if hasattr(node, "ndim") else node["0"]
     except (KeyError, ValueError, OSError) as error:
         raise FlowsegError(f"cannot be read as a Zarr array: {error}", file=path) from error

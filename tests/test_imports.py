@@ -28,6 +28,7 @@ RANKS = {
     "files": 5,
     "tables": 6,
     "pages": 6,
+    "strips": 7,
     "image": 6,
     "overlay": 7,
     "data": 8,

@@ -1,4 +1,4 @@
-"""The images of a file: all pages, any region, in any packing; strips of labels back to a file."""
+"""The images of a file: all pages, any region, in any packing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import tifffile
 
 from flowseg.errors import FlowsegError
-from flowseg.files import read_labels, write_image
-from flowseg.pages import Page, list_pages, write_strips
+from flowseg.files import write_image
+from flowseg.pages import Page, list_pages
 
 KINDS: dict[str, dict[str, Any]] = {
     "contiguous": {},
@@ -94,33 +94,6 @@ def test_a_damaged_tile_is_named_with_its_file_and_other_errors_pass(tmp_path: P
     path.write_bytes(content[:100])
     with pytest.raises(FlowsegError, match=r"d\.tif"):
         list_pages(path)
-
-
-@pytest.mark.parametrize("shape", [(1300, 700), (5, 3), (512, 512)])
-def test_labels_come_in_strips_and_lie_in_tiles(
-    tmp_path: Path, shape: tuple[int, int], rng: np.random.Generator
-) -> None:
-    labels = rng.integers(0, 90_000, shape).astype(np.int32)
-    path = tmp_path / "l.tif"
-    write_strips(path, (labels[top : top + 300] for top in range(0, shape[0], 300)), shape)
-    assert np.array_equal(read_labels(path), labels)
-    with tifffile.TiffFile(path) as tiff:
-        assert tiff.is_bigtiff
-        assert tiff.pages[0].is_tiled
-        assert tiff.pages[0].dtype == np.uint32
-    content = path.read_bytes()
-    write_strips(path, iter([labels]), shape)
-    assert path.read_bytes() == content
-
-
-def test_nothing_is_left_where_a_strip_fails(tmp_path: Path) -> None:
-    def strips():
-        yield np.zeros((4, 9), np.int32)
-        raise FlowsegError("the slide is torn")
-
-    with pytest.raises(FlowsegError, match="torn"):
-        write_strips(tmp_path / "l.tif", strips(), (8, 9))
-    assert not list(tmp_path.iterdir())
 
 
 def test_zarr_arrays_are_images(tmp_path: Path, rng: np.random.Generator) -> None:

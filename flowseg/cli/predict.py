@@ -48,7 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="turned and mirrored views of each image that are averaged; as many times slower",
     )
-    parser.add_argument("--save-labels", type=Path, metavar="DIR", help="write label TIFFs here")
+    parser.add_argument("--save-labels", type=Path, metavar="DIR", help="write label images here")
+    parser.add_argument(
+        "--labels-format",
+        choices=("tiff", "zarr"),
+        default="tiff",
+        help="what --save-labels writes: TIFF, or Zarr arrays (needs zarr)",
+    )
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures here")
     parser.add_argument(
         "--disagreement",
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         args.label_tiff,
         args.cells,
         args.fields,
+        args.labels_format,
     )
     done = predict(
         models,

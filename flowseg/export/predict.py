@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,15 @@ from flowseg.export.journal import Journal, run_key
 from flowseg.export.rois import load_roifile, write_rois
 from flowseg.export.seg_npy import write_seg
 from flowseg.export.shards import Shard
+from flowseg.export.slides import write_slide
 from flowseg.export.submission import COLUMNS, mask_texts, write_submission
 from flowseg.files import ensure_writable_folder, write_image, write_labels
 from flowseg.flow.quality import scores
-from flowseg.inference.blocks import StripMasks, segment_blocks
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 from flowseg.inference.stream import segment_many
 from flowseg.overlay import draw_cellprob, draw_flows, draw_overlay
-from flowseg.pages import Page, list_pages, write_strips
+from flowseg.pages import Page, list_pages, load_zarr
+from flowseg.strips import write_strips
 from flowseg.tables import write_rows
 
 __all__ = ["Outputs", "Summary", "predict"]
@@ -49,13 +50,15 @@ class Outputs:
     submission : Path
         The CSV.
     labels, overlays, disagreement : Path or None
-        Folders for label TIFFs, for pictures, and for maps of where networks and views disagree.
+        Folders for label images, for pictures, and for maps of where networks and views disagree.
     rois, seg_npy, label_tiff : Path or None
         Folders for what other tools open; see :class:`flowseg.export.formats.Formats`.
     fields : Path or None
         Folder for pictures of the flows (direction as hue) beside cellprob (as heat).
     cells : Path or None
         Folder for tables of the cells; see :class:`flowseg.export.cells.CellTable`.
+    labels_format : {"tiff", "zarr"}
+        What label images are written as.
     """
 
     submission: Path
@@ -67,6 +70,7 @@ class Outputs:
     label_tiff: Path | None = None
     cells: Path | None = None
     fields: Path | None = None
+    labels_format: Literal["tiff", "zarr"] = "tiff"
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts."""
@@ -77,11 +81,13 @@ class Outputs:
             ensure_writable_folder(path.parent)
         if self.rois is not None:
             load_roifile()
+        if self.labels is not None and self.labels_format == "zarr":
+            load_zarr()
 
     def pictures(self, image_id: str) -> dict[str, Path]:
         """The files of one image by kind, as far as they are wanted."""
         named = {
-            "labels": (self.labels, ".tif"),
+            "labels": (self.labels, ".zarr" if self.labels_format == "zarr" else ".tif"),
             "overlays": (self.overlays, ".png"),
             "disagreement": (self.disagreement, ".png"),
             "rois": (self.rois, "_rois.zip"),
@@ -271,7 +277,9 @@ class _Job:
     def _write(self, page: Page, grey: NDArray[np.float32], prediction: Prediction) -> list[str]:
         """Write an image's files; its row texts."""
         pictures = self.outputs.pictures(page.image_id)
-        if "labels" in pictures:
+        if "labels" in pictures and self.outputs.labels_format == "zarr":
+            write_strips(pictures["labels"], iter([prediction.labels]), page.shape)
+        elif "labels" in pictures:
             write_labels(pictures["labels"], prediction.labels)
         if "overlays" in pictures:
             write_image(pictures["overlays"], draw_overlay(grey, prediction.labels))
@@ -299,31 +307,11 @@ class _Job:
     def _slides(self, pages: Iterable[Page]) -> None:
         for page in pages:
             try:
-                self._keep(page, self._slide(page))
+                pictures = self.outputs.pictures(page.image_id)
+                texts = write_slide(self.segmenter, page, self.request, pictures)
+                self._keep(page, texts)
             except FlowsegError as error:
                 self._fail(error, page.path)
-
-    def _slide(self, page: Page) -> list[str]:
-        pictures = self.outputs.pictures(page.image_id)
-        if pictures.keys() - {"labels"}:
-            raise FlowsegError(
-                f"an image of {page.shape[1]} x {page.shape[0]} pixels is too large for anything "
-                f"but label images",
-                remedy=f"leave out {', '.join(sorted(pictures.keys() - {'labels'}))}, or cut the "
-                f"image into smaller ones",
-            )
-        masks = StripMasks(page.shape[1])
-        with page.regions() as read:
-            strips = segment_blocks(self.segmenter, read, page.shape, self.request)
-            bar: tqdm[Any] = tqdm(total=page.shape[0], desc=page.image_id, unit="row", leave=False)
-            noted = (_advance(bar, masks.add(strip)) for strip in strips)
-            if "labels" in pictures:
-                write_strips(pictures["labels"], noted, page.shape)
-            else:
-                for _ in noted:
-                    pass
-            bar.close()
-        return masks.masks().to_strings() or [""]
 
     def _keep(self, page: Page, texts: Sequence[str]) -> None:
         self.journal.add(page.image_id, page.path, texts)
@@ -340,11 +328,6 @@ class _Job:
 
 def _is_slide(page: Page) -> bool:
     return page.shape[0] * page.shape[1] > _SLIDE
-
-
-def _advance(bar: tqdm[Any], strip: NDArray[np.int32]) -> NDArray[np.int32]:
-    bar.update(len(strip))
-    return strip
 
 
 def _nothing_done(failed: Sequence[FlowsegError]) -> FlowsegError:

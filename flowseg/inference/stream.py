@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,12 @@ class Outcome(Generic[Item, Result]):
     item: Item
     result: Result | None
     error: FlowsegError | None
+
+    def get(self) -> Result:
+        """The result; the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return cast(Result, self.result)
 
 
 @dataclass(frozen=True)

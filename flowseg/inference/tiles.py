@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flowseg.inference.committee import Answer, Committee
 from flowseg.inference.field import ResidentField
 
-__all__ = ["Tile", "cut", "predict_field", "predict_tiles"]
+__all__ = ["Tile", "cut", "predict_field", "predict_tiles", "tile_rows"]
 
 _BATCH = 2**22
 """Pixels that a GPU takes at once."""
@@ -54,6 +54,12 @@ def cut(shape: tuple[int, int], committee: Committee) -> list[Tile]:
         return [Tile(whole, whole, whole)]
     rows, columns = (_cuts(length, tile, margin) for length in shape)
     return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
+
+
+def tile_rows(shape: tuple[int, int], committee: Committee) -> list[list[Tile]]:
+    """The same tiles, each row in a list of its own."""
+    rows = groupby(cut(shape, committee), key=lambda tile: tile.write[0].start)
+    return [list(row) for _, row in rows]
 
 
 def predict_tiles(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from flowseg.config import CellType, NetworkConfig
 from flowseg.data.seg_npy import read_seg
 from flowseg.errors import FlowsegError
 from flowseg.export import predict as room
+from flowseg.export import slides
 from flowseg.export.inputs import find_inputs, find_models
 from flowseg.export.journal import Journal, run_key
 from flowseg.export.predict import Outputs, Summary, predict
 from flowseg.export.shards import Shard, join_shards, local_device
 from flowseg.files import read_image, read_labels, write_image
+from flowseg.image import normalize, to_grey
+from flowseg.inference.scale import rescale
 from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
+from flowseg.pages import list_pages
 
 REQUEST = Request(cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4)
 
@@ -233,8 +238,8 @@ def test_pages_are_images_of_their_own(model: Path, tmp_path: Path) -> None:
 def test_a_slide_has_the_rows_and_labels_of_the_whole(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Outputs(tmp_path / "whole.csv", tmp_path / "whole")
-    parts = Outputs(tmp_path / "parts.csv", tmp_path / "parts")
+    whole = Outputs(tmp_path / "whole.csv", tmp_path / "whole", tmp_path / "whole")
+    parts = Outputs(tmp_path / "parts.csv", tmp_path / "parts", tmp_path / "parts")
     run(model, images, whole.submission, outputs=whole)
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
     run(model, images, parts.submission, outputs=parts)
@@ -244,12 +249,48 @@ def test_a_slide_has_the_rows_and_labels_of_the_whole(
         assert np.array_equal(
             read_labels(tmp_path / "whole" / name), read_labels(tmp_path / "parts" / name)
         )
+        pictures = [read_image(tmp_path / kind / image.name) for kind in ("whole", "parts")]
+        assert np.array_equal(*pictures)
     with tifffile.TiffFile(tmp_path / "parts" / "i6.tif") as tiff:
         assert tiff.pages[0].is_tiled
-    done = run(
-        model, images, whole.submission, outputs=Outputs(whole.submission, overlays=tmp_path)
-    )
-    assert "too large for anything but label images" in str(done.failed[0])
+    done = run(model, images, whole.submission, outputs=Outputs(whole.submission, fields=tmp_path))
+    assert "too large for anything but label images and overlays" in str(done.failed[0])
+
+
+def test_the_picture_of_a_slide_is_reduced(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_SLIDE", 64 * 64)
+    monkeypatch.setattr(slides, "_EDGE", 50)
+    outputs = Outputs(tmp_path / "s.csv", overlays=tmp_path / "pictures")
+    run(model, images[6:], outputs.submission, outputs=outputs)
+    picture = read_image(tmp_path / "pictures" / "i6.png")
+    assert picture.shape == (33, 50, 3)
+    grey = (picture == picture[..., :1]).all(axis=2)
+    assert 0.1 < grey.mean() < 0.99  # the rest are outlines
+    image = normalize(to_grey(read_image(images[6])))
+    expected = np.clip(rescale(image, (33, 50)) * 255, 0, 255).astype(np.uint8)
+    assert np.array_equal(picture[grey][:, 0], expected[grey])
+
+
+@pytest.mark.parametrize("slide", [2**24, 64 * 64])
+def test_label_images_as_zarr(
+    model: Path,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slide: int,
+) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    monkeypatch.setattr(room, "_SLIDE", slide)
+    tiff = Outputs(tmp_path / "s.csv", tmp_path / "found")
+    for outputs in (tiff, replace(tiff, labels_format="zarr")):
+        run(model, images[4:], outputs.submission, outputs=outputs)
+    for image in images[4:]:
+        (page,) = list_pages(tmp_path / "found" / f"{image.stem}.zarr")
+        expected = read_labels(tmp_path / "found" / f"{image.stem}.tif")
+        assert expected.max() > 0
+        assert np.array_equal(page.read(), expected)
 
 
 def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: Path) -> None:

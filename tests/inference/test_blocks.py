@@ -8,10 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowseg.errors import FlowsegError
-from flowseg.inference import blocks
-from flowseg.inference.blocks import BlockSizes, StripMasks, segment_blocks
+from flowseg.inference import slides
+from flowseg.inference.blocks import BlockSizes, StripMasks
 from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.slides import plan_slide, segment_slide
 from flowseg.rle import Masks
+
+
+def strips_of(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    request: Request,
+    sizes: BlockSizes = BlockSizes(),  # noqa: B008
+) -> list[np.ndarray]:
+    def read(rows: slice, columns: slice) -> np.ndarray:
+        return image[rows, columns]
+
+    plan = plan_slide(segmenter, read, image.shape, request)
+    return list(segment_slide(segmenter, read, plan, sizes))
 
 
 @pytest.mark.parametrize("cell_type", ["a", "b"])
@@ -22,7 +36,7 @@ def test_blocks_give_the_labels_of_the_whole(
     whole = slopes.segment(blobs, cell_type=cell_type).labels
     assert whole.max() > 40
     request = Request(cell_type=cell_type)
-    strips = list(segment_blocks(slopes, lambda y, x: blobs[y, x], blobs.shape, request, sizes))
+    strips = strips_of(slopes, blobs, request, sizes)
     assert [len(strip) for strip in strips][:2] == [sizes.height] * 2
     assert np.array_equal(np.concatenate(strips), whole)
 
@@ -38,9 +52,9 @@ def test_only_parts_are_read(slopes: Segmenter, monkeypatch: pytest.MonkeyPatch)
         largest = max(largest, len(part))
         return part
 
-    monkeypatch.setattr(blocks, "_GLANCE", 64)
-    request = Request(cell_type="a")
-    strips = segment_blocks(slopes, read, image.shape, request, BlockSizes(100, 300))
+    monkeypatch.setattr(slides, "_GLANCE", 64)
+    plan = plan_slide(slopes, read, image.shape, Request(cell_type="a"))
+    strips = segment_slide(slopes, read, plan, BlockSizes(100, 300))
     assert len(list(strips)) == 20
     assert largest <= 512
 
@@ -49,18 +63,14 @@ def test_the_type_is_named_and_the_size_measured_on_the_middle(
     slopes: Segmenter, blobs: np.ndarray
 ) -> None:
     whole = slopes.segment(blobs, diameter="auto")
-    strips = segment_blocks(slopes, lambda y, x: blobs[y, x], blobs.shape, Request(diameter="auto"))
-    assert np.array_equal(np.concatenate(list(strips)), whole.labels)
+    strips = strips_of(slopes, blobs, Request(diameter="auto"))
+    assert np.array_equal(np.concatenate(strips), whole.labels)
     assert 8 < whole.diameter < 20
 
 
 def test_no_map_of_disagreement_is_made_of_blocks(slopes: Segmenter, blobs: np.ndarray) -> None:
     with pytest.raises(FlowsegError, match="no map of disagreement"):
-        next(
-            segment_blocks(
-                slopes, lambda y, x: blobs[y, x], blobs.shape, Request(disagreement=True)
-            )
-        )
+        strips_of(slopes, blobs, Request(disagreement=True))
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))
