@@ -77,6 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K/N",
         help="do the K-th of N parts only (default: torchrun's, where it is used)",
     )
+    parser.add_argument(
+        "--dask",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="compute whole slides on a Dask cluster: that of a scheduler such as "
+        "tcp://host:8786, or without an address one on this machine (needs dask)",
+    )
     parser.add_argument("--compile", action="store_true", help="let torch.compile speed it up")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, mps, or one of several as in cuda:1"
@@ -90,7 +98,7 @@ def _diameter(text: str) -> float | str:
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, predict, and say where the result lies."""
     from flowseg.export.inputs import find_inputs, find_models
-    from flowseg.export.predict import Outputs, predict
+    from flowseg.export.predict import Machines, Outputs, predict
     from flowseg.export.shards import Shard, join_shards, local_device
     from flowseg.inference.segmenter import Request
 
@@ -130,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         views=args.views,
         compiled=args.compile,
-        shard=shard,
+        machines=Machines(shard, args.dask),
     )
     say(f"{done.cells} cells in {done.images} images: {done.submission}")
     if done.failed:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from flowseg.export.journal import Journal, run_key
 from flowseg.export.rois import load_roifile, write_rois
 from flowseg.export.seg_npy import write_seg
 from flowseg.export.shards import Shard
-from flowseg.export.slides import write_slide
+from flowseg.export.slides import SegmentSlide, here, write_slide
 from flowseg.export.submission import COLUMNS, mask_texts, write_submission
 from flowseg.files import ensure_writable_folder, write_image, write_labels
 from flowseg.flow.quality import scores
@@ -33,7 +33,7 @@ from flowseg.pages import Page, list_pages, load_zarr
 from flowseg.strips import write_strips
 from flowseg.tables import write_rows
 
-__all__ = ["Outputs", "Summary", "predict"]
+__all__ = ["Machines", "Outputs", "Summary", "predict"]
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,21 @@ class Outputs:
         }
 
 
+class Machines(NamedTuple):
+    """How a job is spread over machines.
+
+    Attributes
+    ----------
+    shard : Shard or None
+        Do this part of the images only, and write a CSV of its own.
+    dask : str or None
+        Address of the Dask scheduler whose workers compute whole slides; "local" starts some here.
+    """
+
+    shard: Shard | None = None
+    dask: str | None = None
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended.
@@ -132,7 +147,7 @@ def predict(
     request: Request = Request(),  # noqa: B008
     views: int = 1,
     compiled: bool = False,
-    shard: Shard | None = None,
+    machines: Machines = Machines(),  # noqa: B008
 ) -> Summary:
     """Find the cells of all images and write them.
 
@@ -154,8 +169,8 @@ def predict(
         What is asked of every image.
     views, compiled
         As for :class:`Segmenter`.
-    shard : Shard, optional
-        Do this part of the images only, and write a CSV of its own.
+    machines : Machines
+        Who else works on it; by default nobody.
 
     Returns
     -------
@@ -171,7 +186,7 @@ def predict(
     segmenter = Segmenter.load(paths, device, views=views, compiled=compiled)
     segmenter.check(request)
     outputs.check()
-    submission = outputs.submission
+    submission, shard = outputs.submission, machines.shard
     if shard is not None:
         images, submission = shard.part(images), shard.path(submission)
     settings = {
@@ -181,10 +196,18 @@ def predict(
         "pictures": {kind: str(path.resolve()) for kind, path in outputs.pictures("id").items()},
         "shard": shard,
     }
-    journal = Journal(outputs.submission, run_key(paths, settings))
+    key = run_key(paths, settings)
+    journal = Journal(outputs.submission, key)
     try:
         job = _Job(segmenter, request, outputs, journal, images)
-        job.run()
+        if machines.dask is None:
+            job.run(here)
+        else:
+            from flowseg.inference.cluster import Recipe, connect
+
+            full = tuple(str(Path(path).resolve()) for path in paths)
+            with connect(machines.dask, Recipe(full, key, device, views, compiled)) as cluster:
+                job.run(cluster.segment)
         done = [name for name in job.order if name in job.done]
         if not done and (shard is not None or not images):  # a part may hold nothing
             write_rows(submission, COLUMNS, ())
@@ -226,14 +249,15 @@ class _Job:
         ranks = {path: rank for rank, path in enumerate(self.images)} if self.errors else {}
         return tuple(error for _, error in sorted(self.errors, key=lambda pair: ranks[pair[0]]))
 
-    def run(self) -> None:
+    def run(self, compute: SegmentSlide) -> None:
+        """Do all images; slides are computed by `compute`."""
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(self.images), desc="predicting", unit="image") as self.progress,
         ):
             for large, pages in groupby(self._pages(), key=_is_slide):
                 if large:
-                    self._slides(pages)
+                    self._slides(pages, compute)
                 else:
                     self._images(pages)
 
@@ -304,11 +328,11 @@ class _Job:
             table.write(pictures["cells"])
         return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
 
-    def _slides(self, pages: Iterable[Page]) -> None:
+    def _slides(self, pages: Iterable[Page], compute: SegmentSlide) -> None:
         for page in pages:
             try:
                 pictures = self.outputs.pictures(page.image_id)
-                texts = write_slide(self.segmenter, page, self.request, pictures)
+                texts = write_slide(self.segmenter, page, self.request, pictures, compute)
                 self._keep(page, texts)
             except FlowsegError as error:
                 self._fail(error, page.path)

@@ -20,7 +20,7 @@ from flowseg.overlay import draw_overlay
 from flowseg.pages import Page, ReadRegion
 from flowseg.strips import write_strips
 
-__all__ = ["SegmentSlide", "write_slide"]
+__all__ = ["SegmentSlide", "here", "write_slide"]
 
 Ints = NDArray[np.int32]
 

@@ -76,6 +76,13 @@ class SlidePlan(NamedTuple):
         grey = self.grey(read, rows, columns)
         return rescale_part(grey, (rows.start, columns.start), self.shape, target, region)
 
+    def seen_by_networks(self, region: tuple[slice, slice]) -> tuple[slice, slice]:
+        """The rows and columns at the networks' scale that a region's flows are made of."""
+        rows, columns = (
+            footprint(*axis) for axis in zip(self.scaled, self.shape, region, strict=True)
+        )
+        return rows, columns
+
     def blocks(self, sizes: BlockSizes) -> list[list[Block]]:
         """The image's blocks, row by row."""
         reach = max(_LEAST_REACH, math.ceil(sizes.reach * (self.needs.diameter or 0.0)))

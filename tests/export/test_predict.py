@@ -19,10 +19,11 @@ from flowseg.export import predict as room
 from flowseg.export import slides
 from flowseg.export.inputs import find_inputs, find_models
 from flowseg.export.journal import Journal, run_key
-from flowseg.export.predict import Outputs, Summary, predict
+from flowseg.export.predict import Machines, Outputs, Summary, predict
 from flowseg.export.shards import Shard, join_shards, local_device
 from flowseg.files import read_image, read_labels, write_image
 from flowseg.image import normalize, to_grey
+from flowseg.inference import cluster
 from flowseg.inference.scale import rescale
 from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.network.checkpoint import Card, save_network
@@ -61,6 +62,7 @@ def images(tmp_path: Path, rng: np.random.Generator) -> list[Path]:
 def run(model: Any, images: list[Path], out: Path, **options: Any) -> Summary:
     outputs = options.pop("outputs", None) or Outputs(out)
     options.setdefault("request", REQUEST)
+    options["machines"] = Machines(options.pop("shard", None), options.pop("dask", None))
     return predict(model, images, outputs, device="cpu", **options)
 
 
@@ -291,6 +293,34 @@ def test_label_images_as_zarr(
         expected = read_labels(tmp_path / "found" / f"{image.stem}.tif")
         assert expected.max() > 0
         assert np.array_equal(page.read(), expected)
+
+
+def test_a_slide_computed_on_a_cluster_has_the_same_rows_and_labels(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    slide = tmp_path / "slide.tif"
+    tiles = [np.pad(read_image(path), ((0, 0), (0, 96)))[:, :96] for path in images] * 3
+    tifffile.imwrite(slide, np.block([tiles[k : k + 7] for k in (0, 7, 14)]), tile=(64, 64))
+    monkeypatch.setattr(room, "_SLIDE", 64 * 64)
+    whole, spread = (Outputs(tmp_path / f"{k}.csv", tmp_path / k) for k in ("whole", "spread"))
+    cells = run(model, [slide], whole.submission, outputs=whole).cells
+    assert cells > 50
+    assert run(model, [slide], spread.submission, outputs=spread, dask="local").cells == cells
+    assert whole.submission.read_bytes() == spread.submission.read_bytes()
+    labels = [read_labels(tmp_path / kind / "slide.tif") for kind in ("whole", "spread")]
+    assert np.array_equal(*labels)
+
+
+def test_a_cluster_that_is_not_there_is_named(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(FlowsegError, match=f"no Dask scheduler answers at '{address}'"):
+            run(model, images, tmp_path / "s.csv", dask=address)
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: Path) -> None:
