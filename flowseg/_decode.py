@@ -50,7 +50,8 @@ _LZW = 5
 _DEFLATE = (8, 32946)
 _CODECS = (1, _LZW, 7, *_DEFLATE, 32773, 33003, 33005, 34712, 50000)
 """TIFF: none, LZW, JPEG, deflate, PackBits, JPEG 2000, Zstandard; others may unpack without end."""
-_BLIND = 2**18  # bytes of deflate that are unpacked without a look at what they become
+_TAG = 12  # bytes of an entry in the list of a page's properties, at least
+_BLIND = 2**16  # bytes of deflate that are unpacked without a look at what they become
 
 # tifffile logs what it finds odd in a file; without a handler that would reach stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -295,7 +296,8 @@ def _tiff_pages(file: IO[bytes], path: Path) -> Iterator[list[Any]]:
     file.seek(0)
     try:
         with tifffile.TiffFile(file) as tiff:
-            pages = [page for page in tiff.pages if not page.is_reduced]
+            listed = _listed(tiff.pages, _size(file), path)
+            pages = [page for page in listed if not page.is_reduced]
             if not pages:
                 raise FlowsegError("is damaged: it holds no page", file=path, remedy=_AGAIN)
             if tiff.is_imagej and len(pages) == 1:  # ImageJ keeps a large stack behind one page
@@ -305,6 +307,19 @@ def _tiff_pages(file: IO[bytes], path: Path) -> Iterator[list[Any]]:
         raise
     except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
         raise FlowsegError(f"is damaged: {error}", file=path, remedy=_AGAIN) from error
+
+
+def _listed(pages: Any, size: int, path: Path) -> Iterator[Any]:
+    """The pages; of a list that goes round in circles, or over itself, tifffile finds no end."""
+    seen: set[int] = set()
+    length = 0
+    for page in pages:
+        length += _TAG * len(getattr(page, "tags", ()))
+        if page.offset in seen or length > size:
+            raise FlowsegError("is damaged: its list of pages has no end", file=path, remedy=_AGAIN)
+        if page.offset is not None:  # of pages that lie one after the other in one block
+            seen.add(page.offset)
+        yield page
 
 
 @contextmanager

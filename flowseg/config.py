@@ -32,6 +32,8 @@ __all__ = [
     "to_yaml",
 ]
 
+_MAX_YAML = 2**16
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Repair = Literal["none", "repair", "drop"]
 
@@ -122,9 +124,10 @@ class NetworkConfig:
     diameter: float = 30.0
 
     def __post_init__(self) -> None:
-        _require(len(self.channels) >= 2, "channels", "two levels or more")
-        _require(all(c > 0 for c in self.channels), "channels", "positive numbers")
-        _require(self.blocks >= 1, "blocks", "1 or more")
+        # upper bounds: a stranger's card may ask for more than any memory holds
+        _require(2 <= len(self.channels) <= 8, "channels", "two to eight levels")
+        _require(all(0 < c <= 8192 for c in self.channels), "channels", "from 1 to 8192")
+        _require(1 <= self.blocks <= 64, "blocks", "from 1 to 64")
         _require(self.flow_scale > 0, "flow_scale", "positive")
         _require(self.diameter > 0, "diameter", "positive")
 
@@ -249,7 +252,7 @@ class Config:
     pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=8))
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed", "0 or more")
+        _require(0 <= self.seed < 2**63, "seed", "0 or more, and less than 2**63")
 
 
 def load_config(
@@ -352,15 +355,32 @@ def _config_folder() -> Path:
 
 def _read_yaml(path: Path) -> object:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_YAML + 1)
     except OSError as error:
         raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
     except UnicodeDecodeError as error:
         raise FlowsegError("is not a UTF-8 text file", file=path) from error
+    if len(text) > _MAX_YAML:
+        raise FlowsegError(f"is longer than {_MAX_YAML:,} characters, no config", file=path)
+    return _parse_yaml(text, "is not valid YAML", path)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values only; without aliases, with which a few lines unfold to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not read", mark)
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: str, problem: str, file: Path | None = None) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FlowsegError(f"is not valid YAML: {error}", file=path) from error
+        return yaml.load(text, _Loader)
+    except Exception as error:  # values of a wrong tag, such as !!bool x, fail with any exception
+        raise FlowsegError(f"{problem}: {error}", file=file) from error
 
 
 def _parse_override(text: str, config: Config) -> dict[str, Any]:
@@ -369,10 +389,7 @@ def _parse_override(text: str, config: Config) -> dict[str, Any]:
         raise FlowsegError(
             f"cannot read the setting {text!r}", remedy="write key=value, as in training.epochs=10"
         )
-    try:
-        parsed: Any = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FlowsegError(f"the value of {key!r} is not valid YAML: {error}") from error
+    parsed = _parse_yaml(value, f"the value of {key!r} is not valid YAML")
     names = key.split(".")
     if names[0] == "cells" and len(names) > 1 and names[1] not in config.cells:
         raise FlowsegError(f"unknown key {key!r}" + _nearest(names[1], config.cells, "cells."))
@@ -396,7 +413,7 @@ def _apply(base: Any, values: object, file: Path | None, prefix: str = "") -> An
     if not isinstance(values, Mapping):
         raise FlowsegError(
             f"expected settings as 'key: value' for {prefix.rstrip('.') or 'the config'}, "
-            f"found {values!r}",
+            f"found {_shown(values)}",
             file=file,
         )
     hints = get_type_hints(type(base))
@@ -404,8 +421,9 @@ def _apply(base: Any, values: object, file: Path | None, prefix: str = "") -> An
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
+            name = key if isinstance(key, str) else _shown(key)
             raise FlowsegError(
-                f"unknown key {prefix + str(key)!r}" + _nearest(str(key), known, prefix), file=file
+                f"unknown key {prefix + name!r}" + _nearest(name, known, prefix), file=file
             )
         current = getattr(base, key)
         name = f"{prefix}{key}"
@@ -425,11 +443,11 @@ def _apply(base: Any, values: object, file: Path | None, prefix: str = "") -> An
 
 def _apply_cells(current: Mapping[str, CellType], value: object, file: Path | None) -> Any:
     if not isinstance(value, Mapping):
-        raise FlowsegError(f"'cells' must name cell types, found {value!r}", file=file)
+        raise FlowsegError(f"'cells' must name cell types, found {_shown(value)}", file=file)
     cells = dict(current)
     for name, settings in value.items():
         if not isinstance(name, str) or not name:
-            raise FlowsegError(f"a cell type's name must be text, found {name!r}", file=file)
+            raise FlowsegError(f"a cell type's name must be text, found {_shown(name)}", file=file)
         cells[name] = _apply(cells.get(name, CellType()), settings, file, f"cells.{name}.")
     return cells
 
@@ -444,10 +462,10 @@ def _convert(value: object, hint: Any, name: str, file: Path | None) -> Any:
         if value in get_args(hint):
             return value
         choices = ", ".join(map(str, get_args(hint)))
-        raise FlowsegError(f"{name} must be one of {choices}, found {value!r}", file=file)
+        raise FlowsegError(f"{name} must be one of {choices}, found {_shown(value)}", file=file)
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise FlowsegError(f"{name} must be a list, found {value!r}", file=file)
+            raise FlowsegError(f"{name} must be a list, found {_shown(value)}", file=file)
         return tuple(_convert(v, get_args(hint)[0], name, file) for v in value)
     if hint is bool and isinstance(value, bool):
         return value
@@ -456,14 +474,22 @@ def _convert(value: object, hint: Any, name: str, file: Path | None) -> Any:
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number):
             return number
     if hint is str and isinstance(value, str):
         return value
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
-    raise FlowsegError(f"{name} must be {expected}, found {value!r}", file=file)
+    raise FlowsegError(f"{name} must be {expected}, found {_shown(value)}", file=file)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a very long number"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _plain(value: Any) -> Any:

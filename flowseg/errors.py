@@ -6,6 +6,8 @@ import os
 
 __all__ = ["FlowsegError"]
 
+_LONGEST = 2000
+
 
 class FlowsegError(Exception):
     """What is wrong, in which file, and what to do, in one line.
@@ -38,4 +40,12 @@ class FlowsegError(Exception):
         text = problem if self.file is None else f"{self.file}: {problem}"
         if remedy is not None:
             text = f"{text}; {remedy}"
-        super().__init__(" ".join(text.split()))
+        super().__init__(_one_line(text))
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 300]} ... {text[-200:]}"
+    # Neither a terminal nor a log is to obey it, and half a surrogate pair cannot be printed.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

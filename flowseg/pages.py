@@ -90,7 +90,7 @@ class Page:
                 opened = stack.pop_all()
             try:
                 if page.is_contiguous:
-                    yield _contiguous(page, file)
+                    yield _contiguous(page, file, self.path)
                 else:
                     yield _segments(page, file, self.path)
             finally:
@@ -131,7 +131,7 @@ def list_pages(path: PathLike) -> list[Page]:
     ]
 
 
-def _contiguous(page: Any, file: IO[bytes]) -> ReadRegion:
+def _contiguous(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
     """Regions of an image that lies unpacked and in one piece."""
     start = int(page.dataoffsets[0])
     dtype = np.dtype(page.parent.byteorder + page.dtype.char)
@@ -141,6 +141,10 @@ def _contiguous(page: Any, file: IO[bytes]) -> ReadRegion:
     def read(rows: slice, columns: slice) -> NDArray[Any]:
         file.seek(start + rows.start * row_bytes)
         data = file.read((rows.stop - rows.start) * row_bytes)
+        if len(data) < (rows.stop - rows.start) * row_bytes:
+            raise FlowsegError(
+                "is cut off: the end of the image is missing", file=path, remedy="copy it again"
+            )
         image = np.frombuffer(data, dtype).reshape(-1, *row_shape)[:, columns]
         return image.astype(dtype.newbyteorder("="))
 

@@ -105,3 +105,39 @@ def test_a_runs_config_keeps_its_cell_types(tmp_path: Path) -> None:
     assert list(load_config("all", file).cells) == ["shsy5y"]
     file.write_text("cells: {shsy5y: {diameter: 20}}\n")
     assert list(load_config("all", file).cells) == ["shsy5y", "astro", "cort"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: !!int ''",
+        "seed: !!bool x",
+        "seed: !!timestamp x",
+        "seed: !!python/object/apply:os.getpid []",
+        f"seed: 0x{'f' * 5000}x",
+        f"0x{'f' * 5000}: 1",
+        f"training: 0x{'f' * 5000}",
+        f"cells: {{cort: {{diameter: {'9' * 400}}}}}",
+        f"network: [{'9, ' * 10_000}]",
+        "[" * 10_000,
+        "#" * 70_000,
+    ],
+)
+def test_hostile_yaml_is_one_short_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(FlowsegError) as caught:
+        load_config("cort", file)
+    assert str(caught.value).startswith(str(file))
+    assert len(str(caught.value)) < 2200
+
+
+def test_aliases_that_unfold_without_end_are_refused(tmp_path: Path) -> None:
+    """A billion laughs: 30 lines of ten aliases each would become 10**30 values."""
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 30)]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    with pytest.raises(FlowsegError, match="aliases are not read"):
+        load_config(path=tmp_path / "mine.yaml")
+    with pytest.raises(FlowsegError, match="aliases are not read"):
+        load_config(overrides=["seed=[&a 1, *a]"])

@@ -31,6 +31,7 @@ from flowseg.files import (
     write_labels,
     write_text,
 )
+from flowseg.pages import list_pages
 
 cv2 = files.load_cv2()
 
@@ -38,7 +39,7 @@ cv2 = files.load_cv2()
 def one_line(error: pytest.ExceptionInfo[FlowsegError], path: Path) -> str:
     text = str(error.value)
     assert "\n" not in text
-    assert str(path) in text
+    assert str(path).replace("\0", "\\x00") in text
     return text
 
 
@@ -244,6 +245,23 @@ class TestBadImages:
         with pytest.raises(FlowsegError, match="unpacks to more than its size") as error:
             read_image(path)
         one_line(error, path)
+
+    @pytest.mark.parametrize("pages", [2, 5])
+    def test_a_list_of_pages_that_goes_round(
+        self, tmp_path: Path, noise: np.ndarray, pages: int
+    ) -> None:
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, np.stack([noise] * pages), photometric="minisblack")
+        with tifffile.TiffFile(path) as tiff:
+            first, last = tiff.pages[0].offset, tiff.pages[pages - 1].offset
+        content = bytearray(path.read_bytes())
+        (tags,) = struct.unpack_from("<H", content, last)
+        struct.pack_into("<I", content, last + 2 + 12 * tags, first)
+        path.write_bytes(content)
+        for read in (read_image, image_shape, list_pages):
+            with pytest.raises(FlowsegError, match="has no end") as error:
+                read(path)
+            one_line(error, path)
 
     def test_a_large_strip_that_is_what_it_says(
         self, tmp_path: Path, rng: np.random.Generator

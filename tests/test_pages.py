@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def test_a_damaged_tile_is_named_with_its_file_and_other_errors_pass(tmp_path: P
     path.write_bytes(content[:100])
     with pytest.raises(FlowsegError, match=r"d\.tif"):
         list_pages(path)
+
+
+def test_a_region_beyond_the_end_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8))
+    (page,) = list_pages(path)
+    with page.regions() as read:
+        os.truncate(path, path.stat().st_size - 100)
+        assert read(slice(0, 62), slice(0, 64)).shape == (62, 64)
+        with pytest.raises(FlowsegError, match=r"d\.tif: is cut off"):
+            read(slice(60, 64), slice(0, 5))
 
 
 def test_zarr_arrays_are_images(tmp_path: Path, rng: np.random.Generator) -> None:

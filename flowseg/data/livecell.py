@@ -116,7 +116,9 @@ class Polygons:
                 cells = []
                 for start, end in self.spans.tolist():
                     file.seek(start)
-                    cells.append(json.loads(file.read(end - start))["segmentation"])
+                    # as the scanner read it: bytes beyond ASCII are text beside the numbers
+                    cell = json.loads(file.read(end - start).decode("latin-1"))
+                    cells.append(cell["segmentation"])
         except OSError as error:
             raise FlowsegError(f"cannot be read: {error}", file=self.path) from error
         owners = np.repeat(np.arange(len(cells)), [len(cell) for cell in cells])

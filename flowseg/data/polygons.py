@@ -20,6 +20,9 @@ Ints = npt.NDArray[np.int64]
 _GRID = 5
 _ROW = 0.55
 _FAR = 2.0**24  # pixels; beyond, a coordinate is an accident
+_MAX_CUTS = (
+    2**24
+)  # of all edges with all rows, about 80 bytes each; LIVECell's fullest image: 2**18
 
 
 def polygons_to_masks(
@@ -48,7 +51,8 @@ def polygons_to_masks(
     ------
     FlowsegError
         If a polygon has an odd count of numbers, fewer than three corners, or a coordinate that
-        is no finite number or is more than 16 million pixels away.
+        is no finite number or is more than 16 million pixels away; or if the edges cross rows
+        more than 16 million times in all.
 
     Notes
     -----
@@ -74,6 +78,8 @@ def polygons_to_masks(
     first = np.clip(np.ceil(np.minimum(y, next_y) - _ROW), 0, height).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y, next_y) - _ROW), 0, height).astype(np.int64)
     counts = last - first
+    if counts.sum() > _MAX_CUTS:
+        raise FlowsegError("the polygons of one image have too many or too long edges")
     edge = np.repeat(np.arange(len(y)), counts)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first, counts)
 
@@ -90,7 +96,7 @@ def polygons_to_masks(
 def _corners(polygon: npt.ArrayLike) -> Floats:
     try:
         flat = np.asarray(polygon, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FlowsegError("a polygon holds something that is not a number") from error
     if flat.ndim != 1 or flat.size % 2 or flat.size < 6:
         raise FlowsegError("a polygon is not a list of at least three pairs x, y")

@@ -101,8 +101,11 @@ class _Array(_Kept):
         return values.reshape(sizes, order="F" if fortran else "C")
 
 
-class _Reader(pickle.Unpickler):
-    """Unpickles plain containers, numbers and texts; every class and function becomes `_Kept`."""
+class _Reader(pickle._Unpickler):
+    """Unpickles plain containers, numbers and texts; every class and function becomes `_Kept`.
+
+    The one written in Python: that in C takes as much memory as a few bytes of a file ask for.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         array = module in ("numpy.core.multiarray", "numpy._core.multiarray")

@@ -16,7 +16,7 @@ from flowseg.data.folder import find_labels, read_own_labels
 from flowseg.data.polygons import polygons_to_masks
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
-from flowseg.files import PathLike, find_images, image_shape, read_labels
+from flowseg.files import MAX_PIXELS, PathLike, find_images, image_shape, read_labels
 from flowseg.rle import Masks, fault_reason, parse_runs
 from flowseg.tables import read_rows
 
@@ -174,14 +174,18 @@ def _coco(path: Path) -> dict[str, Source]:
         for cell in cells:
             owned[cell["image_id"]].append(cell)
         for key, entry in entries.items():
-            image_id, shape = Path(entry["file_name"]).stem, (entry["height"], entry["width"])
+            image_id, shape = Path(entry["file_name"]).stem, _shape(entry)
             cell_type = image_id.partition("_")[0].lower()
             if cell_type not in livecell.CELL_TYPES:
                 names = {categories.get(cell.get("category_id"), "") for cell in owned[key]}
-                cell_type = names.pop() if len(names) == 1 else ""
+                cell_type = str(names.pop()) if len(names) == 1 else ""
             found[image_id] = Source(shape, cell_type, _from_coco(path, owned[key], shape))
     except OSError as error:
         raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
+    except RecursionError as error:
+        raise FlowsegError(
+            "is no COCO annotation file: it is nested too deeply", file=path
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowsegError(
             f"is no COCO annotation file ({type(error).__name__}: {error})", file=path
@@ -189,6 +193,13 @@ def _coco(path: Path) -> dict[str, Source]:
     if not found:
         raise FlowsegError("lists no image", file=path)
     return dict(sorted(found.items()))
+
+
+def _shape(entry: Mapping[str, Any]) -> Shape:
+    height, width = entry["height"], entry["width"]
+    if not (type(height) is type(width) is int and height > 0 and 0 < height * width <= MAX_PIXELS):
+        raise ValueError("an image's height and width are no whole numbers, or too large")
+    return height, width
 
 
 def _from_coco(path: Path, cells: list[dict[str, Any]], shape: Shape) -> Callable[[], Masks]:
@@ -224,7 +235,9 @@ def _coco_runs(runs: Any, shape: Shape) -> NDArray[np.bool_]:
         lengths = np.array(_unpack(counts) if isinstance(counts, str) else counts, dtype=np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FlowsegError(f"holds run lengths that cannot be read: {error}") from error
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
+    # each of them, too: a sum of very large ones would start again from 0
+    within = lengths.ndim == 1 and ((lengths >= 0) & (lengths <= height * width)).all()
+    if not within or lengths.sum() != height * width:
         raise FlowsegError("holds run lengths that do not add up to the image")
     inside = np.arange(len(lengths)) % 2 == 1
     return np.repeat(inside, lengths).reshape(width, height).T
@@ -239,6 +252,8 @@ def _unpack(text: str) -> list[int]:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("the packed text is damaged")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:

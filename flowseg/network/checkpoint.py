@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -89,6 +90,8 @@ class Card:
                     remedy="use the flowseg that wrote it or a newer one",
                 )
             cells = content["cells"].items()
+            if not cells:
+                raise ValueError
             return cls(
                 network=from_mapping(NetworkConfig, content["network"], file),
                 cells={name: from_mapping(CellType, cell, file) for name, cell in cells},
@@ -119,6 +122,8 @@ def load_network(path: str | os.PathLike[str]) -> tuple[FlowNetwork, Card]:
     """
     tensors, text = read_tensors(path)
     card = _card(text, path)
+    with torch.device("meta"):  # shapes without memory: the card may claim what the file lacks
+        _check_weights(FlowNetwork(card.network, len(card.cells)), tensors, path)
     network = FlowNetwork(card.network, len(card.cells))
     load_weights(network, tensors, path)
     return network.eval(), card
@@ -134,6 +139,13 @@ def load_weights(
     FlowsegError
         Naming what is missing, unexpected, or of another shape (``key: shape -> shape``).
     """
+    _check_weights(network, tensors, path)
+    network.load_state_dict(dict(tensors))
+
+
+def _check_weights(
+    network: FlowNetwork, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> None:
     own = network.state_dict()
     faults = [f"{key}: missing" for key in own if key not in tensors]
     faults += [f"{key}: unexpected" for key in tensors if key not in own]
@@ -147,7 +159,6 @@ def load_weights(
         raise FlowsegError(
             f"its weights do not fit the network: {', '.join(faults[:5])}{more}", file=path
         )
-    network.load_state_dict(dict(tensors))
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], text: str) -> None:

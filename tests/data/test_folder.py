@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,21 @@ def test_seg_npy_counted_from_minus_one(tmp_path: Path) -> None:
 def test_seg_npy_without_flat_labels(tmp_path: Path, masks: Any, match: str) -> None:
     with pytest.raises(FlowsegError, match=rf"one_seg.npy: {match}"):
         read_seg(saved(tmp_path, masks=masks))
+
+
+def test_a_seg_npy_that_asks_for_memory(tmp_path: Path) -> None:
+    """Five bytes that number a value 2**30 make C's unpickler take 16 GB for its table."""
+    path = saved(tmp_path)
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    path.write_bytes(whole[:start] + b"\x80\x02Nr" + (2**30).to_bytes(4, "little") + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(FlowsegError, match=r"one_seg.npy: "):
+            read_seg(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_damaged_seg_npy(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -179,6 +179,14 @@ def test_names_that_lead_elsewhere(make: Make, name: str) -> None:
         read_livecell(make(document), ("train",))
 
 
+def test_text_that_is_not_utf8_beside_the_polygons(make: Make) -> None:
+    root = make(coco())
+    path = next(root.glob("annotations/*/*.json"))
+    path.write_bytes(path.read_bytes().replace(b'"iscrowd": 0', b'"by": "\xfc"'))
+    (record,) = read_livecell(root, ("train",))
+    assert len(record.masks()) == 2
+
+
 def test_missing_folders_and_images(make: Make, tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="is no folder"):
         read_livecell(tmp_path / "none")

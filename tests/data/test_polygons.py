@@ -70,11 +70,19 @@ def test_nothing() -> None:
         ([1, 2, 3, 4, 5, [6]], "not a number"),
         ([1, 2, 3, 4, 5, float("nan")], "finite"),
         ([1, 2, 3, 4, 5, 1e300], "finite"),
+        ([1, 2, 3, 4, 5, 10**400], "not a number"),
     ],
 )
 def test_bad_polygons(polygon: list[object], problem: str) -> None:
     with pytest.raises(FlowsegError, match=problem):
         polygons_to_masks([polygon], [0], 1, (5, 6))
+
+
+def test_edges_without_end_take_no_memory() -> None:
+    """A text of some kilobytes that would cross rows a thousand million times."""
+    up_and_down = [0, 0, 3, 2.0**23] * 60
+    with pytest.raises(FlowsegError, match="too many or too long edges"):
+        polygons_to_masks([up_and_down], [0], 1, (2**24, 5))
 
 
 @given(

@@ -173,6 +173,9 @@ def test_packed_run_lengths_are_those_of_pycocotools(rng):
         {"size": [4, 6], "counts": ["x"]},
         {"size": [4, 6], "counts": [[24]]},
         {"size": [4, 6], "counts": "oooooooooooooooo0"},
+        {"size": [4, 6], "counts": "o" * 100_000},
+        {"size": [4, 6], "counts": "\u00e9"},
+        {"size": [4, 6], "counts": [2**63 - 1, 2**63 - 1, 26]},
     ],
 )
 def test_coco_run_lengths_that_are_bad_are_refused(runs):
@@ -211,6 +214,12 @@ def test_a_bad_row_is_named(tmp_path, truth, pred, complaint):
         '{"images": [{"id": 1}], "annotations": []}',
         '{"images": [{"id": 1, "file_name": "a", "height": 4, "width": 6}], "annotations":'
         ' [{"image_id": 2}]}',
+        *(
+            f'{{"images": [{{"id": 1, "file_name": "a", "height": {side}, "width": 6}}],'
+            f' "annotations": []}}'
+            for side in ("null", '"x"', "1e400", "NaN", "-4", "0", "4.0", "true", "9" * 30)
+        ),
+        "[" * 100_000,
     ],
 )
 def test_a_bad_coco_file_is_refused(tmp_path, content):

@@ -97,6 +97,10 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         {"network": {"channels": "x"}},
         {"network": {"chanels": [4, 8]}},
         {"cells": {"a": {"diameter": -1}}},
+        {"cells": {}},
+        {"network": {"channels": [10**30, 4], "blocks": 1}},
+        {"network": {"channels": [4, 8], "blocks": 10**9}},
+        {"network": {"channels": [4] * 1000, "blocks": 1}},
     ],
 )
 def test_damaged_cards(tmp_path: Path, network: FlowNetwork, change: dict[str, object]) -> None:
@@ -104,6 +108,15 @@ def test_damaged_cards(tmp_path: Path, network: FlowNetwork, change: dict[str, o
     path = tmp_path / "best.safetensors"
     save_tensors(path, network.state_dict(), json.dumps(content))
     with pytest.raises(FlowsegError, match=r"best\.safetensors"):
+        load_network(path)
+
+
+def test_a_card_that_claims_more_than_the_file_holds(tmp_path: Path, network: FlowNetwork) -> None:
+    """These weights would be 19 GB; the shapes are compared before memory is taken."""
+    content = json.loads(CARD.to_json()) | {"network": {"channels": [8192] * 8, "blocks": 64}}
+    path = tmp_path / "best.safetensors"
+    save_tensors(path, network.state_dict(), json.dumps(content))
+    with pytest.raises(FlowsegError, match=r"best\.safetensors: its weights do not fit"):
         load_network(path)
 
 
