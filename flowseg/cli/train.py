@@ -68,20 +68,23 @@ def run(args: argparse.Namespace) -> int:
     # Folds before fold, so that --fold 6 --folds 8 is never checked against the default.
     overrides.sort(key=lambda text: not text.startswith("data.folds"))
     from flowseg.data.layouts import layout_of
+    from flowseg.training.distributed import is_first, joined
     from flowseg.training.run import train
 
     cell_type = args.cell_type or ("cell" if layout_of(args.data) == "folder" else "all")
     config = load_config(cell_type, args.config, [*args.set, *overrides])
     out = args.out or Path("runs") / f"{cell_type}-fold{config.data.fold}"
-    result = train(
-        config,
-        args.data,
-        out,
-        pretrain=args.pretrain,
-        train_only=args.train_only,
-        device=args.device,
-        resume=args.resume,
-        tensorboard=args.tensorboard,
-    )
-    say(f"validation score {result.score:.4f} (epoch {result.epoch}), in {result.folder}")
+    with joined(args.device):
+        result = train(
+            config,
+            args.data,
+            out,
+            pretrain=args.pretrain,
+            train_only=args.train_only,
+            device=args.device,
+            resume=args.resume,
+            tensorboard=args.tensorboard,
+        )
+        if is_first():
+            say(f"validation score {result.score:.4f} (epoch {result.epoch}), in {result.folder}")
     return 0
