@@ -1,0 +1,126 @@
+"""Two processes learn what one with the doubled batch learns; one does not outlive the other."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from one_of_two import with_batch, without_statistics
+from test_loop import CPU, network, stage
+
+import flowseg
+from flowseg.config import load_config
+from flowseg.errors import FlowsegError
+from flowseg.network.unet import FlowNetwork
+from flowseg.training import loop
+from flowseg.training.distributed import joined
+from flowseg.training.folder import ORIGIN, open_folder
+from flowseg.training.loop import Stage, fit
+
+__all__ = ["stage"]
+
+WORKER = Path(__file__).with_name("one_of_two.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    home = str(Path(flowseg.__file__).parents[1])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": home} | more
+
+
+@pytest.fixture
+def folder(stage: Stage, tmp_path: Path) -> Path:
+    (tmp_path / "stage.pickle").write_bytes(pickle.dumps(stage))
+    return tmp_path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = loop.read_tensors(folder / "state.safetensors")[0]
+    return {key: value for key, value in tensors.items() if key.startswith("mean.")}
+
+
+def test_two_processes_learn_like_one_with_twice_the_batch(
+    stage: Stage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*TORCHRUN, str(WORKER), "train", str(folder)]
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    fit(with_batch(stage, folder / "one", 4), network(), CPU, resume=False)
+    # Each process normalises by its own half of the crops, which moves the losses a little.
+    one, two = (pd.read_csv(folder / name / "metrics.csv") for name in ("one", "two"))
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=0.05)
+    assert two["learning_rate"].equals(one["learning_rate"])
+    # Without normalisation only the order of the sums is left.
+    monkeypatch.setattr(loop, "FlowNetwork", lambda *args: without_statistics(FlowNetwork(*args)))
+    fit(with_batch(stage, folder / "alone", 4), without_statistics(network()), CPU, resume=False)
+    alone, plain = (pd.read_csv(folder / name / "metrics.csv") for name in ("alone", "plain"))
+    for column in ("loss", "loss_flows", "loss_cellprob", "loss_cell_type", "score"):
+        np.testing.assert_allclose(plain[column], alone[column], rtol=1e-4)
+    expected, found = weights(folder / "alone"), weights(folder / "plain")
+    assert all(torch.allclose(expected[key], found[key], atol=1e-4) for key in expected)
+    # And a run that is taken up again in its middle ends with the same bytes.
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (folder / "resumed" / name).read_bytes() == (folder / "two" / name).read_bytes()
+
+
+def test_the_death_of_one_process_ends_the_other_with_one_line(folder: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), "die", str(folder)],
+            env=environment(
+                RANK=number,
+                LOCAL_RANK=number,
+                WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in "01"
+    ]
+    try:
+        assert both[1].wait(120) == -9
+        died = time.monotonic()
+        said = both[0].communicate(timeout=60)[1]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    assert time.monotonic() - died < 10
+    assert both[0].returncode == 1
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("process 1 of 2 ends because another one has ended"), said
+    assert "Traceback" not in said
+
+
+def test_the_number_of_processes_does_not_change_silently(tmp_path: Path) -> None:
+    config = load_config()
+    assert not open_folder(tmp_path, config, {"pretrain": "none", "processes": 2}, resume=False)
+    with pytest.raises(FlowsegError, match="processes 2 -> 1"):
+        open_folder(tmp_path, config, {"pretrain": "none", "processes": 1}, resume=True)
+    # A run of the time before processes were counted had one.
+    (tmp_path / ORIGIN).write_text('{"pretrain": "none"}')
+    assert not open_folder(tmp_path, config, {"pretrain": "none", "processes": 1}, resume=True)
+
+
+def test_what_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(FlowsegError, match="start all of them with torchrun"), joined("cpu"):
+        pass
