@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from flowseg._decode import MAX_PIXELS, image_shape, load_cv2, read_image
+from flowseg._temporary import discard, is_part, part_of, remove_parts, sweep
 from flowseg.errors import FlowsegError
 from flowseg.labels import check_labels
 
@@ -39,9 +39,6 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
-
-_PART = ".part-"
-"""What the names of temporary files begin with."""
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -79,7 +76,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """A temporary path in the folder of `path`; what is written there replaces `path` at the end.
 
     A reader sees the old file or the whole new one, and so does whoever starts after a crash or
-    a power cut. When the block fails nothing is left behind and `path` is as it was.
+    a power cut. When the block fails nothing is left behind and `path` is as it was; what a killed
+    process left in the folder is removed by the next that writes there.
 
     Parameters
     ----------
@@ -97,8 +95,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         If the file cannot be written: no such folder, no permission, disk full.
     """
     path = Path(path)
-    part = path.with_name(f"{_PART}{uuid4().hex[:12]}-{path.name[-100:]}")
+    part = part_of(path)
     try:
+        sweep(path.parent)
         yield part
         _flush(part)
         part.replace(path)
@@ -109,25 +108,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
             remedy="choose another place or make room there",
         ) from error
     finally:
-        _remove(part)
-
-
-def is_part(name: str) -> bool:
-    """Whether a file's name is that of a temporary one, as a killed process leaves it.
-
-    Examples
-    --------
-    >>> is_part(".part-0123456789ab-labels.tif"), is_part("labels.tif")
-    (True, False)
-    """
-    return name.startswith(_PART)
-
-
-def remove_parts(folder: PathLike) -> None:
-    """Remove the temporary files that a killed process left; no other may be writing there."""
-    for path in Path(folder).iterdir():
-        if is_part(path.name):
-            _remove(path)
+        discard(part)
 
 
 def _flush(path: Path) -> None:
@@ -137,13 +118,6 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the folder itself is gone or no folder: so is the file
-        return
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -216,7 +190,7 @@ def ensure_writable_folder(path: PathLike) -> Path:
         If it cannot be made, is a file, or cannot be written to.
     """
     path = Path(path)
-    probe = path / f"{_PART}{uuid4().hex[:12]}"
+    probe = part_of(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flowseg._temporary import discard, part_of, sweep
 from flowseg.errors import FlowsegError
 from flowseg.files import PathLike, atomic_path
 from flowseg.pages import load_zarr
@@ -91,8 +91,9 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
 
     Unlike a file, an older folder has to go first: a crash at that moment leaves none.
     """
-    part = path.with_name(f".part-{uuid4().hex[:12]}-{path.name[-100:]}")
+    part = part_of(path)
     try:
+        sweep(path.parent)
         yield part
         if path.exists():
             shutil.rmtree(path)
@@ -104,7 +105,7 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
             remedy="choose another place or make room there",
         ) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        discard(part)
 
 
 def _rows_of_tiles(strips: Strips, width: int) -> Strips:

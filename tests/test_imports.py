@@ -21,6 +21,7 @@ RANKS = {
     "_jit": 1,
     "config": 1,
     "_decode": 1,
+    "_temporary": 1,
     "_pieces": 2,
     "rle": 2,
     "overlaps": 3,
