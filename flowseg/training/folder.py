@@ -12,7 +12,7 @@ from tqdm import tqdm
 from flowseg.config import Config, load_config, to_mapping, to_yaml
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import ensure_writable_folder, is_part, remove_parts, write_image, write_text
+from flowseg.files import ensure_writable_folder, is_part, write_image, write_text
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Segmenter
 from flowseg.labels import masks_to_labels
@@ -62,7 +62,6 @@ def open_folder(out: Path, config: Config, origin: Mapping[str, Any], resume: bo
                 file=out / CONFIG,
                 remedy="resume with the same command, or start a new --out",
             )
-        remove_parts(out)
         return (out / STATE).is_file()
     # Settings and folds alone are those of a run that never began.
     begun = {path.name for path in out.iterdir()} if out.is_dir() else set()
@@ -73,7 +72,6 @@ def open_folder(out: Path, config: Config, origin: Mapping[str, Any], resume: bo
             remedy="continue its run with --resume, or name another folder with --out",
         )
     ensure_writable_folder(out)
-    remove_parts(out)
     write_text(out / ORIGIN, json.dumps(origin, indent=2) + "\n")
     write_text(out / CONFIG, to_yaml(config))
     return False

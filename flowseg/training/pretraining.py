@@ -18,7 +18,7 @@ from flowseg.config import CellType, Config, to_mapping, to_yaml
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import ensure_writable_folder, remove_parts, write_text
+from flowseg.files import ensure_writable_folder, write_text
 from flowseg.network.checkpoint import load_network
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.distributed import from_first, is_first, processes
@@ -115,7 +115,6 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
-        remove_parts(folder)
         yield
 
 
