@@ -35,6 +35,8 @@ _FIT_JUMP = 1.0  # above this one they do not
 _FIT_PRICE = 3.5
 _FIT_NOISE = 1.2
 _FIT_GAIN = 0.02
+# A network that is not sure shrinks its flows. Shrunk flows fit anything: they are left as they are.
+_FIT_SURE = 0.6  # mean length of the flows of both
 _FIT_FLOOR = 0.1  # cells this well explained on their own, in squared flow per pixel, stay
 # A short contact tells little, and one of corners alone nothing (central differences do not see
 # it): every contact is taken for this many pixels longer, with this jump.
@@ -52,6 +54,7 @@ class _State:
         inside = np.where(runs.ids != 0, runs.stops - runs.starts, 0)
         self.areas = np.bincount(runs.pieces, inside, runs.total).astype(np.int64)
         self.pairs, self.length, self.jump = _contacts(runs, flows)
+        self.lengths = _lengths(runs, flows)
         self._merge_equal()
 
     def _merge_equal(self) -> None:
@@ -119,7 +122,9 @@ def join(
     known: dict[int, float] = {}
     while True:
         mean = state.mean_jump()
-        near = np.flatnonzero(mean < _FIT_JUMP)
+        lengths = np.bincount(state.root, state.lengths, runs.total)[state.pairs].sum(axis=0)
+        sure = lengths > _FIT_SURE * state.areas[state.pairs].sum(axis=0)
+        near = np.flatnonzero((mean < _FIT_JUMP) & sure)
         _fill_alone(state, np.unique(state.pairs[:, near]), alone)
         apart = alone[state.pairs].sum(axis=0)
         smaller = state.areas[state.pairs].min(axis=0)
@@ -204,6 +209,18 @@ def _gather(order: Any, offsets: Any, singles: Any, pairs: Any) -> Any:
                 j += 1
             place += 1
     return chosen, bounds
+
+
+@jit
+def _lengths(runs: Any, flows: Any) -> Any:
+    """The sum over each piece of the lengths of its flows."""
+    total = np.zeros(runs.total, np.float64)
+    for k in range(runs.rows.size):
+        if runs.ids[k] != 0:
+            y = runs.rows[k]
+            for x in range(runs.starts[k], runs.stops[k]):
+                total[runs.pieces[k]] += np.hypot(flows[0, y, x], flows[1, y, x])
+    return total
 
 
 @jit
