@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, out_of_memory
 
 __all__ = [
     "MAX_PIXELS",
@@ -214,8 +214,8 @@ def _decode(data: bytes, path: Path) -> npt.NDArray[Any]:
     cv2 = load_cv2()
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise FlowsegError("is damaged", file=path, remedy=_AGAIN) from error
+    except (cv2.error, MemoryError) as error:
+        raise _damaged(error, path, "is damaged") from error
     if image is None:
         raise FlowsegError("is damaged", file=path, remedy=_AGAIN)
     if image.ndim == 3 and image.shape[2] >= 3:
@@ -306,7 +306,13 @@ def _tiff_pages(file: IO[bytes], path: Path) -> Iterator[list[Any]]:
     except FlowsegError:
         raise
     except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
-        raise FlowsegError(f"is damaged: {error}", file=path, remedy=_AGAIN) from error
+        raise _damaged(error, path) from error
+
+
+def _damaged(error: Exception, path: Path, problem: str | None = None) -> FlowsegError:
+    """What a decoder's error means: the file is damaged, unless memory ran out."""
+    problem = f"is damaged: {error}" if problem is None else problem
+    return out_of_memory(error, path) or FlowsegError(problem, file=path, remedy=_AGAIN)
 
 
 def _listed(pages: Any, size: int, path: Path) -> Iterator[Any]:

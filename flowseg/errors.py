@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["FlowsegError"]
+__all__ = ["FlowsegError", "out_of_memory", "told"]
 
 _LONGEST = 2000
+_NO_MEMORY = ("can't allocate", "not enough memory", "out of memory", "insufficient memory")
+"""How torch, CUDA and OpenCV say it, which raise no MemoryError."""
 
 
 class FlowsegError(Exception):
@@ -49,3 +51,37 @@ def _one_line(text: str) -> str:
         text = f"{text[: _LONGEST - 300]} ... {text[-200:]}"
     # Neither a terminal nor a log is to obey it, and half a surrogate pair cannot be printed.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def out_of_memory(
+    error: Exception, file: str | os.PathLike[str] | None = None
+) -> FlowsegError | None:
+    """The FlowsegError for an error that says that memory ran out; None for any other.
+
+    Examples
+    --------
+    >>> print(out_of_memory(MemoryError(), "slide.tif"))
+    slide.tif: there is not enough memory; free some, or use smaller images, crops or batches
+    """
+    said = str(error).lower()
+    if not isinstance(error, MemoryError) and not any(words in said for words in _NO_MEMORY):
+        return None
+    remedy = "free some, or use smaller images, crops or batches"
+    return FlowsegError("there is not enough memory", file=file, remedy=remedy)
+
+
+def told(error: Exception) -> FlowsegError | None:
+    """The FlowsegError for what the user can mend, memory and files included; None for a bug.
+
+    Examples
+    --------
+    >>> print(told(PermissionError(13, "Permission denied", "a.csv")))
+    a.csv: Permission denied
+    >>> told(ZeroDivisionError())
+    """
+    if isinstance(error, FlowsegError):
+        return error
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        return FlowsegError(error.strerror, file=place)
+    return out_of_memory(error)

@@ -42,6 +42,8 @@ PathLike = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
 LABEL_ENDINGS = ("_cp_masks", "_masks")
 """What the names of label images end in that lie beside their images; the longest first."""
 
@@ -223,8 +225,8 @@ def check_name(name: str, *, file: PathLike | None = None) -> str:
     Raises
     ------
     FlowsegError
-        If it is empty, `.` or `..`, longer than 200 characters, or holds a slash, a backslash, a
-        colon or a control character.
+        If it is empty, `.` or `..`, longer than 200 characters, a device of Windows such as `nul`,
+        or holds a slash, a backslash, a colon, a control character or bytes that are no text.
 
     Examples
     --------
@@ -234,7 +236,8 @@ def check_name(name: str, *, file: PathLike | None = None) -> str:
     Traceback (most recent call last):
     flowseg.errors.FlowsegError: the image name '../../etc/passwd' is not a plain file name
     """
-    if name in ("", ".", "..") or len(name) > 200 or re.search(r"[/\\:\x00-\x1f\x7f]", name):
+    led = name in ("", ".", "..") or len(name) > 200 or _DEVICE.fullmatch(name)
+    if led or re.search(r"[/\\:\x00-\x1f\x7f\ud800-\udfff]", name):
         shown = name if len(name) <= 60 else f"{name[:60]}..."
         raise FlowsegError(f"the image name {shown!r} is not a plain file name", file=file)
     return name

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._decode import check_tiff, is_tiff, needs_codec, read_tiff_page, tiff_pages
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.files import PathLike, image_shape, read_image
 
 __all__ = ["Page", "ReadRegion", "list_pages", "load_zarr"]
@@ -195,7 +195,9 @@ def _unpacked(page: Any, index: int, data: bytes, path: Path) -> NDArray[Any]:
     except FlowsegError:
         raise
     except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
-        raise FlowsegError(f"is damaged: {error}", file=path, remedy="copy it again") from error
+        raise out_of_memory(error, path) or FlowsegError(
+            f"is damaged: {error}", file=path, remedy="copy it again"
+        ) from error
     _, rows, columns, samples = shape
     return np.asarray(pixels[0, :rows, :columns, :samples])
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from flowseg import __version__
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, told
 
 __all__ = ["build_parser", "main", "say"]
 
@@ -48,11 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return int(import_module(f"flowseg.cli.{args.command}").run(args))
-    except FlowsegError as error:
-        if args.debug:
-            raise
-        sys.stderr.write(f"flowseg {args.command}: {error}\n")
-        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"flowseg {args.command}: interrupted\n")
         return 130
@@ -60,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        known = told(error)
+        if known is None or args.debug:
+            raise
+        sys.stderr.write(f"flowseg {args.command}: {known}\n")
+        return 2
 
 
 def say(text: str) -> None:

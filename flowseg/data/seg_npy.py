@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.files import MAX_PIXELS, PathLike
 from flowseg.labels import check_labels
 
@@ -46,7 +46,7 @@ def read_seg(path: PathLike) -> NDArray[np.int32]:
     except FlowsegError as error:
         raise FlowsegError(error.problem, file=path, remedy=error.remedy) from error
     except Exception as error:  # a damaged pickle fails anywhere, with any exception
-        raise FlowsegError(
+        raise out_of_memory(error, path) or FlowsegError(
             f"is no _seg.npy of Cellpose that can be read ({type(error).__name__}: {error})",
             file=path,
             remedy="save the cells again, for example as NAME_masks.tif",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flowseg import __version__
+from flowseg.errors import FlowsegError
 from flowseg.files import PathLike, ensure_writable_folder
 
 __all__ = ["Journal", "run_key"]
@@ -60,9 +61,17 @@ class Journal:
         stamp = _stamp(path)
         self._places[image_id] = (self._file.seek(0, 2), stamp)
         line = json.dumps({"id": image_id, "file": stamp, "texts": list(texts)})
-        self._file.write(line.encode() + b"\n")
-        # Out of this process: it may be killed, the machine may not.
-        self._file.flush()
+        try:
+            self._file.write(line.encode() + b"\n")
+            # Out of this process: it may be killed, the machine may not.
+            self._file.flush()
+        except OSError as error:
+            del self._places[image_id]
+            raise FlowsegError(
+                f"cannot be written: {error.strerror}",
+                file=self.path,
+                remedy="make room there and start again: what is finished is kept",
+            ) from error
 
     def texts(self, image_id: str) -> list[str]:
         """The row texts of a finished image."""
@@ -71,7 +80,8 @@ class Journal:
 
     def leave(self) -> None:
         """Leave the journal for a later run, unless it is empty."""
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which has been told
+            self._file.close()
         if not self._places:
             self.remove()
 
@@ -104,9 +114,12 @@ def run_key(models: Sequence[PathLike], settings: Mapping[str, Any]) -> str:
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+        name, (size, changed), texts = entry["id"], entry["file"], entry["texts"]
+        known = type(size) is type(changed) is int and isinstance(name, str)
+        known = known and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    except (ValueError, TypeError, LookupError, RecursionError):
         return None
-    return entry if line.endswith(b"\n") and isinstance(entry, dict) else None
+    return entry if line.endswith(b"\n") and known else None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

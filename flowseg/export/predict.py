@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, told
 from flowseg.export.cells import CellTable
 from flowseg.export.formats import write_imagej_labels
 from flowseg.export.journal import Journal, run_key
@@ -24,7 +24,7 @@ from flowseg.export.seg_npy import write_seg
 from flowseg.export.shards import Shard
 from flowseg.export.slides import SegmentSlide, here, write_slide
 from flowseg.export.submission import COLUMNS, mask_texts, write_submission
-from flowseg.files import ensure_writable_folder, write_image, write_labels
+from flowseg.files import check_name, ensure_writable_folder, write_image, write_labels
 from flowseg.flow.quality import scores
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 from flowseg.inference.stream import segment_many
@@ -265,6 +265,7 @@ class _Job:
         """The images that are not finished yet."""
         for path in self.images:
             try:
+                check_name(path.stem, file=path)
                 pages = list_pages(path)
             except FlowsegError as error:
                 self._fail(error, path)
@@ -334,8 +335,11 @@ class _Job:
                 pictures = self.outputs.pictures(page.image_id)
                 texts = write_slide(self.segmenter, page, self.request, pictures, compute)
                 self._keep(page, texts)
-            except FlowsegError as error:
-                self._fail(error, page.path)
+            except Exception as error:
+                known = told(error)
+                if known is None:
+                    raise
+                self._fail(known, page.path)
 
     def _keep(self, page: Page, texts: Sequence[str]) -> None:
         self.journal.add(page.image_id, page.path, texts)

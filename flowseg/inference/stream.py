@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._jit import threads
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, told
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 
 __all__ = ["Outcome", "Stage", "pipeline", "segment_many"]
@@ -80,8 +80,8 @@ def pipeline(
     Yields
     ------
     Outcome
-        In the order of the items. A FlowsegError stops its own item only; any other error ends
-        the pipeline.
+        In the order of the items. A FlowsegError stops its own item only, and so does a lack of
+        memory; any other error ends the pipeline.
     """
     with ExitStack() as stack:
         pools = [stack.enter_context(ThreadPoolExecutor(stage.workers)) for stage in stages]
@@ -168,5 +168,8 @@ def _work(stage: Stage, before: Future[Any]) -> Any:
 def _outcome(item: Item, future: Future[Any]) -> Outcome[Item, Any]:
     try:
         return Outcome(item, future.result(), None)
-    except FlowsegError as error:
-        return Outcome(item, None, error)
+    except Exception as error:
+        known = told(error)
+        if known is None:
+            raise
+        return Outcome(item, None, known)
