@@ -67,6 +67,8 @@ def prepare(paths: list[Path], model: Path, folder: Path) -> None:
 
 def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> dict[str, Any]:
     """Through the command's own worker; with `model` as it is, else at Cellpose's size."""
+    import torch
+
     from flowseg.export.predict import Outputs, predict
     from flowseg.inference import committee, segmenter
     from flowseg.inference.scale import rescale
@@ -80,7 +82,8 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
 
         def replaced(self: Any, images: Any, disagreement: bool = False) -> Any:
             answer = real(self, images, disagreement)
-            return answer._replace(maps=next(fields)[None])
+            maps = torch.from_numpy(next(fields)[None])
+            return answer._replace(maps=maps.to(answer.maps.device))
 
         committee.Committee.ask = replaced  # type: ignore[method-assign]
     Page.read = clock.timed("read", Page.read)  # type: ignore[method-assign]
