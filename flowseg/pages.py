@@ -12,11 +12,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg._decode import check_tiff, is_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg._decode import MAX_PIXELS, check_tiff, is_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg._zarr import is_zarr, open_zarr, read_zarr
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.files import PathLike, image_shape, read_image
 
-__all__ = ["Page", "ReadRegion", "list_pages", "load_zarr"]
+__all__ = ["Page", "ReadRegion", "list_pages"]
 
 Shape = tuple[int, int]
 ReadRegion = Callable[[slice, slice], NDArray[Any]]
@@ -58,8 +59,8 @@ class Page:
         FlowsegError
             As :func:`flowseg.files.read_image`.
         """
-        if _is_zarr(self.path):
-            return np.asarray(_open_zarr(self.path)[:])
+        if is_zarr(self.path):
+            return read_zarr(open_zarr(self.path, MAX_PIXELS), self.path)
         if self.alone:
             return read_image(self.path)
         with tiff_pages(self.path) as (file, pages):
@@ -69,9 +70,9 @@ class Page:
     @contextmanager
     def regions(self) -> Iterator[ReadRegion]:
         """Read the image region by region; of a TIFF or Zarr only what is wanted is unpacked."""
-        if _is_zarr(self.path):
-            array = _open_zarr(self.path)
-            yield lambda rows, columns: np.asarray(array[rows, columns])
+        if is_zarr(self.path):
+            array = open_zarr(self.path, _MAX_SLIDE)
+            yield lambda rows, columns: read_zarr(array, self.path, rows, columns)
         elif not is_tiff(self.path):
             image = self.read()
             yield lambda rows, columns: image[rows, columns]
@@ -116,8 +117,8 @@ def list_pages(path: PathLike) -> list[Page]:
         If the file is missing, damaged or no image, as far as its header tells.
     """
     path = Path(path)
-    if _is_zarr(path):
-        height, width = _open_zarr(path).shape[:2]
+    if is_zarr(path):
+        height, width = open_zarr(path, _MAX_SLIDE).shape[:2]
         return [Page(path, 0, path.stem, (height, width), True)]
     if not is_tiff(path):
         return [Page(path, 0, path.stem, image_shape(path), True)]
@@ -200,31 +201,3 @@ def _unpacked(page: Any, index: int, data: bytes, path: Path) -> NDArray[Any]:
         ) from error
     _, rows, columns, samples = shape
     return np.asarray(pixels[0, :rows, :columns, :samples])
-
-
-def _is_zarr(path: Path) -> bool:
-    return path.suffix.lower() == ".zarr" and path.is_dir()
-
-
-def load_zarr() -> Any:
-    """The package zarr, or an error that says how to install it."""
-    try:
-        import zarr
-    except ImportError as error:
-        raise FlowsegError(
-            "Zarr arrays need another package", remedy="install it: pip install 'flowseg[zarr]'"
-        ) from error
-    return zarr
-
-
-def _open_zarr(path: Path) -> Any:
-    """The array of a Zarr folder; of an OME-Zarr image its full resolution."""
-    try:
-        node = load_zarr().open(str(path), mode="r")
-        array = node if hasattr(node, "ndim") else node["0"]
-    except (KeyError, ValueError, OSError) as error:
-        raise FlowsegError(f"cannot be read as a Zarr array: {error}", file=path) from error
-    # OME-Zarr puts time, channel and depth first
-    if array.ndim > 3 or (array.ndim == 3 and array.shape[2] > 4):
-        raise FlowsegError(f"has the shape {array.shape}, not one flat image", file=path)
-    return array

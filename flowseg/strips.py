@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg._temporary import discard, part_of, sweep
+from flowseg._zarr import load_zarr
 from flowseg.errors import FlowsegError
 from flowseg.files import PathLike, atomic_path
-from flowseg.pages import load_zarr
 
 __all__ = ["write_strips"]
 

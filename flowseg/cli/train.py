@@ -39,8 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one setting, such as training.batch_size=4; repeatable",
     )
     parser.add_argument("--epochs", type=int, help="short for --set training.epochs=N")
-    parser.add_argument("--fold", type=int, help="the fold kept for validation")
-    parser.add_argument("--folds", type=int, help="the number of folds")
+    parser.add_argument("--fold", type=int, help="the fold kept for validation (default: 0)")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        help="the number of folds; without --fold all of them are trained, scored and calibrated",
+    )
     parser.add_argument("--seed", type=int, help="of weights and crops")
     parser.add_argument(
         "--train-only",
@@ -68,23 +72,30 @@ def run(args: argparse.Namespace) -> int:
     # Folds before fold, so that --fold 6 --folds 8 is never checked against the default.
     overrides.sort(key=lambda text: not text.startswith("data.folds"))
     from flowseg.data.layouts import layout_of
+    from flowseg.training.cross_validation import cross_validate, report
     from flowseg.training.distributed import is_first, joined
     from flowseg.training.run import train
 
     cell_type = args.cell_type or ("cell" if layout_of(args.data) == "folder" else "all")
     config = load_config(cell_type, args.config, [*args.set, *overrides])
-    out = args.out or Path("runs") / f"{cell_type}-fold{config.data.fold}"
+    every_fold = args.folds is not None and args.fold is None
+    part = f"{config.data.folds}folds" if every_fold else f"fold{config.data.fold}"
+    out = args.out or Path("runs") / f"{cell_type}-{part}"
+    choices = {
+        "pretrain": args.pretrain,
+        "train_only": args.train_only,
+        "device": args.device,
+        "resume": args.resume,
+        "tensorboard": args.tensorboard,
+    }
     with joined(args.device):
-        result = train(
-            config,
-            args.data,
-            out,
-            pretrain=args.pretrain,
-            train_only=args.train_only,
-            device=args.device,
-            resume=args.resume,
-            tensorboard=args.tensorboard,
-        )
+        if every_fold:
+            validated = cross_validate(config, args.data, out, **choices)
+            text = f"{report(validated)}\n{config.data.folds} folds in {validated.folder}"
+        else:
+            result = train(config, args.data, out, **choices)
+            score = f"validation score {result.score:.4f} (epoch {result.epoch})"
+            text = f"{score}, in {result.folder}"
         if is_first():
-            say(f"validation score {result.score:.4f} (epoch {result.epoch}), in {result.folder}")
+            say(text)
     return 0

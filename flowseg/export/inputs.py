@@ -62,7 +62,8 @@ def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RU
     ----------
     paths : sequence of path or None
         Checkpoints; a run's folder, whose best checkpoint is meant; or a folder of several finished
-        runs, such as those of all folds. None: that of the run below `runs` that finished last.
+        runs, such as a cross validation's. None: what finished last below `runs`, be it one run or
+        all folds of a cross validation.
     runs : Path
         Where runs lie.
 
@@ -73,7 +74,7 @@ def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RU
     """
     if paths is not None:
         return [model for path in paths for model in _models_at(Path(path))]
-    finished = _finished_runs(runs)
+    finished = _finished(runs, ("training", "cross validation"))
     if not finished:
         raise FlowsegError(
             "holds no finished run, so there is no model",
@@ -81,7 +82,7 @@ def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RU
             remedy="train one (flowseg train --help), or name a checkpoint with --model",
         )
     newest = max(finished, key=lambda summary: (summary.stat().st_mtime_ns, summary.parent.name))
-    return [newest.parent / _BEST]
+    return _models_at(newest.parent)
 
 
 def _models_at(path: Path) -> list[Path]:
@@ -91,19 +92,16 @@ def _models_at(path: Path) -> list[Path]:
         raise FlowsegError("there is no such checkpoint", file=path)
     if (path / _BEST).is_file():
         return [path / _BEST]
-    models = sorted(summary.parent / _BEST for summary in _finished_runs(path))
+    models = sorted(summary.parent / _BEST for summary in _finished(path, ("training",)))
+    models = [model for model in models if model.is_file()]
     if not models:
         raise FlowsegError(f"holds no {_BEST} and no finished run", file=path)
     return models
 
 
-def _finished_runs(folder: Path) -> list[Path]:
-    """The summaries of the trainings below a folder; a pre-training is none."""
-    return [
-        summary
-        for summary in folder.glob(f"*/{_SUMMARY}")
-        if _stage(summary) == "training" and (summary.parent / _BEST).is_file()
-    ]
+def _finished(folder: Path, stages: tuple[str, ...]) -> list[Path]:
+    """The summaries in the folders below a folder that ended one of these stages."""
+    return [summary for summary in folder.glob(f"*/{_SUMMARY}") if _stage(summary) in stages]
 
 
 def _stage(summary: Path) -> str | None:

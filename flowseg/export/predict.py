@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from flowseg._zarr import load_zarr
 from flowseg.errors import FlowsegError, told
 from flowseg.export.cells import CellTable
 from flowseg.export.formats import write_imagej_labels
@@ -29,7 +30,7 @@ from flowseg.flow.quality import scores
 from flowseg.inference.segmenter import Prediction, Request, Segmenter
 from flowseg.inference.stream import segment_many
 from flowseg.overlay import draw_cellprob, draw_flows, draw_overlay
-from flowseg.pages import Page, list_pages, load_zarr
+from flowseg.pages import Page, list_pages
 from flowseg.strips import write_strips
 from flowseg.tables import write_rows
 

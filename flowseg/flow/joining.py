@@ -35,7 +35,7 @@ _FIT_JUMP = 1.0  # above this one they do not
 _FIT_PRICE = 3.5
 _FIT_NOISE = 1.2
 _FIT_GAIN = 0.02
-# A network that is not sure shrinks its flows. Shrunk flows fit anything: they are left as they are.
+# An unsure network shrinks its flows, and shrunk flows fit anything.
 _FIT_SURE = 0.6  # mean length of the flows of both
 _FIT_FLOOR = 0.1  # cells this well explained on their own, in squared flow per pixel, stay
 # A short contact tells little, and one of corners alone nothing (central differences do not see

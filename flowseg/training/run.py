@@ -13,6 +13,7 @@ from flowseg.config import Config, NetworkConfig, to_yaml
 from flowseg.data.defects import repair
 from flowseg.data.folds import split_fold, write_folds
 from flowseg.data.layouts import layout_of, read_records
+from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import read_card
 from flowseg.network.unet import FlowNetwork
@@ -30,7 +31,7 @@ from flowseg.training.pretraining import checkpoint_at, inherit, pretrained
 from flowseg.training.provenance import fingerprint, provenance_of
 from flowseg.training.tensorboard import Board, load_writer
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "plan", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -120,14 +121,11 @@ def _train(
     tensorboard: bool,
 ) -> TrainResult:
     """What one process does; only the first of several writes."""
-    records = read_records(data, tuple(config.cells), config.data.include_flawed)
+    config, records, folds = plan(config, data, train_only)
     if pretrain not in ("none", "livecell") and config.network == NetworkConfig():
         # nothing else was asked for, so the network is the one to start from
         config = replace(config, network=read_card(checkpoint_at(pretrain)).network)
-    if layout_of(data) == "folder":
-        config = replace(config, data=fewer_folds(config.data, len(records)))
     from_first(lambda: check_images(records))
-    folds = split_images(records, config.data, train_only)
     training, validation = split_fold(records, folds, config.data.fold)
     training = [
         replace(record, annotation=repair(record.masks(), config.data.repair))
@@ -135,7 +133,6 @@ def _train(
     ]
     cells = measure_cells(config.cells, training)
     config = replace(config, cells=cells)
-    _check_crop(config)
     origin = {
         "pretrain": pretrain,
         "training": fingerprint(training),
@@ -182,6 +179,17 @@ def _train(
 
     from_first(finish)
     return TrainResult(out, out / BEST, result.score, result.epoch)
+
+
+def plan(
+    config: Config, data: Path, train_only: str | os.PathLike[str] | None
+) -> tuple[Config, list[Record], dict[str, int]]:
+    """The settings as far as the data decide them, the images, and the fold of each."""
+    _check_crop(config)
+    records = read_records(data, tuple(config.cells), config.data.include_flawed)
+    if layout_of(data) == "folder":
+        config = replace(config, data=fewer_folds(config.data, len(records)))
+    return config, records, split_images(records, config.data, train_only)
 
 
 def _check_crop(config: Config) -> None:

@@ -20,7 +20,7 @@ TINY = [
     *("--set", "network.channels=[4, 8]", "--set", "network.blocks=1", "--set", "augment.crop=64"),
     *("--set", "training.crops=8", "--set", "training.batch_size=4", "--device", "cpu"),
     *("--set", "pretraining.crops=8", "--set", "pretraining.epochs=1"),
-    *("--epochs", "2", "--folds", "2"),
+    *("--epochs", "2", "--folds", "2", "--fold", "0"),
 ]
 
 

@@ -1,0 +1,109 @@
+"""Zarr arrays as images: opened only where their metadata hold what an image needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.errors import FlowsegError, out_of_memory
+
+__all__ = ["is_zarr", "load_zarr", "open_zarr", "read_zarr"]
+
+_CODECS = frozenset(
+    ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")  # packing
+    + ("shuffle", "delta", "bytes", "endian", "transpose", "crc32c", "crc32", "sharding_indexed")
+)
+"""Others may do anything: numcodecs has one that unpickles, which runs what a file says."""
+
+_MAX_CHUNK = 2**30  # bytes of an unpacked chunk
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether it is a folder that is named as a Zarr array."""
+    return path.suffix.lower() == ".zarr" and path.is_dir()
+
+
+def load_zarr() -> Any:
+    """The package zarr, or an error that says how to install it."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise FlowsegError(
+            "Zarr arrays need another package", remedy="install it: pip install 'flowseg[zarr]'"
+        ) from error
+    return zarr
+
+
+def open_zarr(path: Path, limit: int) -> Any:
+    """The array of a Zarr folder, of at most `limit` pixels; of an OME-Zarr image the largest.
+
+    Raises
+    ------
+    FlowsegError
+        If it cannot be read, is no flat image, is too large, or packed in a way that is not read.
+    """
+    zarr = load_zarr()
+    try:
+        node = zarr.open(str(path), mode="r")
+        array = node if hasattr(node, "ndim") else node["0"]
+        shape, chunks = [tuple(map(int, sides)) for sides in (array.shape, array.chunks)]
+        kind, size = array.dtype.kind, int(array.dtype.itemsize)
+        unknown = _codecs(path / array.path) - _CODECS
+    except Exception as error:  # damaged metadata fail anywhere in zarr, with any exception
+        raise out_of_memory(error, path) or FlowsegError(
+            f"cannot be read as a Zarr array: {error}", file=path
+        ) from error
+    # OME-Zarr puts time, channel and depth first
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] > 4) or min(shape) < 1:
+        raise FlowsegError(f"has the shape {shape}, not one flat image", file=path)
+    if kind not in "buif":
+        raise FlowsegError("holds no numbers that can be read as an image", file=path)
+    if shape[0] * shape[1] > limit:
+        raise FlowsegError(f"claims {shape[1]} x {shape[0]} pixels, too many to read", file=path)
+    if int(np.prod(chunks, dtype=object)) * size > _MAX_CHUNK:
+        raise FlowsegError(f"has chunks of {chunks}, too large to read", file=path)
+    if unknown:
+        raise FlowsegError(
+            f"is packed in a way that is not read: {', '.join(sorted(unknown))}",
+            file=path,
+            remedy=f"pack it with one of {', '.join(sorted(_CODECS))}",
+        )
+    return array
+
+
+def read_zarr(
+    array: Any, path: Path, rows: slice = slice(None), columns: slice = slice(None)
+) -> NDArray[Any]:
+    """Some rows and columns of an opened array, values as stored."""
+    try:
+        return np.asarray(array[rows, columns])
+    except Exception as error:  # a damaged chunk fails anywhere, with any exception
+        raise out_of_memory(error, path) or FlowsegError(
+            f"is damaged: {error}", file=path, remedy="copy it again"
+        ) from error
+
+
+def _codecs(folder: Path) -> set[str]:
+    """The names of all codecs in an array's metadata, of version 2 or 3 of the format."""
+    second = folder / ".zarray"
+    if second.is_file():
+        content = json.loads(second.read_bytes())
+        used = [content["compressor"], *(content["filters"] or ())]
+        return {str(codec["id"]) for codec in used if codec is not None}
+    return _names(json.loads((folder / "zarr.json").read_bytes())["codecs"])
+
+
+def _names(codecs: Any) -> set[str]:
+    """Of version 3: each by its name; a shard names those of its chunks and of its index."""
+    found = set()
+    for codec in codecs:
+        name = codec if isinstance(codec, str) else str(codec["name"])
+        found.add(name.removeprefix("numcodecs."))
+        settings = {} if isinstance(codec, str) else codec.get("configuration") or {}
+        for inner in ("codecs", "index_codecs"):
+            found |= _names(settings.get(inner, ()))
+    return found

@@ -1,0 +1,258 @@
+"""All folds of a training, judged and tuned on what no network of theirs has learned from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from flowseg.config import Config
+from flowseg.data.folds import TRAIN_ONLY, split_fold
+from flowseg.data.record import Record
+from flowseg.errors import FlowsegError
+from flowseg.evaluation.calibration import (
+    Calibration,
+    Sample,
+    bootstrap_interval,
+    calibrate,
+    load_fields,
+    save_fields,
+)
+from flowseg.export.shards import local_device
+from flowseg.files import ensure_writable_folder, write_text
+from flowseg.image import normalize
+from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.network.checkpoint import load_network, read_card, save_network
+from flowseg.network.device import pick_device
+from flowseg.tables import write_rows
+from flowseg.training.distributed import from_first
+from flowseg.training.folder import SUMMARY
+from flowseg.training.pretraining import pretrained
+from flowseg.training.run import TrainResult, plan, train
+
+__all__ = ["CrossValidation", "OutOfFold", "cross_validate", "report"]
+
+FIELDS = "out_of_fold"
+TABLE = "out_of_fold.csv"
+ENSEMBLE = "cross validation"
+
+_log = logging.getLogger(__name__)
+
+
+class OutOfFold(NamedTuple):
+    """One image, seen by the network that did not learn from it; a row of `out_of_fold.csv`.
+
+    Attributes
+    ----------
+    id, cell_type, group : str
+        Of the image.
+    fold : int
+        The fold that kept it back.
+    named : str
+        The cell type that the network takes it for.
+    score : float
+        The competition's, with the thresholds that the cell type began with.
+    calibrated_score : float
+        With thresholds that were tuned on the images of other groups.
+    """
+
+    id: str
+    cell_type: str
+    group: str
+    fold: int
+    named: str
+    score: float
+    calibrated_score: float
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What all folds came to.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds a run's folder for each fold; `flowseg predict --model` takes it as an ensemble.
+    folds : tuple of TrainResult
+        In order.
+    images : tuple of OutOfFold
+        In order of the ids.
+    calibration : Calibration
+        The thresholds that are now on the cards, and how they were found.
+    """
+
+    folder: Path
+    folds: tuple[TrainResult, ...]
+    images: tuple[OutOfFold, ...]
+    calibration: Calibration
+
+
+def cross_validate(
+    config: Config,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pretrain: str = "none",
+    train_only: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> CrossValidation:
+    """Train a network for each fold, score them out of fold, and calibrate their thresholds.
+
+    Parameters
+    ----------
+    config, data, out, pretrain, train_only, device, resume, tensorboard
+        As for :func:`flowseg.train`; ``config.data.fold`` does not matter. The LIVECell stage is
+        shared by the folds and kept beside `out`.
+
+    Returns
+    -------
+    CrossValidation
+
+    Raises
+    ------
+    FlowsegError
+        For whatever the user can mend.
+
+    Notes
+    -----
+    Folds are validated after their last epoch only. A best epoch chosen on the images that are
+    scored would flatter the score.
+    """
+    data, out = Path(data), Path(out)
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise FlowsegError(
+            "is not empty",
+            file=out,
+            remedy="continue with --resume, or name another folder with --out",
+        )
+    config, records, fold_of = plan(config, data, train_only)
+    for fold in range(config.data.folds):
+        split_fold(records, fold_of, fold)
+    start = pretrained(pretrain, config, data, out, pick_device(local_device(device)))
+    schedule = replace(config.training, validate_every=config.training.epochs)
+    folds = []
+    for fold in range(config.data.folds):
+        folder = out / f"fold{fold}"
+        _log.info("fold %d of %d", fold, config.data.folds)
+        folds.append(
+            train(
+                replace(config, training=schedule, data=replace(config.data, fold=fold)),
+                data,
+                folder,
+                pretrain="none" if start is None else str(start),
+                train_only=train_only,
+                device=device,
+                resume=resume and folder.is_dir(),
+                tensorboard=tensorboard,
+            )
+        )
+    known = [record for record in records if fold_of[record.image_id] != TRAIN_ONLY]
+    return from_first(lambda: _judge(out, folds, known, fold_of, config.seed, device))
+
+
+def report(result: CrossValidation, seed: int = 0) -> str:
+    """A table of the out-of-fold scores: by cell type, then of all images.
+
+    The interval is the 95% bootstrap interval of the mean over images. "calibrated" is the score
+    with thresholds that were tuned on images of other groups.
+    """
+    rng = np.random.default_rng(seed)
+    lines = ["out of fold  images   score  95% interval      calibrated  type named"]
+    for name in [*result.calibration.tunings, "all"]:
+        own = [image for image in result.images if name in (image.cell_type, "all")]
+        scores = [image.score for image in own]
+        low, high = bootstrap_interval(scores, rng)
+        calibrated = np.mean([image.calibrated_score for image in own])
+        named = np.mean([image.named == image.cell_type for image in own])
+        lines.append(
+            f"{name:<11} {len(own):>7}  {np.mean(scores):.4f}  {low:.4f} to {high:.4f}"
+            f"  {calibrated:>10.4f}  {named:>10.0%}"
+        )
+    return "\n".join(lines)
+
+
+def _judge(
+    out: Path,
+    folds: list[TrainResult],
+    records: list[Record],
+    fold_of: Mapping[str, int],
+    seed: int,
+    device: str,
+) -> CrossValidation:
+    """Score every image by the network that did not learn from it, and calibrate."""
+    named = _collect(out, folds, records, fold_of, device)
+    cells = read_card(folds[0].checkpoint).cells
+    calibration = calibrate(_samples(out, records), cells, seed)
+    for fold_result in folds:
+        _calibrate_card(fold_result.checkpoint, calibration)
+    images = tuple(
+        OutOfFold(r.image_id, r.cell_type, r.group, fold_of[r.image_id], named[r.image_id], *scores)
+        for r in records
+        for scores in [calibration.scores[r.image_id]]
+    )
+    result = CrossValidation(out, tuple(folds), images, calibration)
+    _write(result)
+    return result
+
+
+def _collect(
+    out: Path,
+    folds: list[TrainResult],
+    records: list[Record],
+    fold_of: Mapping[str, int],
+    device: str,
+) -> dict[str, str]:
+    """Keep each image's out-of-fold fields on disk; the cell type that each is taken for."""
+    folder = ensure_writable_folder(out / FIELDS)
+    named = {}
+    with tqdm(total=len(records), desc="out of fold", unit="image") as bar:
+        for fold, result in enumerate(folds):
+            segmenter = Segmenter.load(result.checkpoint, device)
+            for record in records:
+                if fold_of[record.image_id] == fold:
+                    grey = normalize(record.image())
+                    named[record.image_id] = segmenter.judge(grey, Request())[0]
+                    field = segmenter.predict(grey, segmenter.needs(record.cell_type))
+                    save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
+                    bar.update()
+    return named
+
+
+def _samples(out: Path, records: list[Record]) -> Iterator[Sample]:
+    for record in records:
+        flows, cellprob = load_fields(out / FIELDS / f"{record.image_id}.npz")
+        yield Sample(
+            record.image_id, record.cell_type, record.group, record.masks(), flows, cellprob
+        )
+
+
+def _calibrate_card(path: Path, calibration: Calibration) -> None:
+    """Put the tuned thresholds on a checkpoint's card; its diameters stay its own."""
+    network, card = load_network(path)
+    cells = {
+        name: replace(calibration.cells[name], diameter=cell.diameter)
+        for name, cell in card.cells.items()
+    }
+    provenance = dict(card.provenance) | {"calibration": calibration.to_mapping()}
+    save_network(path, network.state_dict(), replace(card, cells=cells, provenance=provenance))
+
+
+def _write(result: CrossValidation) -> None:
+    """The score of every image, and last the summary: a folder that has one is finished."""
+    write_rows(result.folder / TABLE, OutOfFold._fields, result.images)
+    summary = {
+        "stage": ENSEMBLE,
+        "validation_score": float(np.mean([image.calibrated_score for image in result.images])),
+        "folds": len(result.folds),
+        "calibration": result.calibration.to_mapping(),
+    }
+    write_text(result.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")

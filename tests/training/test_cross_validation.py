@@ -1,0 +1,121 @@
+"""All folds as one command: every image scored by the network that did not learn from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowseg.cli import main
+from flowseg.config import Config, load_config
+from flowseg.data.synthetic import write_synthetic_sartorius
+from flowseg.errors import FlowsegError
+from flowseg.evaluation.competition import competition_score
+from flowseg.evaluation.sweep import load_fields
+from flowseg.export.inputs import find_models
+from flowseg.flow.dynamics import flows_to_labels
+from flowseg.network.checkpoint import read_card
+from flowseg.tables import read_rows
+from flowseg.training.cross_validation import (
+    FIELDS,
+    TABLE,
+    CrossValidation,
+    cross_validate,
+    report,
+)
+from flowseg.training.run import plan
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("competition")
+    write_synthetic_sartorius(folder, 6, 0, 1, (96, 128), ("shsy5y", "cort"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    overrides = (
+        *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64"),
+        *("training.crops=8", "training.batch_size=4", "training.epochs=2", "data.folds=2"),
+    )
+    both = load_config("all", overrides=overrides)
+    cells = {name: both.cells[name] for name in ("shsy5y", "cort")}
+    return Config(
+        cells=cells,
+        data=both.data,
+        network=both.network,
+        augment=both.augment,
+        training=both.training,
+    )
+
+
+@pytest.fixture(scope="module")
+def result(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> CrossValidation:
+    return cross_validate(config, data, tmp_path_factory.mktemp("runs") / "both", device="cpu")
+
+
+def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
+    result: CrossValidation, data: Path, config: Config
+) -> None:
+    _, records, fold_of = plan(config, data, None)
+    assert [image.id for image in result.images] == [record.image_id for record in records]
+    for record, image in zip(records, result.images, strict=True):
+        assert image.fold == fold_of[record.image_id]
+        summary = json.loads((result.folds[image.fold].folder / "summary.json").read_text())
+        assert record.image_id in summary["validation_images"]
+        flows, cellprob = load_fields(result.folder / FIELDS / f"{record.image_id}.npz")
+        labels = flows_to_labels(flows, cellprob, cellprob_threshold=0.0, flow_threshold=0.4)
+        assert image.score == competition_score(record.masks(), labels)
+
+
+def test_what_it_leaves(result: CrossValidation) -> None:
+    rows = [row for _, row in read_rows(result.folder / TABLE, ("id", "score"))]
+    assert [float(row["score"]) for row in rows] == [image.score for image in result.images]
+    summary = json.loads((result.folder / "summary.json").read_text())
+    expected = np.mean([image.calibrated_score for image in result.images])
+    assert summary["validation_score"] == pytest.approx(expected)
+    table = report(result).splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["shsy5y", "cort", "all"]
+
+
+def test_the_cards_hold_the_calibrated_thresholds(result: CrossValidation) -> None:
+    for fold in result.folds:
+        card = read_card(fold.checkpoint)
+        assert card.provenance["calibration"] == result.calibration.to_mapping()
+        for name, cell in card.cells.items():
+            tuned = result.calibration.cells[name]
+            assert cell.cellprob_threshold == tuned.cellprob_threshold
+            assert cell.min_size == tuned.min_size
+
+
+def test_the_folds_are_the_newest_model(result: CrossValidation) -> None:
+    models = [fold.checkpoint for fold in result.folds]
+    assert find_models(None, result.folder.parent) == models
+    assert find_models([result.folder]) == models
+
+
+def test_resumed_it_comes_to_the_same(result: CrossValidation, data: Path, config: Config) -> None:
+    before = {path: path.read_bytes() for path in sorted(result.folder.rglob("best.*"))}
+    with pytest.raises(FlowsegError, match="is not empty"):
+        cross_validate(config, data, result.folder, device="cpu")
+    again = cross_validate(config, data, result.folder, device="cpu", resume=True)
+    assert again.images == result.images
+    assert {path: path.read_bytes() for path in sorted(result.folder.rglob("best.*"))} == before
+
+
+def test_the_command_trains_all_folds_unless_one_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["network.channels=[4, 8]", "network.blocks=1", "augment.crop=64"]
+    settings += ["training.crops=4", "training.batch_size=4", "training.epochs=1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    run = ["train", "--data", str(data), "--cell-type", "cort", "--device", "cpu", *words]
+    assert main([*run, "--folds", "2", "--out", str(tmp_path / "all")]) == 0
+    assert "2 folds in" in capsys.readouterr().out
+    assert (tmp_path / "all" / "fold1" / "best.safetensors").is_file()
+    assert main([*run, "--folds", "2", "--fold", "1", "--out", str(tmp_path / "one")]) == 0
+    assert "validation score" in capsys.readouterr().out
+    assert (tmp_path / "one" / "best.safetensors").is_file()
