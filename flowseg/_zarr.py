@@ -13,10 +13,9 @@ from flowseg.errors import FlowsegError, out_of_memory
 
 __all__ = ["is_zarr", "load_zarr", "open_zarr", "read_zarr"]
 
-_CODECS = frozenset(
-    ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")  # packing
-    + ("shuffle", "delta", "bytes", "endian", "transpose", "crc32c", "crc32", "sharding_indexed")
-)
+_PACKING = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
+_CODECS = {*_PACKING, "shuffle", "delta", "bytes", "endian", "transpose", "crc32", "crc32c"}
+_CODECS |= {"sharding_indexed"}
 """Others may do anything: numcodecs has one that unpickles, which runs what a file says."""
 
 _MAX_CHUNK = 2**30  # bytes of an unpacked chunk
@@ -70,7 +69,7 @@ def open_zarr(path: Path, limit: int) -> Any:
         raise FlowsegError(
             f"is packed in a way that is not read: {', '.join(sorted(unknown))}",
             file=path,
-            remedy=f"pack it with one of {', '.join(sorted(_CODECS))}",
+            remedy=f"pack it with one of {', '.join(_PACKING)}",
         )
     return array
 

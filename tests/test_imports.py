@@ -22,6 +22,7 @@ RANKS = {
     "config": 1,
     "_decode": 1,
     "_temporary": 1,
+    "_zarr": 1,
     "_pieces": 2,
     "rle": 2,
     "overlaps": 3,

@@ -12,10 +12,12 @@ import json
 import pickle
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -405,6 +407,40 @@ def _read_checkpoint(path: Path) -> None:
     load_network(path)
 
 
+# --- Zarr, where it is installed ------------------------------------------------------------
+
+_ARRAY = {
+    **{"shape": [6, 5], "chunks": [3, 5], "dtype": "|u1", "fill_value": 0, "order": "C"},
+    **{"filters": None, "dimension_separator": ".", "compressor": {"id": "zlib", "level": 1}},
+    "zarr_format": 2,
+}
+
+
+def _prepare_zarr(folder: Path) -> None:
+    store = folder / "a.zarr"
+    store.mkdir()
+    (store / ".zarray").write_text(json.dumps(_ARRAY), encoding="utf-8")
+    for name in ("0.0", "1.0"):
+        (store / name).write_bytes(zlib.compress(_picture((3, 5)).tobytes()))
+
+
+def _read_zarr(path: Path) -> None:
+    for page in list_pages(path.parent):
+        page.read()
+        with page.regions() as read:
+            read(slice(0, 1), slice(0, 1))
+
+
+_ZARR: Mapping[str, Target] = {
+    "zarr": Target("a.zarr/.zarray", _document(_ARRAY, _JSON), _read_zarr, _prepare_zarr),
+    "zarr chunk": Target(
+        "a.zarr/0.0",
+        _from(lambda: (zlib.compress(_picture((3, 5)).tobytes()),)),
+        _read_zarr,
+        _prepare_zarr,
+    ),
+}
+
 TARGETS: Mapping[str, Target] = {
     "rle": Target("a.txt", _runs, _read_runs),
     "train.csv": Target("train.csv", _from(_train_tables, _CSV), _read_train),
@@ -425,4 +461,5 @@ TARGETS: Mapping[str, Target] = {
     "tiff": Target("a.tif", _from(_tiffs, _TIFF), _read_pages),
     "seg.npy": Target("a_seg.npy", _from(_segs, _PICKLE), _read_seg),
     "checkpoint": Target("m.safetensors", _checkpoint, _read_checkpoint),
+    **(_ZARR if find_spec("zarr") else {}),
 }
