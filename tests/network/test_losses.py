@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flowseg.network.losses import flow_loss
+from flowseg.network.losses import _weights, flow_loss
 from flowseg.network.unet import NetworkOutput
 
 
@@ -29,9 +29,32 @@ def test_literal_value() -> None:
         flow_scale=5.0,
     )
     assert losses.flows.item() == pytest.approx((1 - 3) ** 2 / 2)
-    assert losses.cellprob.item() == pytest.approx(math.log(2))
+    dice = 1 - (2 * 8 + 100) / (8 + 16 + 100)
+    assert losses.cellprob.item() == pytest.approx(math.log(2) + dice)
     assert losses.cell_type.item() == pytest.approx(math.log(2))
-    assert losses.total.item() == pytest.approx(2 + math.log(2) + 0.1 * math.log(2))
+    assert losses.total.item() == pytest.approx(2 + math.log(2) + dice + 0.1 * math.log(2))
+
+
+def test_pixels_near_outlines_and_between_touching_cells_weigh_twice() -> None:
+    inside = torch.zeros(1, 12, 20)
+    inside[:, :, 5:] = 1
+    flows = torch.zeros(1, 2, 12, 20)
+    flows[:, 1, :, 5:13] = -1
+    flows[:, 1, :, 13:] = 1
+    twice = [3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
+    expected = torch.ones(1, 12, 20)
+    expected[:, :, twice] = 2
+    assert torch.equal(_weights(flows, inside), expected)
+    assert torch.equal(_weights(-flows, inside), expected)  # a sink turns as a border does
+    assert torch.equal(_weights(flows.mT.flip(1), inside.mT), expected.mT)
+
+
+def test_a_perfect_answer_costs_nothing() -> None:
+    inside = torch.zeros(1, 8, 8)
+    inside[:, 2:6, 2:6] = 1
+    flows = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(1)) * inside
+    perfect = NetworkOutput(5 * flows, 200 * (inside - 0.5), torch.tensor([[0.0, 50.0]]))
+    assert flow_loss(perfect, flows, inside, torch.tensor([1]), 5.0).total.item() < 1e-6
 
 
 def test_images_of_unknown_type_teach_no_type() -> None:
