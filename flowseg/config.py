@@ -1,6 +1,7 @@
 """Settings: frozen dataclasses hold the defaults, YAML files hold what differs from them.
 
-Precedence: defaults here < the cell type's file in ``configs/`` < ``--config`` < ``--set``.
+Precedence: defaults here < the cell type's file in ``configs/`` < the machine's in
+``configs/machines/`` < ``--config`` < ``--set``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "NetworkConfig",
     "ScheduleConfig",
     "available_cell_types",
+    "available_machines",
     "from_mapping",
     "load_config",
     "to_mapping",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 _MAX_YAML = 2**16
+
+_MACHINES = "machines"
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Repair = Literal["none", "repair", "drop"]
@@ -86,6 +90,11 @@ class DataConfig:
         :mod:`flowseg.data.defects`. Scores are always against the truth as it was annotated.
     cache_mb : int
         Memory for decoded images and labels, in MB for each loading process.
+    extra : str or None
+        A folder of more images that are trained on and never validated on, such as those of
+        ``flowseg pseudo-label``; ``{fold}`` in it stands for the number of the fold.
+    extra_weight : float
+        Crops of extra images for each crop of the others.
     """
 
     folds: int = 5
@@ -94,12 +103,15 @@ class DataConfig:
     include_flawed: bool = False
     repair: Repair = "none"
     cache_mb: int = 1024
+    extra: str | None = None
+    extra_weight: float = 0.5
 
     def __post_init__(self) -> None:
         _require(self.folds >= 2, "folds", "2 or more")
         last = self.folds - 1
         _require(0 <= self.fold <= last, "fold", f"0 to {last} with {self.folds} folds")
         _require(self.cache_mb >= 0, "cache_mb", "0 or more")
+        _require(0 <= self.extra_weight < math.inf, "extra_weight", "0 or more")
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,7 @@ class ScheduleConfig:
         "auto" takes the fastest that the device computes natively and safely.
     """
 
-    epochs: int = 20
+    epochs: int = 10
     crops: int = 640
     batch_size: int = 8
     learning_rate: float = 2e-3
@@ -259,6 +271,7 @@ def load_config(
     cell_type: str | None = None,
     path: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
+    machine: str | None = None,
 ) -> Config:
     """Resolve the settings of a run.
 
@@ -270,6 +283,9 @@ def load_config(
         A YAML file of differences, applied over the cell type's.
     overrides : iterable of str
         "key=value" with dotted keys, such as "training.epochs=10"; applied last.
+    machine : str, optional
+        Name of a file in ``configs/machines/`` without its suffix: "laptop", "gpu" or "gpus";
+        applied after the cell type's. By default the defaults stand, which are a laptop's.
 
     Returns
     -------
@@ -278,8 +294,8 @@ def load_config(
     Raises
     ------
     FlowsegError
-        For an unknown cell type, an unreadable file, an unknown key (the nearest one is
-        named), or a value that does not fit its field.
+        For an unknown cell type or machine, an unreadable file, an unknown key (the nearest one
+        is named), or a value that does not fit its field.
 
     Examples
     --------
@@ -287,14 +303,17 @@ def load_config(
     3
     """
     config = Config()
-    if cell_type is not None:
-        if cell_type not in available_cell_types():
-            raise FlowsegError(
-                f"unknown cell type {cell_type!r}",
-                remedy=f"choose one of {', '.join(available_cell_types())}",
-            )
-        file = _config_folder() / f"{cell_type}.yaml"
-        config = _apply(config, _read_yaml(file), file)
+    for kind, name, known, folder in (
+        ("cell type", cell_type, available_cell_types(), _config_folder()),
+        ("machine", machine, available_machines(), _config_folder() / _MACHINES),
+    ):
+        if name is not None:
+            if name not in known:
+                raise FlowsegError(
+                    f"unknown {kind} {name!r}", remedy=f"choose one of {', '.join(known)}"
+                )
+            file = folder / f"{name}.yaml"
+            config = _apply(config, _read_yaml(file), file)
     if path is not None:
         values = _read_yaml(Path(path))
         if isinstance(values, Mapping) and {f.name for f in fields(Config)} <= set(values):
@@ -309,6 +328,11 @@ def load_config(
 def available_cell_types() -> tuple[str, ...]:
     """Names of the files in ``configs/``, sorted."""
     return tuple(sorted(file.stem for file in _config_folder().glob("*.yaml")))
+
+
+def available_machines() -> tuple[str, ...]:
+    """Names of the files in ``configs/machines/``, sorted."""
+    return tuple(sorted(file.stem for file in (_config_folder() / _MACHINES).glob("*.yaml")))
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from flowseg.config import Config, available_cell_types, from_mapping, load_config, to_yaml
+from flowseg.config import (
+    Config,
+    available_cell_types,
+    available_machines,
+    from_mapping,
+    load_config,
+    to_yaml,
+)
 from flowseg.errors import FlowsegError
 
 
@@ -18,6 +25,19 @@ def test_precedence(tmp_path: Path) -> None:
     config = load_config("shsy5y", file, ["training.epochs=3"])
     assert config.cells["shsy5y"].diameter == 20
     assert (config.training.epochs, config.training.batch_size) == (3, 4)
+
+
+@pytest.mark.parametrize("name", available_machines())
+def test_every_machine_loads_and_yields_to_what_is_set(name: str) -> None:
+    config = load_config("cort", overrides=["training.epochs=3"], machine=name)
+    assert list(config.cells) == ["cort"]
+    assert config.training.epochs == 3
+
+
+def test_a_laptop_is_the_default() -> None:
+    assert load_config("all", machine="laptop") == load_config("all")
+    with pytest.raises(FlowsegError, match="unknown machine 'phone'; choose one of gpu, gpus"):
+        load_config(machine="phone")
 
 
 @pytest.mark.parametrize("name", available_cell_types())

@@ -45,8 +45,8 @@ def test_every_module_and_config_is_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "flowseg").rglob("*.py"):
         assert path.relative_to(ROOT).as_posix() in names
-    for path in (ROOT / "configs").glob("*.yaml"):
-        assert f"flowseg/configs/{path.name}" in names
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert f"flowseg/{path.relative_to(ROOT).as_posix()}" in names
     assert "flowseg/py.typed" in names
     assert not any(name.startswith(("tests/", "benchmarks/", "configs/")) for name in names)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.config import available_cell_types, load_config
+from flowseg.config import available_cell_types, available_machines, load_config
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         metavar="{none,livecell,PATH}",
         help="start from fresh weights, from LIVECell inside the data folder, or from a checkpoint",
+    )
+    parser.add_argument(
+        "--machine",
+        choices=available_machines(),
+        help="which recipe: sizes and schedules that suit it (default: by the device and torchrun)",
     )
     parser.add_argument("--config", type=Path, help="a YAML file of settings that differ")
     parser.add_argument(
@@ -77,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from flowseg.training.run import train
 
     cell_type = args.cell_type or ("cell" if layout_of(args.data) == "folder" else "all")
-    config = load_config(cell_type, args.config, [*args.set, *overrides])
+    machine = args.machine or _machine(args.device)
+    config = load_config(cell_type, args.config, [*args.set, *overrides], machine)
     every_fold = args.folds is not None and args.fold is None
     part = f"{config.data.folds}folds" if every_fold else f"fold{config.data.fold}"
     out = args.out or Path("runs") / f"{cell_type}-{part}"
@@ -99,3 +105,13 @@ def run(args: argparse.Namespace) -> int:
         if is_first():
             say(text)
     return 0
+
+
+def _machine(device: str) -> str:
+    """The recipe for what is there."""
+    from flowseg.network.device import pick_device
+    from flowseg.training.distributed import launched
+
+    if pick_device(device).type != "cuda":
+        return "laptop"
+    return "gpus" if launched() else "gpu"

@@ -29,6 +29,7 @@ __all__ = [
     "gather",
     "is_first",
     "joined",
+    "launched",
     "processes",
     "processes_here",
     "rank",
@@ -62,7 +63,7 @@ def joined(device: str) -> Iterator[torch.device]:
         If the device is not there, or the other processes cannot be reached.
     """
     where = pick_device(local_device(device))
-    if Shard.from_environment() is None or dist.is_initialized():
+    if not launched() or dist.is_initialized():
         yield where
         return
     _join(where)
@@ -74,6 +75,11 @@ def joined(device: str) -> Iterator[torch.device]:
     # Not after an error: this process may then wait here for one that has gone.
     log.setLevel(level)
     dist.destroy_process_group()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return Shard.from_environment() is not None
 
 
 def processes() -> int:
