@@ -58,17 +58,26 @@ class CropDataset(Dataset[Batch]):
         Their cell types with known diameters; its order numbers them.
     config : Config
         The crop's size and variation, the network's diameter, the seed.
+    extra : sequence of Record
+        More images; ``config.data.extra_weight`` crops of them for each crop of `records`.
     """
 
     def __init__(
-        self, records: Sequence[Record], cells: Mapping[str, CellType], config: Config
+        self,
+        records: Sequence[Record],
+        cells: Mapping[str, CellType],
+        config: Config,
+        extra: Sequence[Record] = (),
     ) -> None:
         if not records:
             raise FlowsegError("there is no image to train on")
-        self._records = list(records)
+        self._records = [*records, *extra]
+        self._extra = len(extra)
+        weight = config.data.extra_weight if extra else 0.0
+        self._extra_share = weight / (1 + weight)
         self._augment: AugmentConfig = config.augment
         self._seed = config.seed
-        self._types = [list(cells).index(record.cell_type) for record in records]
+        self._types = [list(cells).index(record.cell_type) for record in self._records]
         self._zooms = [
             config.network.diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
@@ -94,9 +103,19 @@ class CropDataset(Dataset[Batch]):
         )
 
     def _image_of(self, number: int) -> int:
-        """Every image once before any comes again, in an order drawn anew each round."""
-        turn, place = divmod(number, len(self._records))
-        order = np.random.default_rng([self._seed, 0, turn]).permutation(len(self._records))
+        """Every image once before any comes again, in an order drawn anew each round.
+
+        Extra images take turns with the others, each kind in rounds of its own.
+        """
+        own = len(self._records) - self._extra
+        before = int(number * self._extra_share)
+        if int((number + 1) * self._extra_share) > before:
+            return own + self._drawn(before, self._extra, 2)
+        return self._drawn(number - before, own, 0)
+
+    def _drawn(self, number: int, images: int, kind: int) -> int:
+        turn, place = divmod(number, images)
+        order = np.random.default_rng([self._seed, kind, turn]).permutation(images)
         return int(order[place])
 
 

@@ -6,16 +6,18 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from flowseg.config import CellType, DataConfig
+from flowseg.config import CellType, Config, DataConfig
 from flowseg.data.folds import assign_folds, read_ids
+from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 
-__all__ = ["check_images", "fewer_folds", "measure_cells", "split_images"]
+__all__ = ["check_images", "extra_images", "fewer_folds", "measure_cells", "split_images"]
 
 _MEASURED_IMAGES = 50
 
@@ -26,6 +28,26 @@ def check_images(records: Sequence[Record]) -> None:
     """Read every image once: a damaged one ends a run before it starts, not days later."""
     for record in tqdm(records, desc="checking images", unit="image", delay=2, leave=False):
         record.image()
+
+
+def extra_images(config: Config, labelled: Sequence[Record]) -> list[Record]:
+    """The images of ``config.data.extra``; none of them may be one of the `labelled` ones."""
+    if config.data.extra is None:
+        return []
+    folder = Path(config.data.extra.replace("{fold}", str(config.data.fold)))
+    if not folder.is_dir():
+        raise FlowsegError("is no folder of extra images", file=folder, remedy="see --extra")
+    extra = read_records(folder, tuple(config.cells), config.data.include_flawed)
+    shared = sorted({r.image_id for r in extra} & {r.image_id for r in labelled})
+    if shared:
+        raise FlowsegError(
+            f"{len(shared)} of its images are among the labelled ones, first {shared[0]!r}: "
+            "validation would be on images that were trained on",
+            file=folder,
+            remedy="remove them there, or name a folder of other images with --extra",
+        )
+    _log.info("%d extra images to train on: %s", len(extra), folder)
+    return extra
 
 
 def split_images(

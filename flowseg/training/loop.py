@@ -71,6 +71,8 @@ class Stage:
         Goes on the card.
     on_epoch : callable, optional
         Told the row of `metrics.csv` of each epoch.
+    extra : sequence of Record
+        Also trained on, as often as ``config.data.extra_weight`` says.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Stage:
     schedule: ScheduleConfig
     provenance: Mapping[str, Any]
     on_epoch: Callable[[Mapping[str, float]], None] | None = None
+    extra: Sequence[Record] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) 
     total = schedule.epochs * steps
     first = run.epoch * steps * batch + rank() * schedule.batch_size
     source = batches(
-        CropDataset(stage.training, stage.cells, stage.config),
+        CropDataset(stage.training, stage.cells, stage.config, stage.extra),
         range(first, total * batch, batch),
         schedule.batch_size,
         _workers(schedule, device),

@@ -25,7 +25,13 @@ from flowseg.training.distributed import (
     processes,
 )
 from flowseg.training.folder import FOLDS, OVERLAYS, close_folder, draw_overlays, open_folder
-from flowseg.training.images import check_images, fewer_folds, measure_cells, split_images
+from flowseg.training.images import (
+    check_images,
+    extra_images,
+    fewer_folds,
+    measure_cells,
+    split_images,
+)
 from flowseg.training.loop import BEST, Stage, fit
 from flowseg.training.pretraining import checkpoint_at, inherit, pretrained
 from flowseg.training.provenance import fingerprint, provenance_of
@@ -125,7 +131,8 @@ def _train(
     if pretrain not in ("none", "livecell") and config.network == NetworkConfig():
         # nothing else was asked for, so the network is the one to start from
         config = replace(config, network=read_card(checkpoint_at(pretrain)).network)
-    from_first(lambda: check_images(records))
+    extra = extra_images(config, records)
+    from_first(lambda: check_images([*records, *extra]))
     training, validation = split_fold(records, folds, config.data.fold)
     training = [
         replace(record, annotation=repair(record.masks(), config.data.repair))
@@ -137,6 +144,7 @@ def _train(
         "pretrain": pretrain,
         "training": fingerprint(training),
         "validation": fingerprint(validation),
+        "extra": fingerprint(extra) if extra else None,
         "processes": processes(),
     }
     check_alike(to_yaml(config), origin)
@@ -154,6 +162,8 @@ def _train(
     provenance = provenance_of(config, training, validation) | {
         "stage": "training",
         "pretraining": None if start is None else start.name,
+        "extra_images": len(extra),
+        "extra_data": origin["extra"],
     }
     stage = Stage(
         "training",
@@ -164,7 +174,8 @@ def _train(
         config,
         config.training,
         provenance,
-        on_epoch=None if board is None else board.add_epoch,
+        None if board is None else board.add_epoch,
+        extra,
     )
     network = FlowNetwork(config.network, len(cells), config.seed)
     if start is not None and not resume and is_first():

@@ -199,6 +199,33 @@ def test_every_image_comes_once_a_round(stage: Stage) -> None:
     assert len({tuple(order) for order in rounds}) > 1
 
 
+def test_extra_images_have_their_share_of_the_crops(stage: Stage, tmp_path: Path) -> None:
+    extra = [record(tmp_path, f"x{i}", 50 + i) for i in range(3)]
+    plain = CropDataset(stage.training, CELLS, CONFIG)
+    for weight, share in ((0.5, 1 / 3), (1.0, 1 / 2), (2.5, 5 / 7)):
+        config = replace(CONFIG, data=replace(CONFIG.data, extra_weight=weight))
+        mixed = CropDataset(stage.training, CELLS, config, extra)
+        drawn = [mixed._image_of(number) for number in range(420)]
+        of_extra = [image for image in drawn if image >= 4]
+        assert len(of_extra) == pytest.approx(420 * share, abs=1)
+        # Not one after the other: any stretch holds about its share.
+        for first in range(0, 420, 21):
+            some = sum(image >= 4 for image in drawn[first : first + 21])
+            assert some == pytest.approx(21 * share, abs=1)
+        rounds = [of_extra[i : i + 3] for i in range(0, len(of_extra) // 3 * 3, 3)]
+        assert all(sorted(images) == [4, 5, 6] for images in rounds)
+        # The labelled ones come in the order in which they would come alone.
+        own = [image for image in drawn if image < 4]
+        assert own == [plain._image_of(number) for number in range(len(own))]
+
+
+def test_without_weight_extra_images_change_nothing(stage: Stage, tmp_path: Path) -> None:
+    none = replace(CONFIG, data=replace(CONFIG.data, extra_weight=0.0))
+    mixed = CropDataset(stage.training, CELLS, none, [record(tmp_path, "x", 50)])
+    plain = CropDataset(stage.training, CELLS, none)
+    assert [mixed._image_of(n) for n in range(40)] == [plain._image_of(n) for n in range(40)]
+
+
 def test_a_small_cache_changes_nothing(stage: Stage) -> None:
     large = CropDataset(stage.training, CELLS, CONFIG)
     small_config = replace(CONFIG, data=replace(CONFIG.data, cache_mb=0))
