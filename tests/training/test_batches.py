@@ -1,0 +1,78 @@
+"""Loader processes: what they report, and how they are started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+from test_loop import CELLS, CONFIG, CPU, network, record, stage
+
+import flowseg
+from flowseg.errors import FlowsegError
+from flowseg.rle import Masks
+from flowseg.training.batches import CropDataset, batches
+from flowseg.training.loop import Stage, fit
+
+__all__ = ["stage"]
+
+CHECKOUT = Path(flowseg.__file__).parents[1]
+
+
+class Deadly:
+    """An annotation that kills the loader process which reads it."""
+
+    def masks(self, *_: object) -> NoReturn:
+        assert multiprocessing.parent_process() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class Damaged:
+    """An annotation that cannot be read."""
+
+    def masks(self, *_: object) -> Masks:
+        raise FlowsegError("is damaged", file="train.csv", remedy="mend it")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_killed_loader_is_one_clear_line(stage: Stage) -> None:
+    training = [replace(one, annotation=Deadly()) for one in stage.training]
+    schedule = replace(CONFIG.training, workers=1)
+    stage = replace(stage, training=training, schedule=schedule, validation=[])
+    with pytest.raises(FlowsegError, match="prepares training crops was killed; if memory ran out"):
+        fit(stage, network(), CPU, resume=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_loader_stays_as_it_is(tmp_path: Path, workers: int) -> None:
+    bad = replace(record(tmp_path, "a", 1), annotation=Damaged())
+    source = batches(CropDataset([bad], CELLS, CONFIG), range(0, 4, 4), 4, workers, pin=False)
+    with pytest.raises(FlowsegError) as caught:
+        next(source)
+    assert str(caught.value) == "train.csv: is damaged; mend it"
+    assert caught.value.file == "train.csv"
+
+
+def test_crops_draw_from_their_own_number_only(tmp_path: Path) -> None:
+    dataset = CropDataset([record(tmp_path, "a", 1)], CELLS, CONFIG)
+    before = dataset[5]
+    torch.manual_seed(7)
+    _ = dataset[3], dataset[4]
+    for one, other in zip(before, dataset[5], strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(before.images, dataset[6].images)
+
+
+@pytest.mark.parametrize("script", ["train.py", "predict.py", "flowseg/__main__.py"])
+def test_a_spawned_process_does_not_start_the_command_again(script: str) -> None:
+    if not (CHECKOUT / script).is_file():
+        pytest.skip("not in a checkout")
+    # As multiprocessing imports the main script in a process that it spawns.
+    runpy.run_path(str(CHECKOUT / script), run_name="__mp_main__")
