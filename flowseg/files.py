@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "LABEL_ENDINGS",
     "MAX_PIXELS",
     "PathLike",
+    "atomic_folder",
     "atomic_path",
     "check_name",
     "ensure_writable_folder",
@@ -102,6 +104,29 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         sweep(path.parent)
         yield part
         _flush(part)
+        part.replace(path)
+    except OSError as error:
+        raise FlowsegError(
+            f"cannot be written: {error.strerror or error}",
+            file=path,
+            remedy="choose another place or make room there",
+        ) from error
+    finally:
+        discard(part)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a folder that the block makes.
+
+    Unlike a file, an older folder has to go first: a crash at that moment leaves none.
+    """
+    part = part_of(path)
+    try:
+        sweep(path.parent)
+        yield part
+        if path.exists():
+            shutil.rmtree(path)
         part.replace(path)
     except OSError as error:
         raise FlowsegError(

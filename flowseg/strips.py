@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg._temporary import discard, part_of, sweep
 from flowseg._zarr import load_zarr
-from flowseg.errors import FlowsegError
-from flowseg.files import PathLike, atomic_path
+from flowseg.files import PathLike, atomic_folder, atomic_path
 
 __all__ = ["write_strips"]
 
@@ -69,7 +65,7 @@ def _write_tiff(path: Path, strips: Strips, shape: Shape) -> None:
 def _write_zarr(path: Path, strips: Strips, shape: Shape) -> None:
     zarr = load_zarr()
     version = {"zarr_format": 2} if int(zarr.__version__.split(".")[0]) > 2 else {}
-    with _atomic_folder(path) as part:
+    with atomic_folder(path) as part:
         array = zarr.open_array(
             str(part),
             mode="w",
@@ -83,29 +79,6 @@ def _write_zarr(path: Path, strips: Strips, shape: Shape) -> None:
         for row in _rows_of_tiles(strips, shape[1]):
             array[top : top + len(row)] = row.astype(np.uint32)
             top += len(row)
-
-
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder that takes the place of `path` at the end, or leaves nothing where the block fails.
-
-    Unlike a file, an older folder has to go first: a crash at that moment leaves none.
-    """
-    part = part_of(path)
-    try:
-        sweep(path.parent)
-        yield part
-        if path.exists():
-            shutil.rmtree(path)
-        part.replace(path)
-    except OSError as error:
-        raise FlowsegError(
-            f"cannot be written: {error.strerror or error}",
-            file=path,
-            remedy="choose another place or make room there",
-        ) from error
-    finally:
-        discard(part)
 
 
 def _rows_of_tiles(strips: Strips, width: int) -> Strips:

@@ -8,13 +8,17 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from flowseg import __version__
 from flowseg.errors import told
 
 __all__ = ["build_parser", "main", "say"]
 
-_COMMANDS = ("train", "predict", "evaluate", "validate", "explore", "export", "info", "demo")
+_COMMANDS = (
+    *("train", "predict", "pseudo-label", "evaluate", "validate"),
+    *("explore", "export", "info", "demo"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowseg {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in _COMMANDS:
-        module = import_module(f"flowseg.cli.{name}")
+        module = _module(name)
         summary = (module.__doc__ or "").strip()
         command = commands.add_parser(
             name,
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return int(import_module(f"flowseg.cli.{args.command}").run(args))
+        return int(_module(args.command).run(args))
     except KeyboardInterrupt:
         sys.stderr.write(f"flowseg {args.command}: interrupted\n")
         return 130
@@ -61,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"flowseg {args.command}: {known}\n")
         return 2
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f"flowseg.cli.{command.replace('-', '_')}")
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from flowseg.cli import say
@@ -57,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="image ids, one a line, that are trained on and never validated on",
     )
+    parser.add_argument(
+        "--extra",
+        metavar="DIR",
+        help="more images to train on, never to validate on, as flowseg pseudo-label writes them; "
+        "{fold} in it stands for the fold's number",
+    )
+    parser.add_argument(
+        "--extra-weight", type=float, help="crops of these for each crop of the others"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument(
         "--tensorboard", action="store_true", help="write events for TensorBoard as well"
@@ -72,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         "data.fold": args.fold,
         "data.folds": args.folds,
         "seed": args.seed,
+        "data.extra": None if args.extra is None else json.dumps(args.extra),
+        "data.extra_weight": args.extra_weight,
     }
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
     # Folds before fold, so that --fold 6 --folds 8 is never checked against the default.

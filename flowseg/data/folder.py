@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,15 @@ from flowseg.files import (
     read_labels,
 )
 from flowseg.rle import Masks
+from flowseg.tables import read_rows
 
-__all__ = ["CELL_TYPE", "LAYOUTS", "find_labels", "read_folder", "read_own_labels"]
+__all__ = ["CELL_TYPE", "CELL_TYPES", "LAYOUTS", "find_labels", "read_folder", "read_own_labels"]
 
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
+
+CELL_TYPES = "cell_types.csv"
+"""A table in the folder, `id,cell_type`, where its images are of several types."""
 
 LAYOUTS = "NAME.tif beside NAME_masks.tif, NAME_masks.png or NAME_seg.npy, or images/ and masks/"
 """What a folder may look like, for messages."""
@@ -48,7 +52,8 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         Cellpose's ``NAME_cp_masks.*`` or ``NAME_seg.npy``; or ``images/NAME.tif`` and
         ``masks/NAME.tif`` (the endings above are taken there, too). Any bit depth.
     cell_type : str
-        That of all its images.
+        That of all its images, unless the folder holds a table of them, ``cell_types.csv`` with the
+        columns `id` and `cell_type`.
 
     Returns
     -------
@@ -60,9 +65,10 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     ------
     FlowsegError
         If no image has labels, labels have no image or two candidates, the two differ in size,
-        or a label image only tells cells from background.
+        a label image only tells cells from background, or an image is not in the table.
     """
     folder = Path(folder)
+    types = _read_types(folder / CELL_TYPES)
     pairs, bare = _pairs(folder)
     if not pairs:
         raise FlowsegError(
@@ -72,7 +78,10 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
         _log.info("%d images without labels are passed over: %s", len(bare), shown)
     bar = tqdm(pairs, desc="reading labels", unit="image", delay=2, leave=False)
-    records = [_record(image, labels, cell_type) for image, labels in bar]
+    records = [
+        _record(image, labels, cell_type if types is None else _type_of(image, types))
+        for image, labels in bar
+    ]
     return sorted(records, key=lambda record: record.image_id)
 
 
@@ -172,6 +181,18 @@ def _image_name(path: Path, apart: bool) -> str | None:
 
 def _without(stem: str, endings: Sequence[str]) -> str | None:
     return next((stem.removesuffix(end) for end in endings if stem.endswith(end)), None)
+
+
+def _read_types(table: Path) -> dict[str, str] | None:
+    if not table.exists():
+        return None
+    return {row["id"]: row["cell_type"] for _, row in read_rows(table, ("id", "cell_type"))}
+
+
+def _type_of(image: Path, types: Mapping[str, str]) -> str:
+    if not types.get(image.stem):
+        raise FlowsegError(f"has no cell type in {CELL_TYPES}", file=image, remedy="add it there")
+    return types[image.stem]
 
 
 def _record(image: Path, labels: Path, cell_type: str) -> Record:

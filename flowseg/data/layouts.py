@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from flowseg.data.folder import CELL_TYPE, read_folder
+from flowseg.data.folder import CELL_TYPE, CELL_TYPES, read_folder
 from flowseg.data.livecell import FOLDER, read_livecell
 from flowseg.data.record import Record
 from flowseg.data.sartorius import read_sartorius
@@ -40,7 +40,8 @@ def read_records(
     ----------
     folder : path
     cell_types : sequence of str, optional
-        Which to read; all by default. A folder of one's own holds one type, which this names.
+        Which to read; all by default. A folder of one's own holds one type, which this names,
+        unless a table in it tells the type of each image.
     include_flawed : bool
         Of the competition.
 
@@ -54,6 +55,14 @@ def read_records(
         return read_sartorius(folder, cell_types, include_flawed)
     if layout == "livecell":
         return read_livecell(folder, cell_types=cell_types)
+    if (Path(folder) / CELL_TYPES).exists():
+        records = read_folder(folder)
+        wanted = {record.cell_type for record in records} if cell_types is None else {*cell_types}
+        if found := [record for record in records if record.cell_type in wanted]:
+            return found
+        raise FlowsegError(
+            f"lists no image of {', '.join(sorted(wanted))}", file=Path(folder) / CELL_TYPES
+        )
     names = (CELL_TYPE,) if cell_types is None else tuple(cell_types)
     if len(names) != 1:
         raise FlowsegError(

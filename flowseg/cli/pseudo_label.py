@@ -1,0 +1,85 @@
+"""Let a model label images, and keep what it is sure of to train on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flowseg.cli import say
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--in",
+        dest="images",
+        nargs="+",
+        required=True,
+        metavar="IMAGES",
+        help="folders, files or quoted globs; a relative one that is not here is also looked "
+        "for in the data folder",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("pseudo"), help="the folder to make, for train --extra"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        help="a checkpoint, a run's folder or a folder of runs; several are averaged (default: "
+        "the newest run)",
+    )
+    parser.add_argument(
+        "--cell-type",
+        help="one of the model's (default: the one that an image's name begins with, else named "
+        "by the model)",
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, help="smallest score of a cell that is kept"
+    )
+    parser.add_argument(
+        "--min-share",
+        type=float,
+        default=0.5,
+        help="an image is left out where the cells kept cover less than this share of what the "
+        "model takes for cells",
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=1,
+        help="turned and mirrored views of each image that are averaged; as many times slower",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, mps, or one of several as in cuda:1"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Choose the models and the images, label them, and say what was kept."""
+    from flowseg.export.inputs import find_inputs, find_models
+    from flowseg.export.pseudo_labels import Limits, pseudo_label, report
+
+    limits = Limits(args.min_score, args.min_share)
+    images = find_inputs(args.images, args.data)
+    models = find_models(args.model)
+    for model in models:
+        say(f"model: {model}")
+    done = pseudo_label(
+        models,
+        images,
+        args.out,
+        cell_type=args.cell_type,
+        limits=limits,
+        views=args.views,
+        device=args.device,
+    )
+    say(report(done))
+    say(f"{len(done.kept)} images to train on with --extra: {args.out}")
+    if done.failed:
+        say(f"{len(done.failed)} images could not be done")
+    return 1 if done.failed else 0
