@@ -4,7 +4,10 @@ ENV := .venv
 BIN := $(ENV)/bin
 READY := $(ENV)/ready
 
-.PHONY: demo test check clean
+# The oldest versions that pyproject.toml allows; torch alone is the one of constraints.txt.
+OLD := .venv-lowest
+
+.PHONY: demo test test-lowest check clean
 
 demo: $(READY)
 	$(BIN)/flowseg demo --out demo
@@ -12,13 +15,16 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+test-lowest: $(OLD)/ready
+	$(OLD)/bin/python -m pytest
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(ENV) demo
+	rm -rf $(ENV) $(OLD) demo
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowseg needs Python 3.10 or newer; name one with make PYTHON=...")'
@@ -26,3 +32,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,coco,rois]"
 	touch $(READY)
+
+$(OLD)/ready: pyproject.toml
+	$(PYTHON) -m venv $(OLD)
+	grep -oE '"[A-Za-z-]+(\[[a-z]+\])?>=[0-9.]+"' pyproject.toml | grep -v '"torch>' \
+		| sed -E 's/"//g; s/\[[a-z]+\]//; s/>=/==/' | sort -u > $(OLD)/lowest.txt
+	$(OLD)/bin/python -m pip install --disable-pip-version-check --constraint $(OLD)/lowest.txt \
+		--upgrade "torch==2.13.0" setuptools
+	$(OLD)/bin/python -m pip install --disable-pip-version-check --constraint $(OLD)/lowest.txt \
+		--no-build-isolation --editable ".[test,coco,rois,zarr,tensorboard]"
+	touch $(OLD)/ready

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from flowseg import __version__
 from flowseg.config import CellType, NetworkConfig, from_mapping, to_mapping
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.files import atomic_path
 from flowseg.network.unet import FlowNetwork
 
@@ -167,7 +167,8 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], te
     plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     with atomic_path(path) as temporary:
         # One key only: safetensors writes several in an order that changes from run to run.
-        save_file(plain, temporary, {_KEY: text})
+        # Written here and not by safetensors, whose error for a full disk is one of its own.
+        temporary.write_bytes(save(plain, {_KEY: text}))
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str | None]:
@@ -176,7 +177,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str |
         try:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, RuntimeError) as error:
-            raise FlowsegError(f"is damaged: {error}", file=path) from error
+            raise out_of_memory(error, path) or FlowsegError(
+                f"is damaged: {error}", file=path
+            ) from error
         return tensors, _text(file)
 
 
@@ -189,9 +192,11 @@ def _open(path: str | os.PathLike[str]) -> Any:
     if not Path(path).is_file():
         raise FlowsegError("there is no such checkpoint", file=path)
     try:
+        # safetensors says of any file that cannot be opened that it is not there
+        Path(path).open("rb").close()
         return safe_open(os.fspath(path), framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise FlowsegError(
+    except (SafetensorError, OSError, RuntimeError) as error:  # torch opens it a second time
+        raise out_of_memory(error, path) or FlowsegError(
             f"is not a checkpoint that can be read: {error}",
             file=path,
             remedy="flowseg reads safetensors only",
