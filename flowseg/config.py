@@ -200,6 +200,8 @@ class ScheduleConfig:
         Number of epochs.
     crops : int
         Crops an epoch, whatever the number of images.
+    balance : float
+        0: every image is seen equally often; 1: every cell type is; between them in between.
     batch_size : int
         Crops a step.
     learning_rate : float
@@ -218,8 +220,9 @@ class ScheduleConfig:
         "auto" takes the fastest that the device computes natively and safely.
     """
 
-    epochs: int = 10
+    epochs: int = 8
     crops: int = 640
+    balance: float = 0.0
     batch_size: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -232,6 +235,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "crops", "batch_size", "validate_every"):
             _require(getattr(self, name) >= 1, name, "1 or more")
+        _require(0 <= self.balance <= 1, "balance", "from 0 to 1")
         _require(self.learning_rate > 0, "learning_rate", "positive")
         _require(self.weight_decay >= 0, "weight_decay", "0 or more")
         _require(0 <= self.warmup < 1, "warmup", "from 0 to below 1")
@@ -261,7 +265,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: ScheduleConfig = field(default_factory=ScheduleConfig)
-    pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=8))
+    pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(balance=1.0))
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed", "0 or more, and less than 2**63")

@@ -60,6 +60,8 @@ class CropDataset(Dataset[Batch]):
         The crop's size and variation, the network's diameter, the seed.
     extra : sequence of Record
         More images; ``config.data.extra_weight`` crops of them for each crop of `records`.
+    balance : float
+        As in :class:`flowseg.config.ScheduleConfig`.
     """
 
     def __init__(
@@ -68,16 +70,19 @@ class CropDataset(Dataset[Batch]):
         cells: Mapping[str, CellType],
         config: Config,
         extra: Sequence[Record] = (),
+        balance: float = 0.0,
     ) -> None:
         if not records:
             raise FlowsegError("there is no image to train on")
         self._records = [*records, *extra]
-        self._extra = len(extra)
         weight = config.data.extra_weight if extra else 0.0
         self._extra_share = weight / (1 + weight)
         self._augment: AugmentConfig = config.augment
         self._seed = config.seed
         self._types = [list(cells).index(record.cell_type) for record in self._records]
+        types = np.array(self._types[: len(records)])
+        self._weights = np.bincount(types)[types] ** -balance
+        self._extra_weights = np.ones(len(extra))
         self._zooms = [
             config.network.diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
@@ -103,20 +108,25 @@ class CropDataset(Dataset[Batch]):
         )
 
     def _image_of(self, number: int) -> int:
-        """Every image once before any comes again, in an order drawn anew each round.
+        """Images come as often as they weigh, equal ones once before any comes again.
 
         Extra images take turns with the others, each kind in rounds of its own.
         """
-        own = len(self._records) - self._extra
         before = int(number * self._extra_share)
         if int((number + 1) * self._extra_share) > before:
-            return own + self._drawn(before, self._extra, 2)
-        return self._drawn(number - before, own, 0)
+            return self._weights.size + self._drawn(before, self._extra_weights, 2)
+        return self._drawn(number - before, self._weights, 0)
 
-    def _drawn(self, number: int, images: int, kind: int) -> int:
-        turn, place = divmod(number, images)
-        order = np.random.default_rng([self._seed, kind, turn]).permutation(images)
-        return int(order[place])
+    def _drawn(self, number: int, weights: NDArray[np.float64], kind: int) -> int:
+        """The number-th draw; a round has as many draws as images, in an order of its own."""
+        turn, place = divmod(number, weights.size)
+        rng = np.random.default_rng([self._seed, kind, turn])
+        order = rng.permutation(weights.size)
+        # Each image holds a stretch of a line as long as it weighs; even marks on it are drawn.
+        ends = np.cumsum(weights[order])
+        marks = (np.arange(weights.size) + rng.random()) * (ends[-1] / weights.size)
+        drawn = order[np.minimum(np.searchsorted(ends, marks), weights.size - 1)]
+        return int(rng.permutation(drawn)[place])
 
 
 def batches(

@@ -134,7 +134,7 @@ def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) 
     total = schedule.epochs * steps
     first = run.epoch * steps * batch + rank() * schedule.batch_size
     source = batches(
-        CropDataset(stage.training, stage.cells, stage.config, stage.extra),
+        CropDataset(stage.training, stage.cells, stage.config, stage.extra, schedule.balance),
         range(first, total * batch, batch),
         schedule.batch_size,
         _workers(schedule, device),

@@ -70,6 +70,20 @@ def test_crops_draw_from_their_own_number_only(tmp_path: Path) -> None:
     assert not torch.equal(before.images, dataset[6].images)
 
 
+@pytest.mark.parametrize(("balance", "rare"), [(0.0, 1 / 6), (0.5, 0.3090), (1.0, 0.5)])
+def test_rare_cell_types_come_as_often_as_asked(
+    tmp_path: Path, balance: float, rare: float
+) -> None:
+    first, second = list(CELLS)[:2]
+    records = [replace(record(tmp_path, name, 1), cell_type=first) for name in "abcde"]
+    records.append(replace(record(tmp_path, "f", 1), cell_type=second))
+    dataset = CropDataset(records, CELLS, CONFIG, balance=balance)
+    drawn = [dataset._image_of(number) for number in range(1200)]
+    assert drawn.count(5) / 1200 == pytest.approx(rare, abs=0.01)
+    if balance == 0:
+        assert all(sorted(drawn[k : k + 6]) == list(range(6)) for k in range(0, 1200, 6))
+
+
 @pytest.mark.parametrize("script", ["train.py", "predict.py", "flowseg/__main__.py"])
 def test_a_spawned_process_does_not_start_the_command_again(script: str) -> None:
     if not (CHECKOUT / script).is_file():
