@@ -114,7 +114,7 @@ class CropDataset(Dataset[Batch]):
         """
         before = int(number * self._extra_share)
         if int((number + 1) * self._extra_share) > before:
-            return self._weights.size + self._drawn(before, self._extra_weights, 2)
+            return len(self._weights) + self._drawn(before, self._extra_weights, 2)
         return self._drawn(number - before, self._weights, 0)
 
     def _drawn(self, number: int, weights: NDArray[np.float64], kind: int) -> int:
