@@ -69,7 +69,10 @@ def load_cv2() -> Any:
     try:
         cv2 = import_module("cv2")
         # problems of a file are raised here, in one line; OpenCV would print them as well
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+            cv2.setLogLevel(0)
+        else:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     except ModuleNotFoundError as error:
         if error.name != "cv2":
             raise
