@@ -62,15 +62,20 @@ def test_works_in_a_forked_child_after_use_in_the_parent() -> None:
     code = """
 import os, warnings
 import numpy as np
-from flowseg import labels_to_flows
+from flowseg import flows_to_labels, labels_to_flows
 from flowseg._jit import set_threads
 warnings.simplefilter("ignore")
 set_threads(2)
 labels = np.kron(np.arange(1, 401).reshape(20, 20), np.ones((25, 25), int))
-before = labels_to_flows(labels)
+cellprob = np.where(labels > 0, 5.0, -5.0).astype(np.float32)
+def both():
+    flows = labels_to_flows(labels)
+    return flows, flows_to_labels(flows, cellprob)
+before = both()
+assert before[1].max() == 400
 child = os.fork()
 if child == 0:
-    os._exit(0 if np.array_equal(labels_to_flows(labels), before) else 1)
+    os._exit(0 if all(map(np.array_equal, both(), before)) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
