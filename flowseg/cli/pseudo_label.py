@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "by the model)",
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.5, help="smallest score of a cell that is kept"
+        "--min-score", type=float, default=0.7, help="smallest score of a cell that is kept"
     )
     parser.add_argument(
         "--min-share",

@@ -62,7 +62,7 @@ class Limits:
         model takes for cells: the rest would be taught as background. From 0 to 1.
     """
 
-    score: float = 0.5
+    score: float = 0.7
     share: float = 0.5
 
     def __post_init__(self) -> None:
