@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from flowseg.config import Config
+from flowseg.config import Config, load_config
 from flowseg.data.folds import TRAIN_ONLY, split_fold
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
@@ -29,11 +29,11 @@ from flowseg.export.shards import local_device
 from flowseg.files import ensure_writable_folder, write_text
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Request, Segmenter
-from flowseg.network.checkpoint import load_network, read_card, save_network
+from flowseg.network.checkpoint import load_network, save_network
 from flowseg.network.device import pick_device
 from flowseg.tables import write_rows
 from flowseg.training.distributed import from_first
-from flowseg.training.folder import SUMMARY
+from flowseg.training.folder import CONFIG, SUMMARY
 from flowseg.training.pretraining import pretrained
 from flowseg.training.run import TrainResult, plan, train
 
@@ -190,7 +190,8 @@ def _judge(
 ) -> CrossValidation:
     """Score every image by the network that did not learn from it, and calibrate."""
     named = _collect(out, folds, records, fold_of, device)
-    cells = read_card(folds[0].checkpoint).cells
+    # Not those of the card: one that died here may have put tuned thresholds there already.
+    cells = load_config(path=folds[0].folder / CONFIG).cells
     calibration = calibrate(_samples(out, records), cells, seed)
     for fold_result in folds:
         _calibrate_card(fold_result.checkpoint, calibration)

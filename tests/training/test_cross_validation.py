@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from flowseg.evaluation.competition import competition_score
 from flowseg.evaluation.sweep import load_fields
 from flowseg.export.inputs import find_models
 from flowseg.flow.dynamics import flows_to_labels
-from flowseg.network.checkpoint import read_card
+from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.tables import read_rows
 from flowseg.training.cross_validation import (
     FIELDS,
@@ -119,3 +121,17 @@ def test_the_command_trains_all_folds_unless_one_is_named(
     assert main([*run, "--folds", "2", "--fold", "1", "--out", str(tmp_path / "one")]) == 0
     assert "validation score" in capsys.readouterr().out
     assert (tmp_path / "one" / "best.safetensors").is_file()
+
+
+def test_one_that_died_among_the_cards_ends_like_one_that_did_not(
+    result: CrossValidation, data: Path, config: Config, tmp_path: Path
+) -> None:
+    out = tmp_path / "both"
+    shutil.copytree(result.folder, out)
+    first = out / "fold0" / "best.safetensors"
+    network, card = load_network(first)
+    strange = {name: replace(cell, cellprob_threshold=5.0) for name, cell in card.cells.items()}
+    save_network(first, network.state_dict(), replace(card, cells=strange))
+    again = cross_validate(config, data, out, device="cpu", resume=True)
+    assert again.images == result.images
+    assert first.read_bytes() == result.folds[0].checkpoint.read_bytes()
