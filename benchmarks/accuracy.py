@@ -1,0 +1,243 @@
+"""Out-of-fold competition score of flowseg beside cellpose 3, learned on the same folds and crops.
+
+    python benchmarks/accuracy.py --data ../shared/data --run runs/all-3folds \\
+        --peer CP3/bin/python --out runs/cellpose-3folds
+
+`--run` is the folder of a cross validation, made by `train.py --folds N`; with `--train ARGUMENTS`
+at the end of the line that command is run first, or resumed. `--peer` is the interpreter of an
+environment with cellpose==3.1.1.3: its residual U-Net learns from scratch with `train_seg`, on as
+many crops a fold as flowseg's, from the same label images, and is told the cells' diameters.
+Weights and predictions stay in `--out`, so that the same command goes on where it was stopped: a
+fold at a time in training, an image at a time in predicting. Both sides are scored against the true
+masks, overlaps and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from cellpose_peer import ask, write_images
+from dynamics import table
+
+from flowseg.config import Config, load_config
+from flowseg.data.folds import read_folds, split_fold
+from flowseg.data.layouts import read_records
+from flowseg.data.record import Record
+from flowseg.evaluation.calibration import bootstrap_interval
+from flowseg.evaluation.competition import competition_score
+from flowseg.files import ensure_writable_folder, write_text
+from flowseg.tables import read_rows, write_rows
+
+SEED = 42
+
+
+class Scores(NamedTuple):
+    """One image out of fold; `calibrated` at thresholds tuned on images of other groups."""
+
+    id: str
+    cell_type: str
+    fold: int
+    flowseg: float
+    calibrated: float
+    cellpose: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished cross validation of flowseg."""
+
+    config: Config
+    records: list[Record]
+    fold_of: dict[str, int]
+    scores: dict[str, tuple[float, float]]
+    crops: int
+    seconds: float
+    pretrain: str
+
+    @property
+    def folds(self) -> range:
+        return range(self.config.data.folds)
+
+
+def read_run(folder: Path, data: Path) -> Run:
+    """What `train.py --folds N` left; crops are those of one fold, seconds those of all."""
+    first = folder / "fold0"
+    config = load_config(path=first / "config.yaml")
+    origin = json.loads((first / "origin.json").read_text(encoding="utf-8"))
+    batch = config.training.batch_size * origin["processes"]
+    rows = read_rows(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"))
+    columns = ("seconds", "seconds_validating")
+    seconds = sum(
+        float(row["seconds"]) - float(row["seconds_validating"])
+        for fold in range(config.data.folds)
+        for _, row in read_rows(folder / f"fold{fold}" / "metrics.csv", columns)
+    )
+    return Run(
+        config,
+        read_records(data, tuple(config.cells), config.data.include_flawed),
+        read_folds(first / "folds.csv"),
+        {row["id"]: (float(row["score"]), float(row["calibrated_score"])) for _, row in rows},
+        config.training.epochs * -(-config.training.crops // batch) * batch,
+        seconds,
+        origin["pretrain"],
+    )
+
+
+def train(folder: Path, data: Path, arguments: Sequence[str]) -> None:
+    """Run or resume train.py, unless it is done."""
+    if (folder / "summary.json").is_file():
+        return
+    script = Path(__file__).parent.parent / "train.py"
+    command = [sys.executable, str(script), "--data", str(data), "--out", str(folder), *arguments]
+    if folder.is_dir() and any(folder.iterdir()):
+        command.append("--resume")
+    if subprocess.run(command, check=False).returncode:
+        raise SystemExit("flowseg's training ended early; the same command resumes it")
+
+
+class Peer:
+    """Cellpose, whose work stays in a folder; without an interpreter, only what it has done."""
+
+    def __init__(self, python: str | None, out: Path, device: str) -> None:
+        self.python, self.out, self.device = python, out, device
+
+    def fold(self, run: Run, fold: int, crops: int) -> dict[str, Any] | None:
+        """How it learned a fold, having predicted its images; None if it cannot."""
+        training, validation = split_fold(run.records, run.fold_of, fold)
+        folder = self.out / f"fold{fold}"
+        learned = self._learn(folder, [record.image_id for record in training], crops)
+        wanted = {
+            record.image_id: _diameter(run.config, record)
+            for record in validation
+            if not (folder / f"{record.image_id}.npy").is_file()
+        }
+        if learned is None or (wanted and self.python is None):
+            print(f"(fold {fold} of cellpose is left out: no --peer PYTHON given)")
+            return None
+        if wanted:
+            self._ask("predict", diameters=wanted, out=str(folder))
+        return learned
+
+    def _learn(self, folder: Path, ids: list[str], crops: int) -> dict[str, Any] | None:
+        asked = {"ids": ids, "crops": crops, "seed": SEED}
+        done = folder / "learned.json"
+        if done.is_file():
+            learned = dict(json.loads(done.read_text(encoding="utf-8")))
+            if learned["asked"] != asked:
+                raise SystemExit(f"{folder} learned from other images or crops; name another --out")
+            return learned
+        if self.python is None:
+            return None
+        for stale in folder.glob("*.npy"):
+            stale.unlink()
+        answer = self._ask("learn", out=str(ensure_writable_folder(folder)), **asked)
+        learned = {"asked": asked, **answer}
+        write_text(done, json.dumps(learned, indent=2) + "\n")
+        return learned
+
+    def _ask(self, do: str, **task: Any) -> dict[str, Any]:
+        assert self.python is not None
+        return ask(self.python, do, data=str(self.out), device=self.device, **task)
+
+    def score(self, record: Record, fold: int) -> float:
+        labels = np.load(self.out / f"fold{fold}" / f"{record.image_id}.npy")
+        return competition_score(record.masks(), labels)
+
+
+def _diameter(config: Config, record: Record) -> float:
+    diameter = config.cells[record.cell_type].diameter
+    if diameter is None:
+        raise SystemExit(f"the diameter of {record.cell_type} is unknown")
+    return diameter
+
+
+def compare(images: Sequence[Scores], cell_types: Sequence[str]) -> list[list[str]]:
+    """Mean scores by cell type, then of all images; differences with their 95% intervals.
+
+    Intervals are of the mean over images: both sides' scores of an image are drawn together.
+    """
+    rng = np.random.default_rng(SEED)
+    rows = [
+        [
+            *("cell type", "images", "flowseg", "calibrated", "cellpose 3"),
+            *("flowseg - cellpose", "95% interval", "calibrated - cellpose", "95% interval"),
+        ]
+    ]
+    for name in [*cell_types, "all"]:
+        own = [image for image in images if name in (image.cell_type, "all")]
+        if not own:
+            continue
+        scores = np.array([(i.flowseg, i.calibrated, i.cellpose) for i in own])
+        row = [name, str(len(own)), *(f"{mean:.4f}" for mean in scores.mean(axis=0))]
+        for gains in (scores[:, 0] - scores[:, 2], scores[:, 1] - scores[:, 2]):
+            low, high = bootstrap_interval(gains, rng)
+            row += [f"{gains.mean():+.4f}", f"{low:+.4f} to {high:+.4f}"]
+        rows.append(row)
+    return rows
+
+
+def report(run: Run, learned: Mapping[int, Mapping[str, Any]]) -> str:
+    """How long both took, and on what."""
+    start = "" if run.pretrain == "none" else ", after pre-training, whose crops do not count"
+    total = run.crops * len(run.folds)
+    lines = [
+        f"flowseg: {run.crops:,} crops a fold{start}; {len(run.folds)} folds in"
+        f" {run.seconds:,.0f} s, {total / run.seconds:.2f} crops/s"
+    ]
+    for fold, answer in learned.items():
+        lines.append(
+            f"cellpose {answer['version']}, fold {fold}: {answer['crops']:,} crops"
+            f" ({answer['epochs']} epochs of {answer['images']} images, their mean diameter"
+            f" {answer['diameter']:.1f} px) in {answer['seconds']:,.0f} s,"
+            f" {answer['crops'] / answer['seconds']:.2f} crops/s"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="the competition's folder")
+    parser.add_argument("--run", type=Path, required=True, help="flowseg's cross validation")
+    parser.add_argument("--out", type=Path, required=True, help="where cellpose's work is kept")
+    parser.add_argument("--peer", help="python with cellpose 3; without it finished folds count")
+    parser.add_argument("--peer-folds", type=int, nargs="+", help="only these (default: all)")
+    parser.add_argument("--crops", type=int, help="cellpose's a fold (default: flowseg's)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of cellpose")
+    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    parser.add_argument(
+        "--train", nargs=argparse.REMAINDER, help="train first; the rest goes to train.py"
+    )
+    args = parser.parse_args(argv)
+    if args.train is not None:
+        train(args.run, args.data, args.train)
+    run = read_run(args.run, args.data)
+    peer = Peer(args.peer, ensure_writable_folder(args.out), args.device)
+    if args.peer:
+        write_images(run.records, args.out)
+    learned = {}
+    for fold in args.peer_folds or run.folds:
+        answer = peer.fold(run, fold, args.crops or run.crops)
+        if answer is not None:
+            learned[fold] = answer
+    print(f"\n{report(run, learned)}\n")
+    images = [
+        Scores(name, record.cell_type, fold, *run.scores[name], peer.score(record, fold))
+        for record in run.records
+        for name, fold in [(record.image_id, run.fold_of[record.image_id])]
+        if fold in learned
+    ]
+    if images:
+        write_rows(args.out / "scores.csv", Scores._fields, images)
+        print(table(compare(images, list(run.config.cells)), args.markdown))
+
+
+if __name__ == "__main__":
+    main()
