@@ -203,7 +203,7 @@ class ScheduleConfig:
     balance : float
         0: every image is seen equally often; 1: every cell type is; between them in between.
     batch_size : int
-        Crops a step.
+        Crops a step in each process.
     learning_rate : float
         Peak rate of AdamW, reached after the warm-up, then lowered to zero on a cosine.
     weight_decay : float
