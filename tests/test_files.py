@@ -546,7 +546,10 @@ class TestNames:
 
     @pytest.mark.parametrize(
         "name",
-        ["", ".", "..", "../a", "/etc/passwd", "a/b", "a\\b", "C:a", "a\0", "a\nb", "x" * 201],
+        [
+            *("", ".", "..", "../a", "/etc/passwd", "a/b", "a\\b", "C:a", "a\0", "a\nb", "x" * 201),
+            *("con", "NUL", "aux.x", "LPT1", "\udcff"),
+        ],
     )
     def test_leads_elsewhere(self, name: str) -> None:
         with pytest.raises(FlowsegError, match="not a plain file name") as error:

@@ -137,6 +137,34 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert not (tmp_path / "s.csv.journal").exists()
 
 
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", '{"id": 1, "file": [1, 2], "texts": []}', "[" * 9999, "\0", "null"]
+)
+def test_a_damaged_journal_counts_up_to_the_damage(tmp_path: Path, line: str) -> None:
+    image = tmp_path / "a.png"
+    image.touch()
+    journal = Journal(tmp_path / "s.csv", "key")
+    journal.add("a", image, ["1 2"])
+    journal.leave()
+    with journal.path.open("a") as file:
+        file.write(line + "\n")
+    again = Journal(tmp_path / "s.csv", "key")
+    assert len(again) == 1
+    assert again.holds("a", image)
+    assert again.texts("a") == ["1 2"]
+    again.remove()
+
+
+def test_a_name_that_cannot_be_a_row_is_left_out_and_the_rest_is_done(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    bad = images[1].with_name("a:b.png")
+    images[1].rename(bad)
+    done = run(model, [images[0], bad], tmp_path / "s.csv")
+    assert done.images == 1
+    assert "'a:b' is not a plain file name" in str(done.failed[0])
+
+
 def test_a_journal_serves_its_own_settings_only(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
