@@ -6,17 +6,16 @@ Precedence: defaults here < the cell type's file in ``configs/`` < the machine's
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast
 
 import yaml
 
+from flowseg._plain import apply_values, nearest, parse_yaml, plain, read_yaml
 from flowseg.errors import FlowsegError
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "to_yaml",
 ]
 
-_MAX_YAML = 2**16
 
 _MACHINES = "machines"
 
@@ -317,15 +315,15 @@ def load_config(
                     f"unknown {kind} {name!r}", remedy=f"choose one of {', '.join(known)}"
                 )
             file = folder / f"{name}.yaml"
-            config = _apply(config, _read_yaml(file), file)
+            config = apply_values(config, read_yaml(file), file)
     if path is not None:
-        values = _read_yaml(Path(path))
+        values = read_yaml(Path(path))
         if isinstance(values, Mapping) and {f.name for f in fields(Config)} <= set(values):
             # A whole config, as a run writes it, names all of its cell types.
             config = replace(config, cells={})
-        config = _apply(config, values, Path(path))
+        config = apply_values(config, values, Path(path))
     for override in overrides:
-        config = _apply(config, _parse_override(override, config), None)
+        config = apply_values(config, _parse_override(override, config), None)
     return config
 
 
@@ -341,8 +339,7 @@ def available_machines() -> tuple[str, ...]:
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """A settings dataclass as plain dictionaries, lists, numbers and strings."""
-    plain = _plain(asdict(config))
-    return cast(dict[str, Any], plain)
+    return cast(dict[str, Any], plain(asdict(config)))
 
 
 def to_yaml(config: Config) -> str:
@@ -367,7 +364,7 @@ def from_mapping(kind: type[Any], values: object, where: str | None = None) -> A
     object
         An instance of `kind`.
     """
-    return _apply(kind(), values, None if where is None else Path(where))
+    return apply_values(kind(), values, None if where is None else Path(where))
 
 
 def _require(condition: bool, name: str, expected: str) -> None:
@@ -381,148 +378,16 @@ def _config_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def _read_yaml(path: Path) -> object:
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MAX_YAML + 1)
-    except OSError as error:
-        raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
-    except UnicodeDecodeError as error:
-        raise FlowsegError("is not a UTF-8 text file", file=path) from error
-    if len(text) > _MAX_YAML:
-        raise FlowsegError(f"is longer than {_MAX_YAML:,} characters, no config", file=path)
-    return _parse_yaml(text, "is not valid YAML", path)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads plain values only; without aliases, with which a few lines unfold to gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases are not read", mark)
-        return super().compose_node(parent, index)
-
-
-def _parse_yaml(text: str, problem: str, file: Path | None = None) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except Exception as error:  # values of a wrong tag, such as !!bool x, fail with any exception
-        raise FlowsegError(f"{problem}: {error}", file=file) from error
-
-
 def _parse_override(text: str, config: Config) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise FlowsegError(
             f"cannot read the setting {text!r}", remedy="write key=value, as in training.epochs=10"
         )
-    parsed = _parse_yaml(value, f"the value of {key!r} is not valid YAML")
+    parsed = parse_yaml(value, f"the value of {key!r} is not valid YAML")
     names = key.split(".")
     if names[0] == "cells" and len(names) > 1 and names[1] not in config.cells:
-        raise FlowsegError(f"unknown key {key!r}" + _nearest(names[1], config.cells, "cells."))
+        raise FlowsegError(f"unknown key {key!r}" + nearest(names[1], config.cells, "cells."))
     for name in reversed(names):
         parsed = {name: parsed}
     return cast(dict[str, Any], parsed)
-
-
-def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {prefix + close[0]!r}?"
-    return f"; known here: {', '.join(prefix + n for n in names) or 'none'}"
-
-
-def _apply(base: Any, values: object, file: Path | None, prefix: str = "") -> Any:
-    """`base` with the fields that `values` names replaced; the rest stays as it was."""
-    if values is None:
-        return base
-    if not isinstance(values, Mapping):
-        raise FlowsegError(
-            f"expected settings as 'key: value' for {prefix.rstrip('.') or 'the config'}, "
-            f"found {_shown(values)}",
-            file=file,
-        )
-    hints = get_type_hints(type(base))
-    known = [f.name for f in fields(base)]
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            name = key if isinstance(key, str) else _shown(key)
-            raise FlowsegError(
-                f"unknown key {prefix + name!r}" + _nearest(name, known, prefix), file=file
-            )
-        current = getattr(base, key)
-        name = f"{prefix}{key}"
-        if is_dataclass(current):
-            changes[key] = _apply(current, value, file, f"{name}.")
-        elif key == "cells":
-            changes[key] = _apply_cells(current, value, file)
-        else:
-            changes[key] = _convert(value, hints[key], name, file)
-    try:
-        return replace(base, **changes)
-    except FlowsegError as error:
-        if file is None or error.file is not None:
-            raise
-        raise FlowsegError(error.problem, file=file, remedy=error.remedy) from error
-
-
-def _apply_cells(current: Mapping[str, CellType], value: object, file: Path | None) -> Any:
-    if not isinstance(value, Mapping):
-        raise FlowsegError(f"'cells' must name cell types, found {_shown(value)}", file=file)
-    cells = dict(current)
-    for name, settings in value.items():
-        if not isinstance(name, str) or not name:
-            raise FlowsegError(f"a cell type's name must be text, found {_shown(name)}", file=file)
-        cells[name] = _apply(cells.get(name, CellType()), settings, file, f"cells.{name}.")
-    return cells
-
-
-def _convert(value: object, hint: Any, name: str, file: Path | None) -> Any:
-    """`value` as the field's type; PyYAML reads 1e-4 as text and ``no`` as False."""
-    if get_origin(hint) in (Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in get_args(hint) if a is not type(None))
-    if get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return value
-        choices = ", ".join(map(str, get_args(hint)))
-        raise FlowsegError(f"{name} must be one of {choices}, found {_shown(value)}", file=file)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise FlowsegError(f"{name} must be a list, found {_shown(value)}", file=file)
-        return tuple(_convert(v, get_args(hint)[0], name, file) for v in value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    if hint is str and isinstance(value, str):
-        return value
-    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
-    raise FlowsegError(f"{name} must be {expected}, found {_shown(value)}", file=file)
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
-        return "a very long number"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return value

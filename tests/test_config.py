@@ -88,8 +88,8 @@ def test_refusals(override: str, message: str) -> None:
         ("training: {epochs: 0}", "must be 1 or more"),
         ("- 1", "expected settings"),
         ("a: [", "not valid YAML"),
-        ("cells: 3", "'cells' must name cell types"),
-        ("cells: {no: {diameter: 3}}", "a cell type's name must be text, found False"),
+        ("cells: 3", "'cells' must hold names, found 3"),
+        ("cells: {no: {diameter: 3}}", "a name in 'cells' must be text, found False"),
     ],
 )
 def test_refusals_name_the_file(text: str, message: str, tmp_path: Path) -> None:
