@@ -60,7 +60,7 @@ class Run:
     scores: dict[str, tuple[float, float]]
     crops: int
     seconds: float
-    pretrain: str
+    more: str  # what it had and cellpose has not
 
     @property
     def folds(self) -> range:
@@ -87,7 +87,8 @@ def read_run(folder: Path, data: Path) -> Run:
         {row["id"]: (float(row["score"]), float(row["calibrated_score"])) for _, row in rows},
         config.training.epochs * -(-config.training.crops // batch) * batch,
         seconds,
-        origin["pretrain"],
+        (", after pre-training, whose crops do not count" if origin["pretrain"] != "none" else "")
+        + (", also from more images than cellpose's" if origin.get("extra") else ""),
     )
 
 
@@ -186,10 +187,9 @@ def compare(images: Sequence[Scores], cell_types: Sequence[str]) -> list[list[st
 
 def report(run: Run, learned: Mapping[int, Mapping[str, Any]]) -> str:
     """How long both took, and on what."""
-    start = "" if run.pretrain == "none" else ", after pre-training, whose crops do not count"
     total = run.crops * len(run.folds)
     lines = [
-        f"flowseg: {run.crops:,} crops a fold{start}; {len(run.folds)} folds in"
+        f"flowseg: {run.crops:,} crops a fold{run.more}; {len(run.folds)} folds in"
         f" {run.seconds:,.0f} s, {total / run.seconds:.2f} crops/s"
     ]
     for fold, answer in learned.items():
