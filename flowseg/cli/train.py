@@ -64,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more images to train on, never to validate on, as flowseg pseudo-label writes them; "
         "{fold} in it stands for the fold's number",
     )
-    parser.add_argument(
-        "--extra-weight", type=float, help="crops of these for each crop of the others"
-    )
+    parser.add_argument("--extra-weight", type=float, help="crops of these for each other crop")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument(
         "--tensorboard", action="store_true", help="write events for TensorBoard as well"
