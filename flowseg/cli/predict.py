@@ -8,7 +8,7 @@ from pathlib import Path
 from flowseg.cli import say
 from flowseg.cli.export import add_folder_arguments
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "add_model_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--join", action="store_true", help="join the files of all shards into the CSV of --out"
     )
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="the CSV to write")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
-    parser.add_argument(
-        "--model",
-        type=Path,
-        nargs="+",
-        help="a checkpoint, a run's folder or a folder of runs; several are averaged (default: "
-        "the newest run)",
-    )
+    add_model_arguments(parser)
     parser.add_argument("--cell-type", help="one of the model's (default: named by the model)")
     parser.add_argument(
         "--diameter", type=_diameter, help="mean cell diameter in pixels; auto measures it"
@@ -41,13 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cellprob-threshold", type=float, help="pixels above it are in cells")
     parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
     parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(1, 2, 4, 8),
-        default=1,
-        help="turned and mirrored views of each image that are averaged; as many times slower",
-    )
     parser.add_argument("--save-labels", type=Path, metavar="DIR", help="write label images here")
     parser.add_argument(
         "--labels-format",
@@ -86,6 +72,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tcp://host:8786, or without an address one on this machine (needs dask)",
     )
     parser.add_argument("--compile", action="store_true", help="let torch.compile speed it up")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which models look at images, how often, and on which device."""
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        help="a checkpoint, a run's folder or a folder of runs; several are averaged (default: "
+        "what finished last below runs/)",
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 2, 4, 8),
+        default=1,
+        help="turned and mirrored views of each image that are averaged; as many times slower",
+    )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, mps, or one of several as in cuda:1"
     )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
+from flowseg.cli.predict import add_model_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("pseudo"), help="the folder to make, for train --extra"
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
-    parser.add_argument(
-        "--model",
-        type=Path,
-        nargs="+",
-        help="a checkpoint, a run's folder or a folder of runs; several are averaged (default: "
-        "the newest run)",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--cell-type",
         help="one of the model's (default: the one that an image's name begins with, else named "
@@ -46,16 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="an image is left out where the cells kept cover less than this share of what the "
         "model takes for cells",
-    )
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(1, 2, 4, 8),
-        default=1,
-        help="turned and mirrored views of each image that are averaged; as many times slower",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, mps, or one of several as in cuda:1"
     )
 
 
