@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from flowseg._jit import set_threads
+from flowseg._jit import set_threads, threads
 from flowseg.config import AugmentConfig, CellType, Config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
@@ -23,8 +23,9 @@ from flowseg.flow.diffusion import labels_to_flows
 from flowseg.image import normalize
 from flowseg.labels import largest_pieces, masks_to_labels
 from flowseg.training.augment import cut_crop, vary_intensity
+from flowseg.training.distributed import processes_here
 
-__all__ = ["Batch", "CropDataset", "batches", "named_losses_of_workers"]
+__all__ = ["Batch", "CropDataset", "batches", "loader_processes", "named_losses_of_workers"]
 
 
 class Batch(NamedTuple):
@@ -151,6 +152,15 @@ def batches(
         if isinstance(batch, FlowsegError):
             raise batch
         yield batch
+
+
+def loader_processes(wanted: int | None, device: torch.device) -> int:
+    """How many processes prepare crops: as wanted, else what suits the device and the cores."""
+    if wanted is not None:
+        return wanted
+    # Not torch's number of threads: torchrun sets it to 1.
+    cores = threads() // processes_here()
+    return 0 if device.type == "cpu" else min(8, max(1, cores - 1))
 
 
 @contextmanager

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from flowseg._jit import threads
 from flowseg.config import CellType, Config, ScheduleConfig
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
@@ -27,7 +26,13 @@ from flowseg.network.checkpoint import Card, read_tensors, save_network, save_te
 from flowseg.network.device import autocast, pick_precision
 from flowseg.network.losses import Losses, flow_loss
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.batches import Batch, CropDataset, batches, named_losses_of_workers
+from flowseg.training.batches import (
+    Batch,
+    CropDataset,
+    batches,
+    loader_processes,
+    named_losses_of_workers,
+)
 from flowseg.training.clock import Clock, where_time_went
 from flowseg.training.distributed import (
     average,
@@ -35,7 +40,6 @@ from flowseg.training.distributed import (
     gather,
     is_first,
     processes,
-    processes_here,
     rank,
 )
 
@@ -137,20 +141,13 @@ def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) 
         CropDataset(stage.training, stage.cells, stage.config, stage.extra, schedule.balance),
         range(first, total * batch, batch),
         schedule.batch_size,
-        _workers(schedule, device),
+        loader_processes(schedule.workers, device),
         device.type == "cuda",
     )
-    with (
-        named_losses_of_workers(),
-        tqdm(
-            total=total,
-            initial=run.epoch * steps,
-            desc=stage.name,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not is_first(),
-        ) as bar,
-    ):
+    bar = tqdm(
+        total=total, initial=run.epoch * steps, desc=stage.name, unit="step", disable=not is_first()
+    )
+    with named_losses_of_workers(), bar:
         while run.epoch < schedule.epochs:
             clock = Clock()
             begun = run.epoch * steps
@@ -285,14 +282,10 @@ class _Run:
             record = self.stage.validation[place]
             found = segmenter.segment(record.image(), cell_type=record.cell_type).labels
             share[place] = competition_score(record.masks(), found)
-        scores = {place: score for part in gather(share) for place, score in part.items()}
-        table = {"score": float(np.mean([scores[place] for place in sorted(scores)]))}
+        scores = dict(sorted(pair for part in gather(share) for pair in part.items()))
+        table = {"score": float(np.mean(list(scores.values())))}
         for name in self.stage.cells:
-            own = [
-                scores[place]
-                for place, record in enumerate(self.stage.validation)
-                if record.cell_type == name
-            ]
+            own = [scores[k] for k, r in enumerate(self.stage.validation) if r.cell_type == name]
             if own:
                 table[f"score_{name}"] = float(np.mean(own))
         return table
@@ -401,14 +394,6 @@ class _Run:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _workers(schedule: ScheduleConfig, device: torch.device) -> int:
-    if schedule.workers is not None:
-        return schedule.workers
-    # Not torch's number of threads: torchrun sets it to 1.
-    cores = threads() // processes_here()
-    return 0 if device.type == "cpu" else min(8, max(1, cores - 1))
 
 
 def _fused(device: torch.device) -> bool:

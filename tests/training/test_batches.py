@@ -17,7 +17,7 @@ from test_loop import CELLS, CONFIG, CPU, network, record, stage
 import flowseg
 from flowseg.errors import FlowsegError
 from flowseg.rle import Masks
-from flowseg.training.batches import CropDataset, batches
+from flowseg.training.batches import CropDataset, batches, loader_processes
 from flowseg.training.loop import Stage, fit
 
 __all__ = ["stage"]
@@ -90,3 +90,15 @@ def test_a_spawned_process_does_not_start_the_command_again(script: str) -> None
         pytest.skip("not in a checkout")
     # As multiprocessing imports the main script in a process that it spawns.
     runpy.run_path(str(CHECKOUT / script), run_name="__mp_main__")
+
+
+def test_loader_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowseg.training.batches.threads", lambda: 16)
+    cuda = torch.device("cuda")
+    assert loader_processes(3, CPU) == loader_processes(3, cuda) == 3
+    assert loader_processes(None, CPU) == 0
+    assert loader_processes(None, cuda) == 8
+    monkeypatch.setattr("flowseg.training.batches.processes_here", lambda: 4)
+    assert loader_processes(None, cuda) == 3
+    monkeypatch.setattr("flowseg.training.batches.processes_here", lambda: 16)
+    assert loader_processes(None, cuda) == 1
