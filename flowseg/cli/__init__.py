@@ -21,6 +21,14 @@ _COMMANDS = (
 )
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = any(action.default is nothing for nothing in (None, False)) or action.default == []
+        return action.help if silent else super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -35,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
         command.add_argument(
             "--debug", action="store_true", help="show where in the code an error arose"

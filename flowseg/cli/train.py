@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "{fold} in it stands for the fold's number",
     )
     parser.add_argument("--extra-weight", type=float, help="crops of these for each other crop")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute"
+    )
     parser.add_argument(
         "--tensorboard", action="store_true", help="write events for TensorBoard as well"
     )
