@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.config import available_cell_types, available_machines, load_config
+from flowseg.errors import FlowsegError
 
 __all__ = ["add_arguments", "run"]
 
@@ -86,8 +87,14 @@ def run(args: argparse.Namespace) -> int:
         "data.extra_weight": args.extra_weight,
     }
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
-    # Folds before fold, so that --fold 6 --folds 8 is never checked against the default.
-    overrides.sort(key=lambda text: not text.startswith("data.folds"))
+    every_fold = args.folds is not None and args.fold is None
+    _check(args, every_fold)
+    overrides = [*args.set, *overrides]
+    # The number of folds before the fold, so that --fold 6 --folds 8 is never checked against the
+    # default; a fold that --config names does not matter where all are trained.
+    overrides.sort(key=lambda text: not text.startswith("data.folds="))
+    if every_fold:
+        overrides.insert(0, "data.fold=0")
     from flowseg.data.layouts import layout_of
     from flowseg.training.cross_validation import cross_validate, report
     from flowseg.training.distributed import is_first, joined
@@ -95,8 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
     cell_type = args.cell_type or ("cell" if layout_of(args.data) == "folder" else "all")
     machine = args.machine or _machine(args.device)
-    config = load_config(cell_type, args.config, [*args.set, *overrides], machine)
-    every_fold = args.folds is not None and args.fold is None
+    config = load_config(cell_type, args.config, overrides, machine)
     part = f"{config.data.folds}folds" if every_fold else f"fold{config.data.fold}"
     out = args.out or Path("runs") / f"{cell_type}-{part}"
     choices = {
@@ -109,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     with joined(args.device):
         if every_fold:
             validated = cross_validate(config, args.data, out, **choices)
-            text = f"{report(validated)}\n{config.data.folds} folds in {validated.folder}"
+            text = f"{report(validated)}\n{len(validated.folds)} folds in {validated.folder}"
         else:
             result = train(config, args.data, out, **choices)
             score = f"validation score {result.score:.4f} (epoch {result.epoch})"
@@ -117,6 +123,18 @@ def run(args: argparse.Namespace) -> int:
         if is_first():
             say(text)
     return 0
+
+
+def _check(args: argparse.Namespace, every_fold: bool) -> None:
+    """Refuse options of which one would be passed over."""
+    keys = {text.partition("=")[0] for text in args.set}
+    if every_fold and "data.fold" in keys:
+        raise FlowsegError(
+            "--folds without --fold trains all folds, but --set data.fold names one",
+            remedy="name it with --fold",
+        )
+    if args.extra_weight is not None and args.extra is None and "data.extra" not in keys:
+        raise FlowsegError("--extra-weight weighs nothing", remedy="name images with --extra")
 
 
 def _machine(device: str) -> str:

@@ -3,14 +3,14 @@
 Of hundreds of settings the one that wins on some images wins partly by luck. Two guards stand
 against that. What is maximised is the gain over the default less its standard error over images, so
 that a setting must win on most images and not on one, averaged with the neighbours on the grid. And
-the gain that is reported, and that decides whether a type keeps its default, is nested: each group
-of images is scored at the setting that all other groups would choose.
+a type takes it only if choosing so gains on groups of images that took no part in it. The score
+that is reported has both steps inside: each group is scored at what all other groups settle on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+Names = NDArray[np.str_]
+Place = tuple[int, int, int]
+Choice = Callable[[Floats, Names, Place], Place]
 
 _CELLPROB = (1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
 _FLOW = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4)
@@ -50,8 +53,8 @@ class Scores(NamedTuple):
     default : float
         At the settings of its cell type at the start.
     calibrated : float
-        At the setting that the other groups of its cell type choose; `default` where the type
-        keeps its own.
+        At the setting that the other groups of its cell type settle on, which may be the one at
+        the start.
     """
 
     default: float
@@ -67,11 +70,13 @@ class Tuning:
     images, groups : int
         What it was tuned on.
     default, tuned : CellType
-        The settings at the start and those chosen.
+        The settings at the start, and those chosen; they are equal where choosing did not gain on
+        groups left out.
     default_score, tuned_score : float
         Of the two settings; the second is too good, since the same images chose it.
     nested_score : float or None
-        Each group at the setting that the others chose: the honest score. None with one group.
+        Each group at the setting that the others settle on: the honest score, which may be lower
+        than `default_score`. None with one group.
     gain_interval : (float, float) or None
         95% bootstrap interval, over images, of ``nested_score - default_score``.
     """
@@ -87,8 +92,8 @@ class Tuning:
 
     @property
     def adopted(self) -> bool:
-        """Whether the honest gain is above 0, so that the type takes the setting chosen."""
-        return self.nested_score is not None and self.nested_score > self.default_score
+        """Whether the type takes another setting than it began with."""
+        return self.tuned != self.default
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ def calibrate(
             ids = sorted(images)
             groups, scores = zip(*(images[image_id] for image_id in ids), strict=True)
             tuning, pairs = _tune(cells[name], grids[name], np.stack(scores), groups, rng)
-            tuned[name] = tuning.tuned if tuning.adopted else cells[name]
+            tuned[name] = tuning.tuned
             tunings[name] = tuning
             table.update(zip(ids, pairs, strict=True))
     return Calibration(tuned, tunings, {image_id: table[image_id] for image_id in sorted(table)})
@@ -242,39 +247,51 @@ def bootstrap_interval(
 def _tune(
     cell: CellType, grid: Grid, scores: Floats, groups: Sequence[str], rng: np.random.Generator
 ) -> tuple[Tuning, list[Scores]]:
-    """Choose a setting from the scores (N, C, F, S) of images of some groups."""
+    """Settle a setting from the scores (N, C, F, S) of images of some groups."""
     names = np.array(groups)
-    wells = np.unique(names)
     start = grid.place(cell)
-    chosen = _choose(scores, start)
-    before = scores[:, start[0], start[1], start[2]]
-    nested = before.copy()
-    for well in wells if wells.size > 1 else ():
-        c, f, s = _choose(scores[names != well], start)
-        nested[names == well] = scores[names == well, c, f, s]
+    settled = _settle(scores, names, start)
+    before = scores[(slice(None), *start)]
+    wells = len(set(groups))
+    nested = _nested(scores, names, start, _settle)
     tuning = Tuning(
         images=len(scores),
-        groups=len(wells),
+        groups=wells,
         default=cell,
-        tuned=grid.at(chosen, cell),
+        tuned=grid.at(settled, cell),
         default_score=float(before.mean()),
-        tuned_score=float(scores[:, chosen[0], chosen[1], chosen[2]].mean()),
-        nested_score=float(nested.mean()) if wells.size > 1 else None,
-        gain_interval=bootstrap_interval(nested - before, rng) if wells.size > 1 else None,
+        tuned_score=float(scores[(slice(None), *settled)].mean()),
+        nested_score=float(nested.mean()) if wells > 1 else None,
+        gain_interval=bootstrap_interval(nested - before, rng) if wells > 1 else None,
     )
-    honest = nested if tuning.adopted else before
-    pairs = zip(before.tolist(), honest.tolist(), strict=True)
+    pairs = zip(before.tolist(), nested.tolist(), strict=True)
     return tuning, [Scores(*pair) for pair in pairs]
 
 
-def _choose(scores: Floats, start: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The place with the highest lower bound of the gain over `start`; `start` for one image."""
+def _settle(scores: Floats, names: Names, start: Place) -> Place:
+    """The place chosen, where choosing gains on groups left out; else `start`."""
+    gains = _nested(scores, names, start, _choose) - scores[(slice(None), *start)]
+    return _choose(scores, names, start) if gains.mean() > 0 else start
+
+
+def _nested(scores: Floats, names: Names, start: Place, choose: Choice) -> Floats:
+    """The score of each image at the place that the images of the other groups choose."""
+    nested = scores[(slice(None), *start)].copy()
+    wells = np.unique(names)
+    for well in wells if wells.size > 1 else ():
+        own = names == well
+        nested[own] = scores[(own, *choose(scores[~own], names[~own], start))]
+    return nested
+
+
+def _choose(scores: Floats, _: Names, start: Place) -> Place:
+    """The place with the highest lower bound of the gain over `start`, if it is above 0."""
     count = len(scores)
     if count < 2:
         return start
-    gains = scores - scores[:, start[0], start[1], start[2]][:, None, None, None]
+    gains = scores - scores[(slice(None), *start)][:, None, None, None]
     bound = gains.mean(axis=0) - gains.std(axis=0, ddof=1) / math.sqrt(count)
     for axis in range(3):
         bound = convolve1d(bound, [0.25, 0.5, 0.25], axis=axis, mode="nearest")
     c, f, s = np.unravel_index(np.argmax(bound), bound.shape)
-    return int(c), int(f), int(s)
+    return (int(c), int(f), int(s)) if bound[c, f, s] > bound[start] else start

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from flowseg.config import Config, load_config
-from flowseg.data.folds import TRAIN_ONLY, split_fold
+from flowseg.config import Config
+from flowseg.data.folds import TRAIN_ONLY
 from flowseg.data.record import Record
-from flowseg.errors import FlowsegError
 from flowseg.evaluation.calibration import (
     Calibration,
     Sample,
@@ -25,17 +25,18 @@ from flowseg.evaluation.calibration import (
     load_fields,
     save_fields,
 )
-from flowseg.export.shards import local_device
 from flowseg.files import ensure_writable_folder, write_text
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Request, Segmenter
-from flowseg.network.checkpoint import load_network, save_network
-from flowseg.network.device import pick_device
+from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.tables import write_rows
-from flowseg.training.distributed import from_first
-from flowseg.training.folder import CONFIG, SUMMARY
-from flowseg.training.pretraining import pretrained
-from flowseg.training.run import TrainResult, plan, train
+from flowseg.training.distributed import from_first, joined
+from flowseg.training.folder import CONFIG, SUMMARY, open_folder
+from flowseg.training.images import check_images
+from flowseg.training.plan import plan
+from flowseg.training.pretraining import NONE, pretrained
+from flowseg.training.run import TrainResult, train
+from flowseg.training.tensorboard import load_writer
 
 __all__ = ["CrossValidation", "OutOfFold", "cross_validate", "report"]
 
@@ -127,36 +128,61 @@ def cross_validate(
     Folds are validated after their last epoch only. A best epoch chosen on the images that are
     scored would flatter the score.
     """
-    data, out = Path(data), Path(out)
-    if not resume and out.is_dir() and any(out.iterdir()):
-        raise FlowsegError(
-            "is not empty",
-            file=out,
-            remedy="continue with --resume, or name another folder with --out",
+    if tensorboard:
+        load_writer()
+    with joined(device) as where:
+        return _cross_validate(
+            config, Path(data), Path(out), pretrain, train_only, where, resume, tensorboard
         )
-    config, records, fold_of = plan(config, data, train_only)
-    for fold in range(config.data.folds):
-        split_fold(records, fold_of, fold)
-    start = pretrained(pretrain, config, data, out, pick_device(local_device(device)))
+
+
+def _cross_validate(
+    config: Config,
+    data: Path,
+    out: Path,
+    pretrain: str,
+    train_only: str | os.PathLike[str] | None,
+    where: torch.device,
+    resume: bool,
+    tensorboard: bool,
+) -> CrossValidation:
+    """What one process does; only the first of several writes."""
     schedule = replace(config.training, validate_every=config.training.epochs)
+    settings = replace(config, training=schedule, data=replace(config.data, fold=0))
+    plans = [plan(settings, data, pretrain, train_only)]
+    first = plans[0].config
+    settings = replace(settings, network=first.network, data=first.data)
+    configs = [
+        replace(settings, data=replace(settings.data, fold=fold))
+        for fold in range(settings.data.folds)
+    ]
+    # All folds are planned before the first is trained: what cannot be trained is refused now.
+    plans += [plan(other, data, pretrain, train_only) for other in configs[1:]]
+    extra = [record for planned in plans for record in planned.extra]
+    from_first(lambda: check_images([*plans[0].records, *extra]))
+    origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
+    from_first(lambda: open_folder(out, settings, origin, resume))
+    start = pretrained(pretrain, first, data, out, where)
+    _warn_of_leaks(start, config.data.extra)
     folds = []
-    for fold in range(config.data.folds):
+    for fold, own in enumerate(configs):
         folder = out / f"fold{fold}"
-        _log.info("fold %d of %d", fold, config.data.folds)
+        _log.info("fold %d of %d", fold, len(configs))
         folds.append(
             train(
-                replace(config, training=schedule, data=replace(config.data, fold=fold)),
+                own,
                 data,
                 folder,
-                pretrain="none" if start is None else str(start),
+                pretrain=NONE if start is None else str(start),
                 train_only=train_only,
-                device=device,
-                resume=resume and folder.is_dir(),
+                device=str(where),
+                resume=from_first((folder / CONFIG).is_file),
                 tensorboard=tensorboard,
             )
         )
-    known = [record for record in records if fold_of[record.image_id] != TRAIN_ONLY]
-    return from_first(lambda: _judge(out, folds, known, fold_of, config.seed, device))
+    fold_of = plans[0].folds
+    known = [record for record in plans[0].records if fold_of[record.image_id] != TRAIN_ONLY]
+    return from_first(lambda: _judge(out, folds, known, fold_of, first, str(where)))
 
 
 def report(result: CrossValidation, seed: int = 0) -> str:
@@ -185,14 +211,13 @@ def _judge(
     folds: list[TrainResult],
     records: list[Record],
     fold_of: Mapping[str, int],
-    seed: int,
+    config: Config,
     device: str,
 ) -> CrossValidation:
     """Score every image by the network that did not learn from it, and calibrate."""
     named = _collect(out, folds, records, fold_of, device)
     # Not those of the card: one that died here may have put tuned thresholds there already.
-    cells = load_config(path=folds[0].folder / CONFIG).cells
-    calibration = calibrate(_samples(out, records), cells, seed)
+    calibration = calibrate(_samples(out, records), config.cells, config.seed)
     for fold_result in folds:
         _calibrate_card(fold_result.checkpoint, calibration)
     images = tuple(
@@ -203,6 +228,15 @@ def _judge(
     result = CrossValidation(out, tuple(folds), images, calibration)
     _write(result)
     return result
+
+
+def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
+    if start is not None and read_card(start).provenance.get("stage") == "training":
+        _log.warning("%s has learned from labelled images: if they are among these, the", start)
+        _log.warning("out-of-fold scores flatter")
+    if extra is not None and "{fold}" not in extra:
+        _log.warning("all folds share the extra images of %s: if a model labelled them that", extra)
+        _log.warning("has learned from the images of a fold, the out-of-fold scores flatter")
 
 
 def _collect(

@@ -60,7 +60,7 @@ def open_folder(out: Path, config: Config, origin: Mapping[str, Any], resume: bo
             raise FlowsegError(
                 f"was started with other settings: {', '.join(changed)}",
                 file=out / CONFIG,
-                remedy="resume with the same command, or start a new --out",
+                remedy="resume with the same command (and --machine), or start a new --out",
             )
         return (out / STATE).is_file()
     # Settings and folds alone are those of a run that never began.

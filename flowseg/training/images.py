@@ -17,7 +17,7 @@ from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 
-__all__ = ["check_images", "extra_images", "fewer_folds", "measure_cells", "split_images"]
+__all__ = ["check_images", "extra_images", "measure_cells", "split_images"]
 
 _MEASURED_IMAGES = 50
 
@@ -51,9 +51,15 @@ def extra_images(config: Config, labelled: Sequence[Record]) -> list[Record]:
 
 
 def split_images(
-    records: Sequence[Record], config: DataConfig, train_only: str | os.PathLike[str] | None
-) -> dict[str, int]:
-    """The fold of each image; `train_only` may also name images of other cell types."""
+    records: Sequence[Record],
+    config: DataConfig,
+    train_only: str | os.PathLike[str] | None,
+    fewer: bool,
+) -> tuple[DataConfig, dict[str, int]]:
+    """The fold of each image; `train_only` may also name images of other cell types.
+
+    With `fewer`, images that are too few for the folds asked for make fewer.
+    """
     known = {record.image_id for record in records}
     kept: frozenset[str] = frozenset()
     if train_only is not None:
@@ -63,10 +69,12 @@ def split_images(
             raise FlowsegError(
                 f"names no image of this training, such as {min(known)!r}", file=train_only
             )
-    return assign_folds(records, config.folds, seed=config.split_seed, train_only=kept)
+    if fewer:
+        config = _fewer_folds(config, len(known - kept))
+    return config, assign_folds(records, config.folds, config.split_seed, kept)
 
 
-def fewer_folds(config: DataConfig, images: int) -> DataConfig:
+def _fewer_folds(config: DataConfig, images: int) -> DataConfig:
     """As many folds as images, where someone's own are fewer than the folds asked for."""
     if images < 2:
         raise FlowsegError(

@@ -19,7 +19,9 @@ __all__ = ["describe"]
 
 
 def describe(path: PathLike) -> str:
-    """A text on a checkpoint, or on a run's folder and its best checkpoint.
+    """A text on a checkpoint, or on the folder of a run or a cross validation and its checkpoint.
+
+    That of a cross validation is its first fold's; all folds have the same thresholds.
 
     Raises
     ------
@@ -29,7 +31,7 @@ def describe(path: PathLike) -> str:
     path = Path(path)
     if not path.is_dir():
         return _checkpoint(path)
-    best = path / BEST
+    best = path / "fold0" / BEST if (path / "fold0").is_dir() else path / BEST
     if not best.is_file() and not (path / STATE).is_file():
         raise FlowsegError(
             f"holds no {BEST}", file=path, remedy="name a run's folder or a checkpoint"
@@ -50,7 +52,7 @@ def _run(folder: Path) -> str:
         lines.append(("state", f"not finished, {done} epochs done; continue it with --resume"))
     else:
         lines.append(("state", f"finished: {summary.get('stage', 'training')}"))
-        known = ("epochs", "best_epoch", "validation_score", "seconds", "training_images")
+        known = ("folds", "epochs", "best_epoch", "validation_score", "seconds", "training_images")
         lines += [
             (name.replace("_", " "), _short(summary[name])) for name in known if name in summary
         ]

@@ -355,13 +355,12 @@ class _Run:
             self.epoch, self.updates = counters["epoch"], counters["updates"]
             self.best = math.nan if counters["best"] is None else counters["best"]
             self.best_epoch, self.rows = counters["best_epoch"], counters["rows"]
-        except (ValueError, KeyError, RuntimeError, TypeError) as error:
+            scores = [row["score"] for row in self.rows if "score" in row]
+        except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
             raise FlowsegError(
                 "does not fit this run", file=path, remedy="start over in another --out folder"
             ) from error
-        self.last_score = next(
-            (row["score"] for row in reversed(self.rows) if "score" in row), math.nan
-        )
+        self.last_score = scores[-1] if scores else math.nan
         _log.info("resuming after epoch %d of %d", self.epoch, self.stage.schedule.epochs)
 
     def _optimiser_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -32,7 +32,10 @@ try:
 except ImportError:  # Windows has no such lock
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["checkpoint_at", "inherit", "pretrained"]
+__all__ = ["LIVECELL", "NONE", "checkpoint_at", "inherit", "pretrained"]
+
+NONE = "none"
+LIVECELL = "livecell"
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +44,9 @@ def pretrained(
     pretrain: str, config: Config, data: Path, out: Path, device: torch.device
 ) -> Path | None:
     """The checkpoint to start from; made first if it is LIVECell's and not there yet."""
-    if pretrain == "none":
+    if pretrain == NONE:
         return None
-    if pretrain != "livecell":
+    if pretrain != LIVECELL:
         return checkpoint_at(pretrain)
     training = read_livecell(data, ("train",))
     validation = read_livecell(data, ("val",))

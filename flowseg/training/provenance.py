@@ -19,27 +19,34 @@ from flowseg.data.livecell import Polygons
 from flowseg.data.record import Record
 from flowseg.rle import Masks
 
-__all__ = ["fingerprint", "provenance_of"]
+__all__ = ["digest", "fingerprint", "provenance_of"]
 
 
 def fingerprint(records: Iterable[Record]) -> str:
     """A digest of which images, of which size in bytes, with which annotations."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     tables: set[Path] = set()
     for record in sorted(records, key=lambda record: record.image_id):
         size = record.image_path.stat().st_size
-        digest.update(f"{record.image_id} {size} {record.cell_type} {record.shape} ".encode())
+        total.update(f"{record.image_id} {size} {record.cell_type} {record.shape} ".encode())
         if isinstance(record.annotation, Masks):
             for runs in (record.annotation.offsets, record.annotation.starts):
-                digest.update(runs.tobytes())
-            digest.update(record.annotation.lengths.tobytes())
+                total.update(runs.tobytes())
+            total.update(record.annotation.lengths.tobytes())
         elif isinstance(record.annotation, Polygons):
             tables.add(record.annotation.path)
     for table in sorted(tables):
-        with table.open("rb") as file:
-            while block := file.read(2**24):
-                digest.update(block)
-    return digest.hexdigest()
+        total.update(digest(table).encode())
+    return total.hexdigest()
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            total.update(block)
+    return total.hexdigest()
 
 
 def provenance_of(

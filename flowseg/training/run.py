@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from flowseg.config import Config, NetworkConfig, to_yaml
-from flowseg.data.defects import repair
-from flowseg.data.folds import split_fold, write_folds
-from flowseg.data.layouts import layout_of, read_records
-from flowseg.data.record import Record
+from flowseg.config import Config, to_yaml
+from flowseg.data.folds import write_folds
 from flowseg.errors import FlowsegError
-from flowseg.network.checkpoint import read_card
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.distributed import (
-    check_alike,
-    from_first,
-    is_first,
-    joined,
-    processes,
+from flowseg.training.distributed import check_alike, from_first, is_first, joined
+from flowseg.training.folder import (
+    FOLDS,
+    OVERLAYS,
+    SUMMARY,
+    close_folder,
+    draw_overlays,
+    open_folder,
 )
-from flowseg.training.folder import FOLDS, OVERLAYS, close_folder, draw_overlays, open_folder
-from flowseg.training.images import (
-    check_images,
-    extra_images,
-    fewer_folds,
-    measure_cells,
-    split_images,
-)
+from flowseg.training.images import check_images
 from flowseg.training.loop import BEST, Stage, fit
-from flowseg.training.pretraining import checkpoint_at, inherit, pretrained
-from flowseg.training.provenance import fingerprint, provenance_of
+from flowseg.training.plan import Plan, plan
+from flowseg.training.pretraining import inherit, pretrained
+from flowseg.training.provenance import provenance_of
 from flowseg.training.tensorboard import Board, load_writer
 
-__all__ = ["TrainResult", "plan", "train"]
+__all__ = ["TrainResult", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -127,63 +122,24 @@ def _train(
     tensorboard: bool,
 ) -> TrainResult:
     """What one process does; only the first of several writes."""
-    config, records, folds = plan(config, data, train_only)
-    if pretrain not in ("none", "livecell") and config.network == NetworkConfig():
-        # nothing else was asked for, so the network is the one to start from
-        config = replace(config, network=read_card(checkpoint_at(pretrain)).network)
-    extra = extra_images(config, records)
-    from_first(lambda: check_images([*records, *extra]))
-    training, validation = split_fold(records, folds, config.data.fold)
-    training = [
-        replace(record, annotation=repair(record.masks(), config.data.repair))
-        for record in training
-    ]
-    cells = measure_cells(config.cells, training)
-    config = replace(config, cells=cells)
-    origin = {
-        "pretrain": pretrain,
-        "training": fingerprint(training),
-        "validation": fingerprint(validation),
-        "extra": fingerprint(extra) if extra else None,
-        "processes": processes(),
-    }
-    check_alike(to_yaml(config), origin)
-    resume = from_first(lambda: open_folder(out, config, origin, resume))
+    planned = plan(config, data, pretrain, train_only)
+    from_first(lambda: check_images([*planned.records, *planned.extra]))
+    origin = planned.origin(pretrain, where)
+    check_alike(to_yaml(planned.config), origin)
+    resume = from_first(lambda: open_folder(out, planned.config, origin, resume))
+    if from_first((out / SUMMARY).is_file):
+        return from_first(lambda: _finished(out))
+    start = pretrained(pretrain, planned.config, data, out, where)
+    from_first(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
     board = Board(out) if tensorboard and is_first() else None
-    start = pretrained(pretrain, config, data, out, where)
-    _log.info(
-        "training on %d images, validating on %d (fold %d of %d)",
-        len(training),
-        len(validation),
-        config.data.fold,
-        config.data.folds,
-    )
-    from_first(lambda: write_folds(out / FOLDS, records, folds))
-    provenance = provenance_of(config, training, validation) | {
-        "stage": "training",
-        "pretraining": None if start is None else start.name,
-        "extra_images": len(extra),
-        "extra_data": origin["extra"],
-    }
-    stage = Stage(
-        "training",
-        out,
-        training,
-        validation,
-        cells,
-        config,
-        config.training,
-        provenance,
-        None if board is None else board.add_epoch,
-        extra,
-    )
-    network = FlowNetwork(config.network, len(cells), config.seed)
+    stage = _stage(planned, out, start, origin, board)
+    network = FlowNetwork(stage.config.network, len(stage.cells), stage.config.seed)
     if start is not None and not resume and is_first():
         inherit(network, start)
     result = fit(stage, network, where, resume)
 
     def finish() -> None:
-        draw_overlays(out, validation, str(where))
+        draw_overlays(out, stage.validation, str(where))
         if board is not None:
             board.close(out / OVERLAYS, result.epoch)
         close_folder(out, stage, result)
@@ -192,22 +148,45 @@ def _train(
     return TrainResult(out, out / BEST, result.score, result.epoch)
 
 
-def plan(
-    config: Config, data: Path, train_only: str | os.PathLike[str] | None
-) -> tuple[Config, list[Record], dict[str, int]]:
-    """The settings as far as the data decide them, the images, and the fold of each."""
-    _check_crop(config)
-    records = read_records(data, tuple(config.cells), config.data.include_flawed)
-    if layout_of(data) == "folder":
-        config = replace(config, data=fewer_folds(config.data, len(records)))
-    return config, records, split_images(records, config.data, train_only)
+def _stage(
+    planned: Plan, out: Path, start: Path | None, origin: Mapping[str, Any], board: Board | None
+) -> Stage:
+    config = planned.config
+    _log.info(
+        "training on %d images, validating on %d (fold %d of %d)",
+        len(planned.training),
+        len(planned.validation),
+        config.data.fold,
+        config.data.folds,
+    )
+    provenance = provenance_of(config, planned.training, planned.validation) | {
+        "stage": "training",
+        "pretraining": None if start is None else f"{start.parent.name}/{start.name}",
+        "extra_images": len(planned.extra),
+        "extra_data": origin["extra"],
+    }
+    return Stage(
+        "training",
+        out,
+        planned.training,
+        planned.validation,
+        config.cells,
+        config,
+        config.training,
+        provenance,
+        None if board is None else board.add_epoch,
+        planned.extra,
+    )
 
 
-def _check_crop(config: Config) -> None:
-    stride = 1 << (len(config.network.channels) - 1)
-    crop = config.augment.crop
-    if crop % stride:
+def _finished(out: Path) -> TrainResult:
+    """What a run came to that has ended before."""
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        score, epoch = float(summary["validation_score"]), int(summary["best_epoch"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FlowsegError(
-            f"augment.crop is {crop}, but this network needs a multiple of {stride}",
-            remedy=f"set augment.crop={-(-crop // stride) * stride}",
-        )
+            "cannot be read", file=out / SUMMARY, remedy="remove it, and resume again"
+        ) from error
+    _log.info("%s is finished", out)
+    return TrainResult(out, out / BEST, score, epoch)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flowseg.cli import main
 from flowseg.config import Config, load_config
@@ -18,6 +19,8 @@ from flowseg.evaluation.competition import competition_score
 from flowseg.evaluation.sweep import load_fields
 from flowseg.export.inputs import find_models
 from flowseg.flow.dynamics import flows_to_labels
+from flowseg.image import normalize
+from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.tables import read_rows
 from flowseg.training.cross_validation import (
@@ -27,7 +30,9 @@ from flowseg.training.cross_validation import (
     cross_validate,
     report,
 )
-from flowseg.training.run import plan
+from flowseg.training.info import describe
+from flowseg.training.plan import plan
+from flowseg.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +67,26 @@ def result(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory)
 def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
     result: CrossValidation, data: Path, config: Config
 ) -> None:
-    _, records, fold_of = plan(config, data, None)
+    planned = plan(config, data, "none", None)
+    records, fold_of = planned.records, planned.folds
     assert [image.id for image in result.images] == [record.image_id for record in records]
     for record, image in zip(records, result.images, strict=True):
         assert image.fold == fold_of[record.image_id]
         summary = json.loads((result.folds[image.fold].folder / "summary.json").read_text())
         assert record.image_id in summary["validation_images"]
         flows, cellprob = load_fields(result.folder / FIELDS / f"{record.image_id}.npz")
+        segmenter = Segmenter.load(result.folds[image.fold].checkpoint, "cpu")
+        grey = normalize(record.image())
+        field = segmenter.predict(grey, segmenter.needs(record.cell_type))
+        assert np.array_equal(cellprob, field.cellprob.astype(np.float16))
+        assert image.named == segmenter.judge(grey, Request())[0]
         labels = flows_to_labels(flows, cellprob, cellprob_threshold=0.0, flow_threshold=0.4)
         assert image.score == competition_score(record.masks(), labels)
+
+
+def test_the_folds_are_different_networks(result: CrossValidation) -> None:
+    weights = [load_network(fold.checkpoint)[0].stem.weight for fold in result.folds]
+    assert not torch.equal(*weights)
 
 
 def test_what_it_leaves(result: CrossValidation) -> None:
@@ -100,12 +116,68 @@ def test_the_folds_are_the_newest_model(result: CrossValidation) -> None:
 
 
 def test_resumed_it_comes_to_the_same(result: CrossValidation, data: Path, config: Config) -> None:
-    before = {path: path.read_bytes() for path in sorted(result.folder.rglob("best.*"))}
+    def contents() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in sorted(result.folder.rglob("*")) if p.is_file()}
+
+    before = contents()
     with pytest.raises(FlowsegError, match="is not empty"):
         cross_validate(config, data, result.folder, device="cpu")
-    again = cross_validate(config, data, result.folder, device="cpu", resume=True)
-    assert again.images == result.images
-    assert {path: path.read_bytes() for path in sorted(result.folder.rglob("best.*"))} == before
+    other = replace(config, seed=7)
+    with pytest.raises(FlowsegError, match="other settings: seed 42 -> 7"):
+        cross_validate(other, data, result.folder, device="cpu", resume=True)
+    assert cross_validate(config, data, result.folder, device="cpu", resume=True).images == (
+        result.images
+    )
+    assert contents() == before
+
+
+def test_a_finished_run_is_not_trained_again(
+    result: CrossValidation, data: Path, config: Config
+) -> None:
+    fold = result.folds[1]
+    (fold.folder / "state.safetensors").unlink()
+    before = fold.checkpoint.read_bytes()
+    settings = load_config(path=fold.folder / "config.yaml")
+    again = train(settings, data, fold.folder, device="cpu", resume=True)
+    assert (again.score, again.epoch) == (fold.score, fold.epoch)
+    assert fold.checkpoint.read_bytes() == before
+
+
+def test_it_does_not_move_into_another_folder(data: Path, config: Config, tmp_path: Path) -> None:
+    with pytest.raises(FlowsegError, match="holds no run to resume"):
+        cross_validate(config, data, tmp_path / "none", device="cpu", resume=True)
+    train(config, data, tmp_path / "one", device="cpu")
+    with pytest.raises(FlowsegError, match="started with other settings"):
+        cross_validate(config, data, tmp_path / "one", device="cpu", resume=True)
+
+
+def test_what_a_later_fold_lacks_is_said_before_the_first_is_trained(
+    data: Path, config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "x0" / "images").mkdir(parents=True)
+    extra = replace(config, data=replace(config.data, extra=str(tmp_path / "x{fold}")))
+    with pytest.raises(FlowsegError):
+        cross_validate(extra, data, tmp_path / "out", device="cpu", pretrain="livecell")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_has_seen_the_images_is_warned_of(
+    result: CrossValidation,
+    data: Path,
+    config: Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    short = replace(config, training=replace(config.training, epochs=1, crops=4))
+    start = str(result.folds[0].folder)
+    cross_validate(short, data, tmp_path / "out", pretrain=start, device="cpu")
+    assert "out-of-fold scores flatter" in caplog.text
+
+
+def test_info_knows_a_cross_validation(result: CrossValidation) -> None:
+    text = describe(result.folder)
+    assert "finished: cross validation" in text
+    assert "fold0" in text
 
 
 def test_the_command_trains_all_folds_unless_one_is_named(
@@ -115,12 +187,32 @@ def test_the_command_trains_all_folds_unless_one_is_named(
     settings += ["training.crops=4", "training.batch_size=4", "training.epochs=1"]
     words = [word for setting in settings for word in ("--set", setting)]
     run = ["train", "--data", str(data), "--cell-type", "cort", "--device", "cpu", *words]
+    assert main([*run, "--folds", "2", "--set", "data.fold=1"]) == 2
+    assert "name it with --fold" in capsys.readouterr().err
+    assert main([*run, "--extra-weight", "1"]) == 2
+    assert "name images with --extra" in capsys.readouterr().err
     assert main([*run, "--folds", "2", "--out", str(tmp_path / "all")]) == 0
     assert "2 folds in" in capsys.readouterr().out
     assert (tmp_path / "all" / "fold1" / "best.safetensors").is_file()
     assert main([*run, "--folds", "2", "--fold", "1", "--out", str(tmp_path / "one")]) == 0
     assert "validation score" in capsys.readouterr().out
     assert (tmp_path / "one" / "best.safetensors").is_file()
+    again = ["--config", str(tmp_path / "one" / "config.yaml"), "--folds", "2"]
+    assert (
+        main(
+            [
+                *run,
+                *again,
+                "--machine",
+                "gpu",
+                "--pretrain",
+                str(tmp_path / "one"),
+                "--out",
+                str(tmp_path / "again"),
+            ]
+        )
+        == 0
+    )
 
 
 def test_one_that_died_among_the_cards_ends_like_one_that_did_not(

@@ -16,7 +16,7 @@ from flowseg.config import CellType, Config, load_config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.files import write_image
-from flowseg.network.checkpoint import load_network, read_card, read_tensors
+from flowseg.network.checkpoint import load_network, read_card, read_tensors, save_tensors
 from flowseg.network.unet import FlowNetwork
 from flowseg.rle import Masks
 from flowseg.training import loop
@@ -151,6 +151,26 @@ def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
     other = FlowNetwork(replace(CONFIG.network, channels=(4, 6)), len(CELLS), 1)
     with pytest.raises(FlowsegError, match="does not fit this run"):
         fit(stage, other, CPU, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rows", [1, 2]), ("rows", 3), ("scaler", []), ("epoch", None), ("optimiser.999.step", None)],
+)
+def test_a_damaged_state_is_refused(stage: Stage, key: str, value: object) -> None:
+    fit(stage, network(), CPU, resume=False)
+    path = stage.folder / "state.safetensors"
+    tensors, text = read_tensors(path)
+    counters = json.loads(text or "")
+    if key in counters:
+        counters[key] = value
+    else:
+        tensors[key] = torch.zeros(3)
+    if value is None:
+        counters.pop(key, None)
+    save_tensors(path, tensors, json.dumps(counters))
+    with pytest.raises(FlowsegError, match="does not fit this run"):
+        fit(stage, network(), CPU, resume=True)
 
 
 def test_without_validation_the_last_weights_are_the_best(stage: Stage) -> None:

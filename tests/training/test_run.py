@@ -18,6 +18,7 @@ from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
 from flowseg.rle import Masks
 from flowseg.training.images import measure_cells
+from flowseg.training.plan import _inherited
 from flowseg.training.pretraining import _key, inherit
 from flowseg.training.provenance import fingerprint
 
@@ -84,3 +85,18 @@ def test_thefingerprint_sees_every_annotation(tmp_path: Path) -> None:
     digit = next(i for i in range(first, len(text)) if text[i].isdigit())
     table.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
     assert fingerprint(read_livecell(tmp_path)) != before
+
+
+@pytest.mark.parametrize("machine", [None, "gpu", "gpus"])
+def test_a_start_brings_its_network_unless_another_is_asked_for(
+    tmp_path: Path, machine: str | None
+) -> None:
+    start = tmp_path / "start.safetensors"
+    save_network(
+        start, FlowNetwork(SMALL, 1).state_dict(), Card(SMALL, {"disc": CellType(diameter=9)})
+    )
+    assert _inherited(load_config(machine=machine).network, start) == SMALL
+    asked = load_config(machine=machine, overrides=["network.channels=[8, 16]"]).network
+    assert _inherited(asked, start) == asked
+    with pytest.raises(FlowsegError, match="no such checkpoint"):
+        _inherited(asked, tmp_path / "none.safetensors")
