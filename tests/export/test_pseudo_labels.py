@@ -239,7 +239,8 @@ def test_labelled_images_are_no_extra_ones(
     assert f"1 of its images are among the labelled ones, first '{record.image_id}'" in line
     line = fails(capsys, train(home, tmp_path / "run", "--extra", str(tmp_path / "none")))
     assert "is no folder of extra images" in line
-    line = fails(capsys, train(home, tmp_path / "run", "--extra-weight", "-1"))
+    weight = ("--extra", str(extra), "--extra-weight", "-1")
+    line = fails(capsys, train(home, tmp_path / "run", *weight))
     assert "'extra_weight' must be 0 or more" in line
     assert not (tmp_path / "run").exists()
 

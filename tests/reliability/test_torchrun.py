@@ -66,10 +66,12 @@ def test_training_with_its_pretraining(data: Path, tmp_path: Path) -> None:
     assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == [1, 2]
     assert (run / "summary.json").is_file()
     assert not list(tmp_path.rglob(".part-*"))
-    # A finished run is taken up again, by as many processes.
+    # A run that was stopped at its very end is taken up again, by as many processes.
+    (run / "summary.json").unlink()
     done = torchrun(tmp_path, *words, "--resume")
     assert done.returncode == 0, done.stderr
     assert "reusing the LIVECell pre-training" in done.stderr
+    assert (run / "summary.json").is_file()
 
 
 def test_prediction_in_shards(data: Path, tmp_path: Path) -> None:
