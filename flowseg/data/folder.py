@@ -25,12 +25,12 @@ from flowseg.files import (
 from flowseg.rle import Masks
 from flowseg.tables import read_rows
 
-__all__ = ["CELL_TYPE", "CELL_TYPES", "LAYOUTS", "find_labels", "read_folder", "read_own_labels"]
+__all__ = ["CELL_TYPE", "LAYOUTS", "TYPE_TABLE", "find_labels", "read_folder", "read_own_labels"]
 
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
 
-CELL_TYPES = "cell_types.csv"
+TYPE_TABLE = "cell_types.csv"
 """A table in the folder, `id,cell_type`, where its images are of several types."""
 
 LAYOUTS = "NAME.tif beside NAME_masks.tif, NAME_masks.png or NAME_seg.npy, or images/ and masks/"
@@ -68,7 +68,7 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         a label image only tells cells from background, or an image is not in the table.
     """
     folder = Path(folder)
-    types = _read_types(folder / CELL_TYPES)
+    types = _read_types(folder / TYPE_TABLE)
     pairs, bare = _pairs(folder)
     if not pairs:
         raise FlowsegError(
@@ -191,7 +191,7 @@ def _read_types(table: Path) -> dict[str, str] | None:
 
 def _type_of(image: Path, types: Mapping[str, str]) -> str:
     if not types.get(image.stem):
-        raise FlowsegError(f"has no cell type in {CELL_TYPES}", file=image, remedy="add it there")
+        raise FlowsegError(f"has no cell type in {TYPE_TABLE}", file=image, remedy="add it there")
     return types[image.stem]
 
 

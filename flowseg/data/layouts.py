@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from flowseg.data.folder import CELL_TYPE, CELL_TYPES, read_folder
+from flowseg.data.folder import CELL_TYPE, TYPE_TABLE, read_folder
 from flowseg.data.livecell import FOLDER, read_livecell
 from flowseg.data.record import Record
 from flowseg.data.sartorius import read_sartorius
@@ -55,13 +55,13 @@ def read_records(
         return read_sartorius(folder, cell_types, include_flawed)
     if layout == "livecell":
         return read_livecell(folder, cell_types=cell_types)
-    if (Path(folder) / CELL_TYPES).exists():
+    if (Path(folder) / TYPE_TABLE).exists():
         records = read_folder(folder)
         wanted = {record.cell_type for record in records} if cell_types is None else {*cell_types}
         if found := [record for record in records if record.cell_type in wanted]:
             return found
         raise FlowsegError(
-            f"lists no image of {', '.join(sorted(wanted))}", file=Path(folder) / CELL_TYPES
+            f"lists no image of {', '.join(sorted(wanted))}", file=Path(folder) / TYPE_TABLE
         )
     names = (CELL_TYPE,) if cell_types is None else tuple(cell_types)
     if len(names) != 1:

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg import __version__
-from flowseg.data.folder import CELL_TYPES
+from flowseg.data.folder import TYPE_TABLE
+from flowseg.data.sartorius import CELL_TYPES
 from flowseg.errors import FlowsegError
 from flowseg.export.journal import run_key
 from flowseg.files import (
@@ -162,7 +163,7 @@ def pseudo_label(
         if not job.kept:
             raise _nothing_kept(job)
         write_text(part / ORIGIN, json.dumps(origin, indent=2) + "\n")
-        write_rows(part / CELL_TYPES, Pseudo._fields, sorted(job.kept))
+        write_rows(part / TYPE_TABLE, Pseudo._fields, sorted(job.kept))
     return PseudoLabels(tuple(sorted(job.kept)), tuple(sorted(job.left_out)), tuple(job.failed))
 
 
@@ -232,7 +233,12 @@ class _Job:
         known = self.segmenter.card.cells
         groups: dict[str | None, list[Path]] = {}
         for path in images:
-            groups.setdefault(cell_type or type_of_name(path.stem, known), []).append(path)
+            name = cell_type or type_of_name(path.stem, {*known, *CELL_TYPES})
+            groups.setdefault(name, []).append(path)
+        for name in sorted({name for name in groups if name is not None} - {*known}):
+            _log.warning("%d images left out: %s is none of the model's", len(groups[name]), name)
+            del groups[name]
+        images = [path for paths in groups.values() for path in paths]
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(images), desc="labelling", unit="image") as self.progress,

@@ -14,7 +14,7 @@ import torch
 
 from flowseg.cli import main
 from flowseg.config import CellType, NetworkConfig, load_config
-from flowseg.data.folder import CELL_TYPES as TABLE
+from flowseg.data.folder import TYPE_TABLE as TABLE
 from flowseg.data.layouts import read_records
 from flowseg.data.sartorius import CELL_TYPES, read_sartorius
 from flowseg.data.synthetic import write_synthetic_sartorius
@@ -91,6 +91,21 @@ def fails(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> str:
 )
 def test_the_name_tells_the_type(name: str, expected: str | None) -> None:
     assert type_of_name(name, CELL_TYPES) == expected
+
+
+def test_images_of_a_type_that_the_model_lacks_are_left_out(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = NetworkConfig(channels=(4, 8), blocks=1)
+    network, card = FlowNetwork(config, 1, 1), Card(config, {"cort": CellType(20, -0.5, 0, 4)})
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
+    save_network(tmp_path / "m.safetensors", network.state_dict(), card)
+    shutil.copytree(home / "more", tmp_path / "more")
+    argv = [*command(tmp_path, tmp_path / "out"), "--min-score", "0", "--min-share", "0"]
+    assert main(argv) == 0
+    rows = [row["id"] for _, row in read_rows(tmp_path / "out" / TABLE, ("id",))]
+    assert rows == ["cort[debris]_B2", "well7"]
+    assert "1 images left out: astro is none of the model's" in caplog.text
 
 
 def test_the_longest_type_is_meant() -> None:
