@@ -8,6 +8,7 @@ file is checked for completeness first, and the size in its header before any me
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
 import zlib
@@ -52,6 +53,7 @@ _CODECS = (1, _LZW, 7, *_DEFLATE, 32773, 33003, 33005, 34712, 50000)
 """TIFF: none, LZW, JPEG, deflate, PackBits, JPEG 2000, Zstandard; others may unpack without end."""
 _TAG = 12  # bytes of an entry in the list of a page's properties, at least
 _BLIND = 2**16  # bytes of deflate that are unpacked without a look at what they become
+_LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
 
 # tifffile logs what it finds odd in a file; without a handler that would reach stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -357,6 +359,9 @@ def check_tiff(page: Any, file: IO[bytes], path: Path, limit: int = MAX_PIXELS) 
         raise FlowsegError(f"has the axes {page.axes}, not one flat image", file=path)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise FlowsegError("holds no numbers that can be read as an image", file=path)
+    room = max(4 * int(page.imagelength) * int(page.imagewidth) * pixel, _LARGE_TILE)
+    if math.prod(int(edge) for edge in page.chunks) * page.dtype.itemsize > room:
+        raise FlowsegError("is damaged: its tiles are far larger than it is", file=path)
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(segments) < int(np.prod(page.chunked)):
         raise _cut_off(path)

@@ -115,6 +115,14 @@ class TestReadImage:
         tifffile.imwrite(tmp_path / "b.tif", noise > 99)
         np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), noise > 99)
 
+    def test_tiles_that_claim_far_more_than_the_image(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, np.ones((33, 20), np.uint8), tile=(16, 16), compression="zlib")
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            file.pages[0].tags["TileWidth"].overwrite(2**31)
+        with pytest.raises(FlowsegError, match="its tiles are far larger than it is"):
+            read_image(path)
+
     def test_jpeg(self, tmp_path: Path) -> None:
         grey = np.full((33, 44), 120, np.uint8)
         (tmp_path / "a.JPG").write_bytes(cv2.imencode(".jpg", grey)[1].tobytes())

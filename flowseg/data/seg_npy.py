@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,11 @@ class _Array(_Kept):
         return values.reshape(sizes, order="F" if fortran else "C")
 
 
+def _load_bytearray(reader: Any) -> None:
+    """Python's own makes room for as many bytes as the file claims before it looks for them."""
+    reader.append(bytearray(reader.read(int.from_bytes(reader.read(8), "little"))))
+
+
 class _Reader(pickle._Unpickler):
     """Unpickles plain containers, numbers and texts; every class and function becomes `_Kept`.
 
@@ -110,6 +116,11 @@ class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         array = module in ("numpy.core.multiarray", "numpy._core.multiarray")
         return _Array if array and name == "_reconstruct" else _Kept
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {  # type: ignore[assignment,misc]
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _load_bytearray,
+    }
 
 
 def _as_dtype(dtype: Any) -> np.dtype[Any]:

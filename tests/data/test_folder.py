@@ -162,12 +162,19 @@ def test_seg_npy_without_flat_labels(tmp_path: Path, masks: Any, match: str) -> 
         read_seg(saved(tmp_path, masks=masks))
 
 
-def test_a_seg_npy_that_asks_for_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "claim",
+    [
+        pytest.param(b"Nr" + (2**30).to_bytes(4, "little"), id="the number of a value"),
+        pytest.param(b"\x96" + (2**40).to_bytes(8, "little"), id="the length of a bytearray"),
+    ],
+)
+def test_a_seg_npy_that_asks_for_memory(tmp_path: Path, claim: bytes) -> None:
     """Five bytes that number a value 2**30 make C's unpickler take 16 GB for its table."""
     path = saved(tmp_path)
     whole = path.read_bytes()
     start = whole.index(b"\n") + 1
-    path.write_bytes(whole[:start] + b"\x80\x02Nr" + (2**30).to_bytes(4, "little") + b".")
+    path.write_bytes(whole[:start] + b"\x80\x05" + claim + b".")
     tracemalloc.start()
     try:
         with pytest.raises(FlowsegError, match=r"one_seg.npy: "):
