@@ -117,7 +117,7 @@ class _Reader(pickle._Unpickler):
         array = module in ("numpy.core.multiarray", "numpy._core.multiarray")
         return _Array if array and name == "_reconstruct" else _Kept
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {  # type: ignore[assignment,misc]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BYTEARRAY8[0]: _load_bytearray,
     }
