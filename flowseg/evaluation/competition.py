@@ -257,8 +257,10 @@ class Contingency:
         truth, pred = self.truth[near], self.pred[near]
         if self._one_to_one(truth, pred):
             return truth, pred
+        # Older scipy matches graphs of 32-bit indices only.
+        places = truth.astype(np.int32), pred.astype(np.int32)
         graph = coo_array(
-            (np.ones(len(truth), dtype=np.int8), (truth, pred)),
+            (np.ones(len(truth), dtype=np.int8), places),
             shape=(len(self.truth_areas), len(self.pred_areas)),
         ).tocsr()
         partner = maximum_bipartite_matching(graph, perm_type="column")
