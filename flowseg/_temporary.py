@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["discard", "is_part", "part_of", "remove_parts", "sweep"]
+__all__ = ["discard", "is_part", "part_of", "sweep"]
 
 _PART = ".part-"
 _STALE = 86_400  # seconds after which the temporary file of another machine counts as left
@@ -33,13 +33,6 @@ def is_part(name: str) -> bool:
     (True, False)
     """
     return name.startswith(_PART)
-
-
-def remove_parts(folder: str | os.PathLike[str]) -> None:
-    """Remove all temporary files of a folder; no other process may be writing there."""
-    for path in Path(folder).iterdir():
-        if is_part(path.name):
-            discard(path)
 
 
 _swept: set[Path] = set()

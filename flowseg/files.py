@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowseg._decode import MAX_PIXELS, image_shape, load_cv2, read_image
-from flowseg._temporary import discard, is_part, part_of, remove_parts, sweep
+from flowseg._temporary import discard, is_part, part_of, sweep
 from flowseg.errors import FlowsegError
 from flowseg.labels import check_labels
 
@@ -34,7 +34,6 @@ __all__ = [
     "load_cv2",
     "read_image",
     "read_labels",
-    "remove_parts",
     "write_image",
     "write_labels",
     "write_text",
@@ -99,20 +98,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         If the file cannot be written: no such folder, no permission, disk full.
     """
     path = Path(path)
-    part = part_of(path)
-    try:
-        sweep(path.parent)
+    with _beside(path) as part:
         yield part
         _flush(part)
         part.replace(path)
-    except OSError as error:
-        raise FlowsegError(
-            f"cannot be written: {error.strerror or error}",
-            file=path,
-            remedy="choose another place or make room there",
-        ) from error
-    finally:
-        discard(part)
 
 
 @contextmanager
@@ -121,13 +110,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Unlike a file, an older folder has to go first: a crash at that moment leaves none.
     """
-    part = part_of(path)
-    try:
-        sweep(path.parent)
+    with _beside(path) as part:
         yield part
         if path.exists():
             shutil.rmtree(path)
         part.replace(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, of which nothing is left at the end."""
+    part = part_of(path)
+    try:
+        sweep(path.parent)
+        yield part
     except OSError as error:
         raise FlowsegError(
             f"cannot be written: {error.strerror or error}",
