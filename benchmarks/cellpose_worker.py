@@ -56,6 +56,23 @@ def fresh(device: str, seed: int) -> Any:
     return models.CellposeModel(gpu=device != "cpu", pretrained_model=False)
 
 
+def in_bfloat16(model: Any, device: str) -> None:
+    """Let its network learn as ours does, in mixed precision with channels last.
+
+    train_seg knows float32 only; on processors with bfloat16 this takes less than half its time.
+    """
+    net = model.net.to(memory_format=torch.channels_last)
+    net.mkldnn = False  # its own layout for CPUs, which autocast does not know
+    forward = net.forward
+
+    def mixed(images: Any) -> Any:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            output, *rest = forward(images.contiguous(memory_format=torch.channels_last))
+        return (output.float(), *rest)
+
+    net.forward = mixed
+
+
 def load(data: str, ids: list[str]) -> tuple[list[Any], list[Any]]:
     """Those images, and their labels, that train_seg does not leave out."""
     labels = {name: np.load(Path(data, "labels", f"{name}.npy")) for name in ids}
@@ -65,10 +82,12 @@ def load(data: str, ids: list[str]) -> tuple[list[Any], list[Any]]:
 
 
 def learn(
-    data: str, ids: list[str], crops: int, seed: int, out: str, device: str
+    data: str, ids: list[str], crops: int, seed: int, precision: str, out: str, device: str
 ) -> dict[str, Any]:
     """Train on about `crops` crops, in whole epochs, and leave the weights in `out`/models."""
     model, stamps = fresh(device, seed), Stamps(device)
+    if precision == "bfloat16":
+        in_bfloat16(model, device)
     images, labels = load(data, ids)
     epochs = max(1, round(crops / len(images)))
     train.train_seg(
