@@ -31,7 +31,7 @@ from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.tables import write_rows
 from flowseg.training.distributed import from_first, joined
-from flowseg.training.folder import CONFIG, SUMMARY, open_folder
+from flowseg.training.folder import CONFIG, SUMMARY, opened
 from flowseg.training.images import check_images
 from flowseg.training.plan import plan
 from flowseg.training.pretraining import NONE, pretrained
@@ -161,28 +161,28 @@ def _cross_validate(
     extra = [record for planned in plans for record in planned.extra]
     from_first(lambda: check_images([*plans[0].records, *extra]))
     origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
-    from_first(lambda: open_folder(out, settings, origin, resume))
-    start = pretrained(pretrain, first, data, out, where)
-    _warn_of_leaks(start, config.data.extra)
-    folds = []
-    for fold, own in enumerate(configs):
-        folder = out / f"fold{fold}"
-        _log.info("fold %d of %d", fold, len(configs))
-        folds.append(
-            train(
-                own,
-                data,
-                folder,
-                pretrain=NONE if start is None else str(start),
-                train_only=train_only,
-                device=str(where),
-                resume=from_first((folder / CONFIG).is_file),
-                tensorboard=tensorboard,
+    with opened(out, settings, origin, resume):
+        start = pretrained(pretrain, first, data, out, where)
+        _warn_of_leaks(start, config.data.extra)
+        folds = []
+        for fold, own in enumerate(configs):
+            folder = out / f"fold{fold}"
+            _log.info("fold %d of %d", fold, len(configs))
+            folds.append(
+                train(
+                    own,
+                    data,
+                    folder,
+                    pretrain=NONE if start is None else str(start),
+                    train_only=train_only,
+                    device=str(where),
+                    resume=from_first((folder / CONFIG).is_file),
+                    tensorboard=tensorboard,
+                )
             )
-        )
-    fold_of = plans[0].folds
-    known = [record for record in plans[0].records if fold_of[record.image_id] != TRAIN_ONLY]
-    return from_first(lambda: _judge(out, folds, known, fold_of, first, str(where)))
+        fold_of = plans[0].folds
+        known = [record for record in plans[0].records if fold_of[record.image_id] != TRAIN_ONLY]
+        return from_first(lambda: _judge(out, folds, known, fold_of, first, str(where)))
 
 
 def report(result: CrossValidation, seed: int = 0) -> str:

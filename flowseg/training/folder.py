@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,14 @@ from flowseg.inference.segmenter import Segmenter
 from flowseg.labels import masks_to_labels
 from flowseg.overlay import side_by_side
 from flowseg.training.curves import write_curves
+from flowseg.training.distributed import from_first, is_first
 from flowseg.training.loop import BEST, METRICS, STATE, Stage, StageResult
 from flowseg.training.tensorboard import TENSORBOARD
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "CONFIG",
@@ -27,9 +36,10 @@ __all__ = [
     "FOLDS",
     "OVERLAYS",
     "SUMMARY",
+    "alone_in",
     "close_folder",
     "draw_overlays",
-    "open_folder",
+    "opened",
 ]
 
 CONFIG = "config.yaml"
@@ -38,21 +48,62 @@ CURVES = "curves.png"
 FOLDS = "folds.csv"
 SUMMARY = "summary.json"
 OVERLAYS = "overlays"
+LOCK = ".lock"
 _MAX_OVERLAYS = 12
 
+_log = logging.getLogger(__name__)
 
-def open_folder(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> bool:
-    """Make the run's folder, or check that it is this run's; whether it holds a state.
+
+@contextmanager
+def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Make `folder` and let one training at a time into it, which its first process stands for.
+
+    The system frees it however a process ends; loader processes that outlive theirs do not hold it.
+
+    Raises
+    ------
+    FlowsegError
+        If another training is in it, unless it is to be waited for.
+    """
+    if not is_first():
+        yield
+        return
+    ensure_writable_folder(folder)
+    with (folder / LOCK).open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise FlowsegError(
+                        "another training is at work in it",
+                        file=folder,
+                        remedy="wait until it ends, or name another folder with --out",
+                    ) from error
+                _log.warning(
+                    "%s cannot be locked (%s): start no other training there", folder, error
+                )
+        yield
+
+
+@contextmanager
+def opened(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> Iterator[bool]:
+    """The run's folder, made or checked to be this run's, for one training; has it a state?
 
     A run that died in its pre-training has settings and no state yet: it is resumed as well.
     """
+    if resume and not from_first((out / CONFIG).is_file):
+        raise FlowsegError(
+            "holds no run to resume, so no checkpoint",
+            file=out,
+            remedy="start without --resume, or name the run's folder with --out",
+        )
+    with alone_in(out):
+        yield from_first(lambda: _begin(out, config, origin, resume))
+
+
+def _begin(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> bool:
     if resume:
-        if not (out / CONFIG).is_file():
-            raise FlowsegError(
-                "holds no run to resume, so no checkpoint",
-                file=out,
-                remedy="start without --resume, or name the run's folder with --out",
-            )
         before = to_mapping(load_config(path=out / CONFIG))
         changed = _differences(before, to_mapping(config))
         changed += _differences(_read_origin(out / ORIGIN), origin)
@@ -64,14 +115,15 @@ def open_folder(out: Path, config: Config, origin: Mapping[str, Any], resume: bo
             )
         return (out / STATE).is_file()
     # Settings and folds alone are those of a run that never began.
-    begun = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if {name for name in begun if not is_part(name)} - {CONFIG, ORIGIN, FOLDS, TENSORBOARD}:
+    begun = {path.name for path in out.iterdir()}
+    if {name for name in begun if not is_part(name)} - {
+        *(CONFIG, ORIGIN, FOLDS, TENSORBOARD, LOCK)
+    }:
         raise FlowsegError(
             "is not empty",
             file=out,
             remedy="continue its run with --resume, or name another folder with --out",
         )
-    ensure_writable_folder(out)
     write_text(out / ORIGIN, json.dumps(origin, indent=2) + "\n")
     write_text(out / CONFIG, to_yaml(config))
     return False

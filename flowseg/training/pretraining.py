@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,14 @@ from flowseg.config import CellType, Config, to_mapping, to_yaml
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import ensure_writable_folder, write_text
+from flowseg.files import write_text
 from flowseg.network.checkpoint import load_network
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.distributed import from_first, is_first, processes
-from flowseg.training.folder import CONFIG, SUMMARY, close_folder
+from flowseg.training.distributed import from_first, processes
+from flowseg.training.folder import CONFIG, SUMMARY, alone_in, close_folder
 from flowseg.training.images import check_images, measure_cells
 from flowseg.training.loop import BEST, STATE, Stage, fit
 from flowseg.training.provenance import fingerprint, provenance_of
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["LIVECELL", "NONE", "checkpoint_at", "inherit", "pretrained"]
 
@@ -54,7 +48,7 @@ def pretrained(
     stage_config = replace(config, cells={name: CellType() for name in names})
     key = _key(stage_config, [*training, *validation], device)
     folder = out.parent / f"livecell-{key}"
-    with _alone(folder):
+    with alone_in(folder, wait=True):
         if from_first((folder / SUMMARY).is_file):
             _log.info("reusing the LIVECell pre-training in %s", folder)
         else:
@@ -103,22 +97,6 @@ def inherit(network: FlowNetwork, path: Path) -> None:
         )
     weights = {k: v for k, v in other.state_dict().items() if not k.startswith("type_head.")}
     network.load_state_dict(weights, strict=False)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make `folder` and let one training at a time into it, which its first process stands for.
-
-    The system frees it however a process ends.
-    """
-    if not is_first():
-        yield
-        return
-    ensure_writable_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _key(config: Config, records: Iterable[Record], device: torch.device) -> str:

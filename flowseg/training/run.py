@@ -23,7 +23,7 @@ from flowseg.training.folder import (
     SUMMARY,
     close_folder,
     draw_overlays,
-    open_folder,
+    opened,
 )
 from flowseg.training.images import check_images
 from flowseg.training.loop import BEST, Stage, fit
@@ -126,26 +126,26 @@ def _train(
     from_first(lambda: check_images([*planned.records, *planned.extra]))
     origin = planned.origin(pretrain, where)
     check_alike(to_yaml(planned.config), origin)
-    resume = from_first(lambda: open_folder(out, planned.config, origin, resume))
-    if from_first((out / SUMMARY).is_file):
-        return from_first(lambda: _finished(out))
-    start = pretrained(pretrain, planned.config, data, out, where)
-    from_first(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
-    board = Board(out) if tensorboard and is_first() else None
-    stage = _stage(planned, out, start, origin, board)
-    network = FlowNetwork(stage.config.network, len(stage.cells), stage.config.seed)
-    if start is not None and not resume and is_first():
-        inherit(network, start)
-    result = fit(stage, network, where, resume)
+    with opened(out, planned.config, origin, resume) as begun:
+        if from_first((out / SUMMARY).is_file):
+            return from_first(lambda: _finished(out))
+        start = pretrained(pretrain, planned.config, data, out, where)
+        from_first(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
+        board = Board(out) if tensorboard and is_first() else None
+        stage = _stage(planned, out, start, origin, board)
+        network = FlowNetwork(stage.config.network, len(stage.cells), stage.config.seed)
+        if start is not None and not begun and is_first():
+            inherit(network, start)
+        result = fit(stage, network, where, begun)
 
-    def finish() -> None:
-        draw_overlays(out, stage.validation, str(where))
-        if board is not None:
-            board.close(out / OVERLAYS, result.epoch)
-        close_folder(out, stage, result)
+        def finish() -> None:
+            draw_overlays(out, stage.validation, str(where))
+            if board is not None:
+                board.close(out / OVERLAYS, result.epoch)
+            close_folder(out, stage, result)
 
-    from_first(finish)
-    return TrainResult(out, out / BEST, result.score, result.epoch)
+        from_first(finish)
+        return TrainResult(out, out / BEST, result.score, result.epoch)
 
 
 def _stage(

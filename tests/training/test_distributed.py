@@ -23,7 +23,7 @@ from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import loop
 from flowseg.training.distributed import joined
-from flowseg.training.folder import ORIGIN, open_folder
+from flowseg.training.folder import ORIGIN, opened
 from flowseg.training.loop import Stage, fit
 
 __all__ = ["stage"]
@@ -110,12 +110,18 @@ def test_the_death_of_one_process_ends_the_other_with_one_line(folder: Path) -> 
 
 def test_the_number_of_processes_does_not_change_silently(tmp_path: Path) -> None:
     config = load_config()
-    assert not open_folder(tmp_path, config, {"pretrain": "none", "processes": 2}, resume=False)
-    with pytest.raises(FlowsegError, match="processes 2 -> 1"):
-        open_folder(tmp_path, config, {"pretrain": "none", "processes": 1}, resume=True)
+    with opened(tmp_path, config, {"pretrain": "none", "processes": 2}, resume=False) as begun:
+        assert not begun
+    alone = {"pretrain": "none", "processes": 1}
+    with (
+        pytest.raises(FlowsegError, match="processes 2 -> 1"),
+        opened(tmp_path, config, alone, resume=True),
+    ):
+        pass
     # A run of the time before processes were counted had one.
     (tmp_path / ORIGIN).write_text('{"pretrain": "none"}')
-    assert not open_folder(tmp_path, config, {"pretrain": "none", "processes": 1}, resume=True)
+    with opened(tmp_path, config, alone, resume=True) as begun:
+        assert not begun
 
 
 def test_what_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
