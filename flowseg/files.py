@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowseg._decode import MAX_PIXELS, image_shape, load_cv2, read_image
+from flowseg._decode import image_shape, read_image
+from flowseg._picture import MAX_PIXELS, load_cv2
 from flowseg._temporary import discard, is_part, part_of, sweep
 from flowseg.errors import FlowsegError
 from flowseg.labels import check_labels

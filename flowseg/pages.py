@@ -12,7 +12,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg._decode import MAX_PIXELS, check_tiff, is_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg._decode import is_tiff
+from flowseg._picture import MAX_PIXELS
+from flowseg._tiff import check_tiff, needs_codec, read_tiff_page, tiff_pages
 from flowseg._zarr import is_zarr, open_zarr, read_zarr
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.files import PathLike, image_shape, read_image

@@ -17,7 +17,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowseg import _decode, files
+from flowseg import files
 from flowseg.errors import FlowsegError
 from flowseg.files import (
     atomic_path,
@@ -611,7 +611,7 @@ class TestFindImages:
 
 def test_load_cv2_is_the_only_import_of_opencv() -> None:
     """One place that says what to install; a second import would fail without that line."""
-    package = Path(_decode.__file__).parent
+    package = Path(files.__file__).parent
     direct = [p for p in package.rglob("*.py") if "import cv2" in p.read_text()]
     assert direct == []
 

@@ -1,0 +1,211 @@
+"""TIFF files: their pages, checked against the file before memory is taken, and their pixels."""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowseg._picture import (
+    AGAIN,
+    MAX_PIXELS,
+    check_size,
+    cut_off,
+    damaged,
+    jpeg_shape,
+    opened,
+    size_of,
+    unpack,
+)
+from flowseg.errors import FlowsegError
+
+__all__ = [
+    "TIFF",
+    "check_tiff",
+    "needs_codec",
+    "read_tiff",
+    "read_tiff_page",
+    "tiff_page",
+    "tiff_pages",
+]
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_LZW = 5
+_JPEG = 7
+_DEFLATE = (8, 32946)
+_JPEG_2000 = (33003, 33005, 34712)
+_CODECS = (1, _LZW, _JPEG, *_DEFLATE, 32773, *_JPEG_2000, 50000)
+"""TIFF: none, LZW, JPEG, deflate, PackBits, JPEG 2000, Zstandard; others may unpack without end."""
+_JPEG_2000_HEAD = 2**12  # bytes, within which its size stands, whatever boxes come before
+_TAG = 12  # bytes of an entry in the list of a page's properties, at least
+_BLIND = 2**16  # bytes of deflate that are unpacked without a look at what they become
+_LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
+
+# tifffile logs what it finds odd in a file; without a handler that would reach stderr
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+@contextmanager
+def tiff_pages(path: Path) -> Iterator[tuple[IO[bytes], list[Any]]]:
+    """The file and the pages of a TIFF, those of a pyramid's lower levels left out.
+
+    A page is checked by :func:`check_tiff` before its pixels are read. Whatever tifffile raises
+    inside the block becomes a FlowsegError.
+    """
+    with opened(path) as file, _tiff_pages(file, path) as pages:
+        yield file, pages
+
+
+@contextmanager
+def _tiff_pages(file: IO[bytes], path: Path) -> Iterator[list[Any]]:
+    import tifffile
+
+    file.seek(0)
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            listed = _listed(tiff.pages, size_of(file), path)
+            pages = [page for page in listed if not page.is_reduced]
+            if not pages:
+                raise FlowsegError("is damaged: it holds no page", file=path, remedy=AGAIN)
+            if tiff.is_imagej and len(pages) == 1:  # ImageJ keeps a large stack behind one page
+                _refuse_several(int((tiff.imagej_metadata or {}).get("images", 1)), path)
+            yield pages
+    except FlowsegError:
+        raise
+    except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
+        raise damaged(error, path) from error
+
+
+def _listed(pages: Any, size: int, path: Path) -> Iterator[Any]:
+    """The pages; of a list that goes round in circles, or over itself, tifffile finds no end."""
+    seen: set[int] = set()
+    length = 0
+    for page in pages:
+        length += _TAG * len(getattr(page, "tags", ()))
+        if page.offset in seen or length > size:
+            raise FlowsegError("is damaged: its list of pages has no end", file=path, remedy=AGAIN)
+        if page.offset is not None:  # of pages that lie one after the other in one block
+            seen.add(page.offset)
+        yield page
+
+
+@contextmanager
+def tiff_page(file: IO[bytes], path: Path) -> Iterator[Any]:
+    """The only page of a TIFF, its header checked against the file."""
+    with _tiff_pages(file, path) as pages:
+        _refuse_several(len(pages), path)
+        check_tiff(pages[0], file, path)
+        yield pages[0]
+
+
+def _refuse_several(count: int, path: Path) -> None:
+    if count > 1:
+        raise FlowsegError(
+            f"holds {count} images, one is expected",
+            file=path,
+            remedy="save each as a file of its own",
+        )
+
+
+def check_tiff(page: Any, file: IO[bytes], path: Path, limit: int = MAX_PIXELS) -> None:
+    """Refuse a TIFF's page whose header does not fit the file, or of more than `limit` pixels."""
+    pixel = int(page.samplesperpixel) * max(1, int(page.bitspersample) // 8)
+    check_size((int(page.imagelength), int(page.imagewidth)), file, path, pixel, limit)
+    if page.ndim not in (2, 3) or (page.ndim == 3 and page.axes not in ("YXS", "SYX")):
+        raise FlowsegError(f"has the axes {page.axes}, not one flat image", file=path)
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise FlowsegError("holds no numbers that can be read as an image", file=path)
+    room = max(4 * int(page.imagelength) * int(page.imagewidth) * pixel, _LARGE_TILE)
+    if math.prod(int(edge) for edge in page.chunks) * page.dtype.itemsize > room:
+        raise FlowsegError("is damaged: its tiles are far larger than it is", file=path)
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if len(segments) < int(np.prod(page.chunked)):
+        raise cut_off(path)
+    if any(start <= 0 or count <= 0 or start + count > size_of(file) for start, count in segments):
+        raise cut_off(path)
+    if page.compression not in _CODECS:
+        raise FlowsegError(
+            f"is packed in a way (TIFF compression {int(page.compression)}) that is not read",
+            file=path,
+            remedy="save it again, packed with deflate or LZW or not at all",
+        )
+    if page.compression in _DEFLATE:
+        unpacked = int(np.prod(page.chunks)) * page.dtype.itemsize
+        for start, count in segments:
+            if count > _BLIND and _inflates_beyond(file, start, count, unpacked):
+                raise FlowsegError("is damaged: it unpacks to more than its size", file=path)
+    if page.compression in (_JPEG, *_JPEG_2000):
+        area = max(4 * math.prod(int(edge) for edge in page.chunks), _LARGE_TILE)
+        shape = jpeg_shape if page.compression == _JPEG else _jpeg_2000_shape
+        for start, _ in segments:
+            file.seek(start)
+            if math.prod(shape(file, path)) > area:
+                raise FlowsegError("is damaged: a tile unpacks to more than its size", file=path)
+
+
+def _jpeg_2000_shape(file: IO[bytes], path: Path) -> tuple[int, int]:
+    """Height and width of the JPEG 2000 that begins where the file stands."""
+    data = file.read(_JPEG_2000_HEAD)
+    start = data.find(b"\xff\x4f\xff\x51") + 8
+    if start < 8 or start + 16 > len(data):
+        raise FlowsegError("is damaged: it has no JPEG 2000 header", file=path, remedy=AGAIN)
+    right, bottom, left, top = struct.unpack_from(">IIII", data, start)
+    return max(0, bottom - top), max(0, right - left)
+
+
+def _inflates_beyond(file: IO[bytes], start: int, count: int, limit: int) -> bool:
+    """Whether deflated bytes unpack to more than `limit`; tifffile would unpack all of them."""
+    file.seek(start)
+    inflate, total = zlib.decompressobj(), 0
+    data = file.read(count)
+    while data and total <= limit and not inflate.eof:
+        total += len(inflate.decompress(data, 2**24))
+        data = inflate.unconsumed_tail
+    return total > limit
+
+
+def read_tiff(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
+    with tiff_page(file, path) as page:
+        plain = page.photometric in (1, 2) and page.axes in ("YX", "YXS")
+        if page.compression == _LZW and plain and page.dtype in (np.uint8, np.uint16):
+            # LIVECell is LZW, for which tifffile wants imagecodecs; OpenCV brings libtiff
+            file.seek(0)
+            image = unpack(file.read(), path)
+            if image.shape != page.shape or image.dtype != page.dtype:
+                raise FlowsegError("is damaged", file=path, remedy=AGAIN)
+            return image
+        return read_tiff_page(page, path)
+
+
+def read_tiff_page(page: Any, path: Path) -> npt.NDArray[Any]:
+    """The pixels of a checked page: (H, W) or (H, W, C), values as stored."""
+    with needs_codec(page, path):
+        image = page.asarray()
+    if page.axes == "SYX":
+        image = np.moveaxis(image, 0, -1)
+    return np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+
+
+@contextmanager
+def needs_codec(page: Any, path: Path) -> Iterator[None]:
+    """Say what is missing where a page's packing needs another package."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+            raise
+        raise FlowsegError(
+            f"is packed in a way (TIFF compression {int(page.compression)}) "
+            "that needs another package",
+            file=path,
+            remedy="install it: pip install imagecodecs",
+        ) from error
