@@ -1,0 +1,124 @@
+"""Where a cross validation loses its score: what perfect knowledge of one thing would give.
+
+    python train.py --data D --cell-type all --folds 5 --out runs/all-5folds
+    python benchmarks/limits.py --data D runs/all-5folds
+
+From the out-of-fold flow fields, at the thresholds on the cards, the mean score of each cell type
+
+- as it is,
+- with the true mask and the network's flows, and with the true flows and the network's mask,
+- with each image at the cellprob threshold that is best for it, which nobody can know: annotators
+  draw outlines tighter or looser,
+- without the cells whose score (`flowseg.flow.quality.scores`) is below a cut: the best cut for
+  these images, and, nested, each image at the cut that wins on the others. A cut wins by its mean
+  gain less the standard error, as in the calibration.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from dynamics import table
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from flowseg.config import CellType
+from flowseg.data.layouts import read_records
+from flowseg.data.record import Record
+from flowseg.evaluation.calibration import load_fields
+from flowseg.evaluation.competition import competition_score
+from flowseg.flow.diffusion import labels_to_flows
+from flowseg.flow.dynamics import flows_to_labels
+from flowseg.flow.quality import scores
+from flowseg.labels import masks_to_labels
+from flowseg.network.checkpoint import read_card
+from flowseg.tables import read_rows
+
+CUTS = np.arange(0.0, 0.9, 0.05)
+SHIFTS = np.arange(-2.0, 2.01, 0.25)
+SURE = 5.0  # logit
+AROUND = 6.0  # pixels around a true cell in which a pixel that is taken for a cell is its own
+
+
+def judge(record: Record, cell: CellType, fields: Path) -> list[float]:
+    """As it is, true mask, true flows, best threshold of the image; then each cut."""
+    flows, cellprob = load_fields(fields / f"{record.image_id}.npz")
+    masks = record.masks()
+
+    def follow(flows: NDArray, cellprob: NDArray, shift: float = 0.0) -> NDArray[np.int32]:
+        return flows_to_labels(
+            flows,
+            cellprob,
+            cellprob_threshold=cell.cellprob_threshold + shift,
+            flow_threshold=cell.flow_threshold,
+            min_size=cell.min_size,
+        )
+
+    truth = masks_to_labels(masks)
+    mask = np.where(truth > 0, SURE, -SURE).astype(np.float32) + cell.cellprob_threshold
+    labels = follow(flows, cellprob)
+    sure = scores(labels, flows, cellprob)
+    return [
+        competition_score(masks, labels),
+        competition_score(masks, follow(flows, mask)),
+        competition_score(masks, follow(_flows_around(truth), cellprob)),
+        max(competition_score(masks, follow(flows, cellprob, shift)) for shift in SHIFTS),
+        *(competition_score(masks, _without(labels, sure < cut)) for cut in CUTS),
+    ]
+
+
+def _flows_around(truth: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The flows of the true cells, each grown by what lies around it."""
+    distance, near = distance_transform_edt(truth == 0, return_indices=True)
+    return labels_to_flows(np.where(distance < AROUND, truth[tuple(near)], 0).astype(np.int32))
+
+
+def _without(labels: NDArray[np.int32], dropped: NDArray[np.bool_]) -> NDArray[np.int32]:
+    ids = np.where(dropped, 0, np.cumsum(~dropped))
+    return np.concatenate(([0], ids)).astype(np.int32)[labels]
+
+
+def nested(by_cut: NDArray[np.float64]) -> float:
+    """The mean score of images (N, cuts), each at the cut that wins on the others."""
+    own = []
+    for k in range(len(by_cut)):
+        gains = np.delete(by_cut - by_cut[:, :1], k, axis=0)
+        bound = gains.mean(axis=0) - gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
+        own.append(by_cut[k, bound.argmax()])
+    return float(np.mean(own))
+
+
+def main() -> None:
+    """Judge one run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="a cross validation")
+    parser.add_argument("--data", type=Path, required=True, help="the competition's folder")
+    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    args = parser.parse_args()
+    cells = read_card(args.run / "fold0" / "best.safetensors").cells
+    known = {row["id"] for _, row in read_rows(args.run / "out_of_fold.csv", ("id",))}
+    found = defaultdict(list)
+    for record in read_records(args.data, tuple(cells)):
+        if record.image_id in known:
+            own = judge(record, cells[record.cell_type], args.run / "out_of_fold")
+            found[record.cell_type].append(own)
+    rows = [
+        [
+            *("cell type", "images", "as it is", "true mask", "true flows"),
+            *("own threshold", "best cut", "nested cut"),
+        ]
+    ]
+    for name, images in found.items():
+        values = np.array(images)
+        means = values[:, :4].mean(axis=0)
+        cuts = values[:, 4:]
+        last = (cuts.mean(axis=0).max(), nested(cuts))
+        rows.append([name, str(len(images)), *(f"{value:.4f}" for value in (*means, *last))])
+    print(table(rows, args.markdown))
+
+
+if __name__ == "__main__":
+    main()
