@@ -8,7 +8,9 @@ at the end of the line that command is run first, or resumed. `--peer` is the in
 environment with cellpose==3.1.1.3: its residual U-Net learns from scratch with `train_seg`, on as
 many crops a fold as flowseg's, from the same label images, and is told the cells' diameters. It
 learns in its own float32 or, with `--peer-precision bfloat16`, in mixed precision as flowseg does,
-which takes a CPU less than half the time; it always predicts in float32.
+which takes a CPU less than half the time; it always predicts in float32. It predicts at its
+default thresholds, as flowseg does but for the column "calibrated", whose thresholds were tuned on
+images of other groups; the network of both is told the cell type or its diameter.
 Weights and predictions stay in `--out`, so that the same command goes on where it was stopped: a
 fold at a time in training, an image at a time in predicting. Both sides are scored against the true
 masks, overlaps and all.
@@ -29,7 +31,7 @@ import numpy as np
 from cellpose_peer import ask, write_images
 from dynamics import table
 
-from flowseg.config import Config, load_config
+from flowseg.config import Config, ScheduleConfig, load_config
 from flowseg.data.folds import read_folds, split_fold
 from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
@@ -37,6 +39,7 @@ from flowseg.evaluation.calibration import bootstrap_interval
 from flowseg.evaluation.competition import competition_score
 from flowseg.files import ensure_writable_folder, write_text
 from flowseg.tables import read_rows, write_rows
+from flowseg.training.provenance import fingerprint
 
 SEED = 42
 
@@ -74,7 +77,6 @@ def read_run(folder: Path, data: Path) -> Run:
     first = folder / "fold0"
     config = load_config(path=first / "config.yaml")
     origin = json.loads((first / "origin.json").read_text(encoding="utf-8"))
-    batch = config.training.batch_size * origin["processes"]
     rows = read_rows(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"))
     columns = ("seconds", "seconds_validating")
     seconds = sum(
@@ -87,11 +89,25 @@ def read_run(folder: Path, data: Path) -> Run:
         read_records(data, tuple(config.cells), config.data.include_flawed),
         read_folds(first / "folds.csv"),
         {row["id"]: (float(row["score"]), float(row["calibrated_score"])) for _, row in rows},
-        config.training.epochs * -(-config.training.crops // batch) * batch,
+        _crops(config.training, origin["processes"]),
         seconds,
-        (", after pre-training, whose crops do not count" if origin["pretrain"] != "none" else "")
-        + (", also from more images than cellpose's" if origin.get("extra") else ""),
+        _more(config, origin),
     )
+
+
+def _crops(schedule: ScheduleConfig, processes: int) -> int:
+    batch = schedule.batch_size * processes
+    return schedule.epochs * -(-schedule.crops // batch) * batch
+
+
+def _more(config: Config, origin: Mapping[str, Any]) -> str:
+    """What the networks have learned from, and cellpose's have not."""
+    start = Path(origin["pretrain"])
+    if start.parent.name.startswith("livecell-"):
+        text = f" after {_crops(config.pretraining, origin['processes']):,} of LIVECell for all"
+    else:
+        text = "" if origin["pretrain"] == "none" else f" after what {start} has learned"
+    return text + (", also from more images than cellpose's" if origin.get("extra") else "")
 
 
 def train(folder: Path, data: Path, arguments: Sequence[str]) -> None:
@@ -100,7 +116,7 @@ def train(folder: Path, data: Path, arguments: Sequence[str]) -> None:
         return
     script = Path(__file__).parent.parent / "train.py"
     command = [sys.executable, str(script), "--data", str(data), "--out", str(folder), *arguments]
-    if folder.is_dir() and any(folder.iterdir()):
+    if (folder / "config.yaml").is_file():
         command.append("--resume")
     if subprocess.run(command, check=False).returncode:
         raise SystemExit("flowseg's training ended early; the same command resumes it")
@@ -116,11 +132,12 @@ class Peer:
         """How it learned a fold, having predicted its images; None if it cannot."""
         training, validation = split_fold(run.records, run.fold_of, fold)
         folder = self.out / f"fold{fold}"
-        learned = self._learn(folder, [record.image_id for record in training], crops)
+        told = {record.image_id: _diameter(run.config, record) for record in validation}
+        learned = self._learn(folder, training, crops, told)
         wanted = {
-            record.image_id: _diameter(run.config, record)
-            for record in validation
-            if not (folder / f"{record.image_id}.npy").is_file()
+            image_id: diameter
+            for image_id, diameter in told.items()
+            if not (folder / f"{image_id}.npy").is_file()
         }
         if learned is None or (wanted and self.python is None):
             print(f"(fold {fold} of cellpose is left out: no --peer PYTHON given)")
@@ -129,8 +146,17 @@ class Peer:
             self._ask("predict", diameters=wanted, out=str(folder))
         return learned
 
-    def _learn(self, folder: Path, ids: list[str], crops: int) -> dict[str, Any] | None:
-        asked = {"ids": ids, "crops": crops, "seed": SEED, "precision": self.precision}
+    def _learn(
+        self, folder: Path, training: Sequence[Record], crops: int, told: Mapping[str, float]
+    ) -> dict[str, Any] | None:
+        task = {
+            "ids": [record.image_id for record in training],
+            "crops": crops,
+            "seed": SEED,
+            "precision": self.precision,
+        }
+        # With all that its predictions depend on: they are kept as well.
+        asked = task | {"data": fingerprint(training), "told": told, "device": self.device}
         done = folder / "learned.json"
         if done.is_file():
             learned = dict(json.loads(done.read_text(encoding="utf-8")))
@@ -141,7 +167,7 @@ class Peer:
             return None
         for stale in folder.glob("*.npy"):
             stale.unlink()
-        answer = self._ask("learn", out=str(ensure_writable_folder(folder)), **asked)
+        answer = self._ask("learn", out=str(ensure_writable_folder(folder)), **task)
         learned = {"asked": asked, **answer}
         write_text(done, json.dumps(learned, indent=2) + "\n")
         return learned

@@ -10,7 +10,7 @@ From the out-of-fold flow fields, at the thresholds on the cards, the mean score
 - with each image at the cellprob threshold that is best for it, which nobody can know: annotators
   draw outlines tighter or looser,
 - without the cells whose score (`flowseg.flow.quality.scores`) is below a cut: the best cut for
-  these images, and, nested, each image at the cut that wins on the others. A cut wins by its mean
+  these images, and, nested, each image at the cut that wins on other groups. A cut wins by its mean
   gain less the standard error, as in the calibration.
 """
 
@@ -28,8 +28,8 @@ from scipy.ndimage import distance_transform_edt
 from flowseg.config import CellType
 from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
-from flowseg.evaluation.calibration import load_fields
 from flowseg.evaluation.competition import competition_score
+from flowseg.evaluation.sweep import load_fields
 from flowseg.flow.diffusion import labels_to_flows
 from flowseg.flow.dynamics import flows_to_labels
 from flowseg.flow.quality import scores
@@ -81,11 +81,12 @@ def _without(labels: NDArray[np.int32], dropped: NDArray[np.bool_]) -> NDArray[n
     return np.concatenate(([0], ids)).astype(np.int32)[labels]
 
 
-def nested(by_cut: NDArray[np.float64]) -> float:
-    """The mean score of images (N, cuts), each at the cut that wins on the others."""
+def nested(by_cut: NDArray[np.float64], groups: list[str]) -> float:
+    """The mean score of images (N, cuts), each at the cut that wins on those of other groups."""
     own = []
-    for k in range(len(by_cut)):
-        gains = np.delete(by_cut - by_cut[:, :1], k, axis=0)
+    for k, group in enumerate(groups):
+        others = np.array([other != group for other in groups])
+        gains = (by_cut - by_cut[:, :1])[others]
         bound = gains.mean(axis=0) - gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
         own.append(by_cut[k, bound.argmax()])
     return float(np.mean(own))
@@ -100,11 +101,12 @@ def main() -> None:
     args = parser.parse_args()
     cells = read_card(args.run / "fold0" / "best.safetensors").cells
     known = {row["id"] for _, row in read_rows(args.run / "out_of_fold.csv", ("id",))}
-    found = defaultdict(list)
+    found, groups = defaultdict(list), defaultdict(list)
     for record in read_records(args.data, tuple(cells)):
         if record.image_id in known:
             own = judge(record, cells[record.cell_type], args.run / "out_of_fold")
             found[record.cell_type].append(own)
+            groups[record.cell_type].append(record.group)
     rows = [
         [
             *("cell type", "images", "as it is", "true mask", "true flows"),
@@ -115,7 +117,7 @@ def main() -> None:
         values = np.array(images)
         means = values[:, :4].mean(axis=0)
         cuts = values[:, 4:]
-        last = (cuts.mean(axis=0).max(), nested(cuts))
+        last = (cuts.mean(axis=0).max(), nested(cuts, groups[name]))
         rows.append([name, str(len(images)), *(f"{value:.4f}" for value in (*means, *last))])
     print(table(rows, args.markdown))
 

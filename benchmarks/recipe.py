@@ -22,8 +22,8 @@ import numpy as np
 
 from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
-from flowseg.evaluation.calibration import Sample, default_grid
-from flowseg.evaluation.sweep import sweep
+from flowseg.evaluation.calibration import default_grid
+from flowseg.evaluation.sweep import Sample, sweep
 from flowseg.flow.diffusion import labels_to_flows
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Request, Segmenter
@@ -46,13 +46,18 @@ def main() -> None:
         if record.image_id in validation:
             tables[record.cell_type].append(judge(segmenter, record))
     print("type    images   score  best of grid  cross entropy  flow error  named")
+    lines = []
     for name, rows in tables.items():
         cell = segmenter.needs(name)
         place = default_grid(cell).place(cell)
         scores = np.mean([scores for scores, *_ in rows], axis=0)
         entropy, error, named = np.mean([row[1:] for row in rows], axis=0)
+        lines.append((name, len(rows), scores[place], scores.max(), entropy, error, named))
+    counts = [count for _, count, *_ in lines]
+    means = np.average([line[2:] for line in lines], axis=0, weights=counts)
+    for name, count, score, best, entropy, error, named in [*lines, ("all", sum(counts), *means)]:
         print(
-            f"{name:<7} {len(rows):>6}  {scores[place]:.4f}  {scores.max():>12.4f}"
+            f"{name:<7} {count:>6}  {score:.4f}  {best:>12.4f}"
             f"  {entropy:>13.4f}  {error:>10.4f}  {named:>5.0%}"
         )
 

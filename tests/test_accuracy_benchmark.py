@@ -17,6 +17,7 @@ from flowseg.data.synthetic import write_synthetic_sartorius
 from flowseg.evaluation.competition import competition_score
 from flowseg.labels import masks_to_labels
 from flowseg.tables import read_rows, write_rows
+from flowseg.training.provenance import fingerprint
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CROPS = 2 * 12  # of 10 an epoch, in batches of 4
@@ -57,7 +58,11 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     labels = masks_to_labels(kept_back.masks())
     (out / "fold1").mkdir(parents=True)
     np.save(out / "fold1" / f"{kept_back.image_id}.npy", labels)
-    asked = {"ids": [record.image_id for record in training], "crops": CROPS, "seed": 42}
+    asked = {
+        **{"ids": [record.image_id for record in training], "crops": CROPS, "seed": 42},
+        **{"precision": "float32", "device": "cpu", "data": fingerprint(training)},
+        "told": {kept_back.image_id: load_config("shsy5y").cells["shsy5y"].diameter},
+    }
     answer = {"crops": 24, "epochs": 12, "images": 2, "diameter": 17.0, "seconds": 48.0}
     learned = {"asked": asked, "version": "3.1.1.3", **answer}
     (out / "fold1" / "learned.json").write_text(json.dumps(learned))
@@ -72,7 +77,7 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     assert row["id"] == kept_back.image_id
     assert float(row["cellpose"]) == competition_score(kept_back.masks(), labels)
 
-    with pytest.raises(SystemExit, match="other images or crops"):
+    with pytest.raises(SystemExit, match="learned in another way"):
         accuracy.main([*task, "--crops", "100"])
 
 

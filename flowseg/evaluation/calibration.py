@@ -21,18 +21,15 @@ from tqdm import tqdm
 
 from flowseg.config import CellType
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.sweep import Grid, Sample, load_fields, save_fields, sweep
+from flowseg.evaluation.sweep import Grid, Sample, sweep
 
 __all__ = [
     "Calibration",
-    "Sample",
     "Scores",
     "Tuning",
     "bootstrap_interval",
     "calibrate",
     "default_grid",
-    "load_fields",
-    "save_fields",
 ]
 
 Floats = NDArray[np.float64]

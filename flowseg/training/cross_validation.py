@@ -14,17 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flowseg.config import Config
+from flowseg.config import Config, Precision
 from flowseg.data.folds import TRAIN_ONLY
 from flowseg.data.record import Record
-from flowseg.evaluation.calibration import (
-    Calibration,
-    Sample,
-    bootstrap_interval,
-    calibrate,
-    load_fields,
-    save_fields,
-)
+from flowseg.evaluation.calibration import Calibration, bootstrap_interval, calibrate
+from flowseg.evaluation.sweep import Sample, load_fields, save_fields
 from flowseg.files import ensure_writable_folder, write_text
 from flowseg.image import normalize
 from flowseg.inference.segmenter import Request, Segmenter
@@ -59,7 +53,8 @@ class OutOfFold(NamedTuple):
     named : str
         The cell type that the network takes it for.
     score : float
-        The competition's, with the thresholds that the cell type began with.
+        The competition's, with the thresholds that the cell type began with. Scale and thresholds
+        are those of the true cell type, whatever `named` says.
     calibrated_score : float
         With thresholds that were tuned on the images of other groups.
     """
@@ -215,7 +210,8 @@ def _judge(
     device: str,
 ) -> CrossValidation:
     """Score every image by the network that did not learn from it, and calibrate."""
-    named = _collect(out, folds, records, fold_of, device)
+    precision = config.training.precision
+    named = _collect(out, folds, records, fold_of, device, precision)
     # Not those of the card: one that died here may have put tuned thresholds there already.
     calibration = calibrate(_samples(out, records), config.cells, config.seed)
     for fold_result in folds:
@@ -245,13 +241,14 @@ def _collect(
     records: list[Record],
     fold_of: Mapping[str, int],
     device: str,
+    precision: Precision,
 ) -> dict[str, str]:
     """Keep each image's out-of-fold fields on disk; the cell type that each is taken for."""
     folder = ensure_writable_folder(out / FIELDS)
     named = {}
     with tqdm(total=len(records), desc="out of fold", unit="image") as bar:
         for fold, result in enumerate(folds):
-            segmenter = Segmenter.load(result.checkpoint, device)
+            segmenter = Segmenter.load(result.checkpoint, device, precision)
             for record in records:
                 if fold_of[record.image_id] == fold:
                     grey = normalize(record.image())

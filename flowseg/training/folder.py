@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flowseg.config import Config, load_config, to_mapping, to_yaml
+from flowseg.config import Config, Precision, load_config, to_mapping, to_yaml
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.files import ensure_writable_folder, is_part, write_image, write_text
@@ -129,9 +129,11 @@ def _begin(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -
     return False
 
 
-def draw_overlays(out: Path, validation: Sequence[Record], device: str) -> None:
+def draw_overlays(
+    out: Path, validation: Sequence[Record], device: str, precision: Precision
+) -> None:
     """Overlays of the best checkpoint on validation images: prediction left, truth right."""
-    segmenter = Segmenter.load(out / BEST, device)
+    segmenter = Segmenter.load(out / BEST, device, precision)
     folder = ensure_writable_folder(out / OVERLAYS)
     for record in tqdm(validation[:_MAX_OVERLAYS], desc="overlays", unit="image"):
         image = record.image()

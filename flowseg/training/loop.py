@@ -259,7 +259,7 @@ class _Run:
         average(p.grad for p in self.network.parameters() if p.grad is not None)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self._average()
+        self._follow()
         return torch.stack(losses).detach()
 
     def validate(self) -> dict[str, float]:
@@ -315,7 +315,7 @@ class _Run:
             self.stage.on_epoch(self.rows[-1])
         if better:
             save_network(folder / BEST, weights, self.card())
-        save_network(folder / LAST, weights, self.card(self.last_score))
+        save_network(folder / LAST, weights, self.card(self.rows[-1].get("score", math.nan)))
         table = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n")
         write_text(folder / METRICS, table)
         self.save()
@@ -378,7 +378,7 @@ class _Run:
         return {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _follow(self) -> None:
         """Move the mean weights; a young mean moves faster, so that it forgets the start."""
         self.updates += 1
         decay = min(self.stage.schedule.ema, self.updates / (self.updates + 9))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from flowseg import __version__
 from flowseg.config import CellType, Config, to_mapping, to_yaml
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
@@ -24,7 +23,7 @@ from flowseg.training.distributed import from_first, processes
 from flowseg.training.folder import CONFIG, SUMMARY, alone_in, close_folder
 from flowseg.training.images import check_images, measure_cells
 from flowseg.training.loop import BEST, STATE, Stage, fit
-from flowseg.training.provenance import fingerprint, provenance_of
+from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
 
 __all__ = ["LIVECELL", "NONE", "checkpoint_at", "inherit", "pretrained"]
 
@@ -109,7 +108,8 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
         "settings": settings,
         "data": fingerprint(records),
         "device": device.type,
-        "flowseg": __version__,
+        "code": digest_of_code(),
+        "torch": str(torch.__version__),
     }
     if processes() > 1:  # so are the batches as many times larger
         material["processes"] = processes()

@@ -13,13 +13,14 @@ import numba
 import numpy as np
 import torch
 
+import flowseg
 from flowseg import __version__
 from flowseg.config import Config, to_mapping
 from flowseg.data.livecell import Polygons
 from flowseg.data.record import Record
 from flowseg.rle import Masks
 
-__all__ = ["digest", "fingerprint", "provenance_of"]
+__all__ = ["digest", "digest_of_code", "fingerprint", "provenance_of"]
 
 
 def fingerprint(records: Iterable[Record]) -> str:
@@ -46,6 +47,15 @@ def digest(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(2**24):
             total.update(block)
+    return total.hexdigest()
+
+
+def digest_of_code() -> str:
+    """The SHA-256 of flowseg's own source: its version says too little between two releases."""
+    total = hashlib.sha256()
+    package = Path(flowseg.__file__).parent
+    for path in sorted(package.rglob("*.py"), key=lambda path: path.as_posix()):
+        total.update(f"{path.relative_to(package).as_posix()} {digest(path)} ".encode())
     return total.hexdigest()
 
 

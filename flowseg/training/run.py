@@ -139,7 +139,7 @@ def _train(
         result = fit(stage, network, where, begun)
 
         def finish() -> None:
-            draw_overlays(out, stage.validation, str(where))
+            draw_overlays(out, stage.validation, str(where), stage.schedule.precision)
             if board is not None:
                 board.close(out / OVERLAYS, result.epoch)
             close_folder(out, stage, result)

@@ -12,16 +12,13 @@ import pytest
 from flowseg import FlowsegError, competition_score, flows_to_labels, labels_to_flows
 from flowseg.config import CellType
 from flowseg.evaluation.calibration import (
-    Sample,
     _choose,
     _tune,
     bootstrap_interval,
     calibrate,
     default_grid,
-    load_fields,
-    save_fields,
 )
-from flowseg.evaluation.sweep import Grid, sweep
+from flowseg.evaluation.sweep import Grid, Sample, load_fields, save_fields, sweep
 from flowseg.rle import Masks
 
 CELL = CellType(diameter=12.0)
