@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -60,39 +60,51 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; known here: {', '.join(prefix + n for n in names) or 'none'}"
 
 
-def apply_values(base: Any, values: object, file: Path | None, prefix: str = "") -> Any:
-    """`base` with the fields that `values` names replaced; the rest stays as it was."""
-    if values is None:
-        return base
-    if not isinstance(values, Mapping):
-        raise FlowsegError(
-            f"expected settings as 'key: value' for {prefix.rstrip('.') or 'the config'}, "
-            f"found {_shown(values)}",
-            file=file,
-        )
+def apply_values(base: Any, layers: Iterable[object], file: Path | None, prefix: str = "") -> Any:
+    """`base` with the fields that `layers` name replaced, a later layer over an earlier one.
+
+    What settings must be to each other is checked when all layers are in place.
+    """
     hints = get_type_hints(type(base))
     known = [f.name for f in fields(base)]
     changes: dict[str, Any] = {}
-    for key, value in values.items():
+    inner: dict[str, list[object]] = {}
+    for key, value in _items(layers, file, prefix):
         if key not in known:
             name = key if isinstance(key, str) else _shown(key)
             raise FlowsegError(
                 f"unknown key {prefix + name!r}" + nearest(name, known, prefix), file=file
             )
-        current = getattr(base, key)
+        current = changes.get(key, getattr(base, key))
         name = f"{prefix}{key}"
         if is_dataclass(current):
-            changes[key] = apply_values(current, value, file, f"{name}.")
+            inner.setdefault(key, []).append(value)
         elif get_origin(hints[key]) is Mapping:
             changes[key] = _apply_each(current, get_args(hints[key])[1], value, name, file)
         else:
             changes[key] = _convert(value, hints[key], name, file)
+    for key, own in inner.items():
+        changes[key] = apply_values(getattr(base, key), own, file, f"{prefix}{key}.")
     try:
         return replace(base, **changes)
     except FlowsegError as error:
         if file is None or error.file is not None:
             raise
         raise FlowsegError(error.problem, file=file, remedy=error.remedy) from error
+
+
+def _items(
+    layers: Iterable[object], file: Path | None, prefix: str
+) -> Iterator[tuple[object, object]]:
+    for values in layers:
+        if isinstance(values, Mapping):
+            yield from values.items()
+        elif values is not None:
+            raise FlowsegError(
+                f"expected settings as 'key: value' for {prefix.rstrip('.') or 'the config'}, "
+                f"found {_shown(values)}",
+                file=file,
+            )
 
 
 def _apply_each(
@@ -105,7 +117,7 @@ def _apply_each(
     for key, settings in value.items():
         if not isinstance(key, str) or not key:
             raise FlowsegError(f"a name in {name!r} must be text, found {_shown(key)}", file=file)
-        changed[key] = apply_values(changed.get(key, kind()), settings, file, f"{name}.{key}.")
+        changed[key] = apply_values(changed.get(key, kind()), [settings], file, f"{name}.{key}.")
     return changed
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,6 +28,7 @@ __all__ = [
     "available_cell_types",
     "available_machines",
     "from_mapping",
+    "is_whole",
     "load_config",
     "to_mapping",
     "to_yaml",
@@ -282,9 +283,10 @@ def load_config(
     cell_type : str, optional
         Name of a file in ``configs/`` without its suffix, such as "shsy5y" or "all".
     path : path, optional
-        A YAML file of differences, applied over the cell type's.
+        A YAML file of differences, applied over the cell type's and the machine's; a whole one
+        (:func:`is_whole`) takes the place of both.
     overrides : iterable of str
-        "key=value" with dotted keys, such as "training.epochs=10"; applied last.
+        "key=value" with dotted keys, such as "training.epochs=10"; applied last, and together.
     machine : str, optional
         Name of a file in ``configs/machines/`` without its suffix: "laptop", "gpu" or "gpus";
         applied after the cell type's. By default the defaults stand, which are a laptop's.
@@ -315,16 +317,18 @@ def load_config(
                     f"unknown {kind} {name!r}", remedy=f"choose one of {', '.join(known)}"
                 )
             file = folder / f"{name}.yaml"
-            config = apply_values(config, read_yaml(file), file)
+            config = apply_values(config, [read_yaml(file)], file)
     if path is not None:
-        values = read_yaml(Path(path))
-        if isinstance(values, Mapping) and {f.name for f in fields(Config)} <= set(values):
-            # A whole config, as a run writes it, names all of its cell types.
-            config = replace(config, cells={})
-        config = apply_values(config, values, Path(path))
-    for override in overrides:
-        config = apply_values(config, _parse_override(override, config), None)
-    return config
+        if is_whole(path):
+            config = Config()
+        config = apply_values(config, [read_yaml(Path(path))], Path(path))
+    return apply_values(config, [_parse_override(text, config) for text in overrides], None)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a YAML file names all settings and cell types, as the one that a run writes."""
+    values = read_yaml(Path(path))
+    return isinstance(values, Mapping) and {f.name for f in fields(Config)} <= set(values)
 
 
 def available_cell_types() -> tuple[str, ...]:
@@ -364,7 +368,7 @@ def from_mapping(kind: type[Any], values: object, where: str | None = None) -> A
     object
         An instance of `kind`.
     """
-    return apply_values(kind(), values, None if where is None else Path(where))
+    return apply_values(kind(), [values], None if where is None else Path(where))
 
 
 def _require(condition: bool, name: str, expected: str) -> None:

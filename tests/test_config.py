@@ -12,6 +12,7 @@ from flowseg.config import (
     available_cell_types,
     available_machines,
     from_mapping,
+    is_whole,
     load_config,
     to_yaml,
 )
@@ -125,6 +126,29 @@ def test_a_runs_config_keeps_its_cell_types(tmp_path: Path) -> None:
     assert list(load_config("all", file).cells) == ["shsy5y"]
     file.write_text("cells: {shsy5y: {diameter: 20}}\n")
     assert list(load_config("all", file).cells) == ["shsy5y", "astro", "cort"]
+
+
+def test_overrides_are_checked_together(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {folds: 8, fold: 6}\n")
+    for overrides in (["data.folds=5", "data.fold=2"], ["data.fold=2", "data.folds=5"]):
+        data = load_config("all", file, overrides).data
+        assert (data.folds, data.fold) == (5, 2)
+    cells = load_config("all", overrides=["cells.cort.min_size=3", "cells.cort.diameter=9"]).cells
+    assert (cells["cort"].min_size, cells["cort"].diameter, len(cells)) == (3, 9, 3)
+    with pytest.raises(FlowsegError, match="'fold' must be 0 to 4 with 5 folds"):
+        load_config("all", file, ["data.folds=5"])
+    with pytest.raises(FlowsegError, match="expected settings as 'key: value' for data"):
+        load_config(overrides=["data=3", "data.fold=2"])
+
+
+def test_a_whole_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(load_config("all")))
+    assert is_whole(file)
+    assert load_config("cort", file, machine="gpu") == load_config("all")
+    file.write_text("{cells: {cort: {}}, seed: 1, data: , network: , augment: , training: }")
+    assert not is_whole(file)
 
 
 @pytest.mark.parametrize(

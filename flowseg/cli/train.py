@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.config import available_cell_types, available_machines, load_config
+from flowseg.config import available_cell_types, available_machines, is_whole, load_config
 from flowseg.errors import FlowsegError
 
 __all__ = ["add_arguments", "run"]
@@ -86,15 +87,14 @@ def run(args: argparse.Namespace) -> int:
         "data.extra": None if args.extra is None else json.dumps(args.extra),
         "data.extra_weight": args.extra_weight,
     }
-    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
+    short = {key: value for key, value in short.items() if value is not None}
     every_fold = args.folds is not None and args.fold is None
-    _check(args, every_fold)
-    overrides = [*args.set, *overrides]
-    # The number of folds before the fold, so that --fold 6 --folds 8 is never checked against the
-    # default; a fold that --config names does not matter where all are trained.
-    overrides.sort(key=lambda text: not text.startswith("data.folds="))
+    _check(args, short, every_fold)
+    if args.config is not None and is_whole(args.config):
+        _check_whole(args)
     if every_fold:
-        overrides.insert(0, "data.fold=0")
+        short["data.fold"] = 0  # one that --config names does not matter
+    overrides = [*(f"{key}={value}" for key, value in short.items()), *args.set]
     from flowseg.data.layouts import layout_of
     from flowseg.training.cross_validation import cross_validate, report
     from flowseg.training.distributed import is_first, joined
@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
     machine = args.machine or _machine(args.device)
     config = load_config(cell_type, args.config, overrides, machine)
     part = f"{config.data.folds}folds" if every_fold else f"fold{config.data.fold}"
-    out = args.out or Path("runs") / f"{cell_type}-{part}"
+    # a whole config knows better than the default what is trained on
+    name = next(iter(config.cells)) if len(config.cells) == 1 else cell_type
+    out = args.out or Path("runs") / f"{name}-{part}"
     choices = {
         "pretrain": args.pretrain,
         "train_only": args.train_only,
@@ -125,9 +127,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace, every_fold: bool) -> None:
+def _check(args: argparse.Namespace, short: Mapping[str, object], every_fold: bool) -> None:
     """Refuse options of which one would be passed over."""
     keys = {text.partition("=")[0] for text in args.set}
+    for key in short:
+        if key in keys:
+            option = key.rpartition(".")[2].replace("_", "-")
+            raise FlowsegError(f"--{option} and --set {key} say the same", remedy="leave one out")
     if every_fold and "data.fold" in keys:
         raise FlowsegError(
             "--folds without --fold trains all folds, but --set data.fold names one",
@@ -135,6 +141,23 @@ def _check(args: argparse.Namespace, every_fold: bool) -> None:
         )
     if args.extra_weight is not None and args.extra is None and "data.extra" not in keys:
         raise FlowsegError("--extra-weight weighs nothing", remedy="name images with --extra")
+
+
+def _check_whole(args: argparse.Namespace) -> None:
+    """Refuse what a whole config, such as a run's, takes the place of."""
+    if args.machine is not None:
+        raise FlowsegError(
+            f"names all settings, so --machine {args.machine} would change nothing",
+            file=args.config,
+            remedy="leave one of the two out",
+        )
+    held = load_config(path=args.config).cells
+    if args.cell_type is not None and set(held) != set(load_config(args.cell_type).cells):
+        raise FlowsegError(
+            f"names {', '.join(held)}, so --cell-type {args.cell_type} would change nothing",
+            file=args.config,
+            remedy="leave one of the two out",
+        )
 
 
 def _machine(device: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from flowseg.cli import main
+from flowseg.config import load_config, to_yaml
 from flowseg.data.synthetic import TEST_TRUTH, write_synthetic_livecell, write_synthetic_sartorius
 from flowseg.files import read_image, read_labels
 from flowseg.rle import rle_decode
@@ -229,6 +230,43 @@ def test_bad_settings_of_train(
     assert caught.value.code == 2
     (tmp_path / "file").write_text("x")
     assert "file" in fails(capsys, "train", "--data", data, "--out", tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        ("--epochs=5", "training.epochs=3"),
+        ("--fold=1", "data.fold=2"),
+        ("--folds=3", "data.folds=2"),
+        ("--seed=1", "seed=2"),
+        ("--extra=a", "data.extra=b"),
+        ("--extra-weight=1", "data.extra_weight=2"),
+    ],
+)
+def test_what_is_said_twice_is_refused(
+    capsys: pytest.CaptureFixture[str], option: str, setting: str
+) -> None:
+    line = fails(capsys, "train", option, "--set", setting)
+    key, name = setting.partition("=")[0], option.partition("=")[0]
+    assert f"{name} and --set {key} say the same; leave one out" in line
+
+
+def test_a_whole_config_and_what_it_takes_the_place_of(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(load_config("all")))
+    train = ["train", "--data", data, "--config", file, *TINY, "--epochs", "1"]
+    line = fails(capsys, *train, "--machine", "gpu")
+    assert f"{file}: names all settings, so --machine gpu would change nothing" in line
+    line = fails(capsys, *train, "--cell-type", "cort")
+    assert "names shsy5y, astro, cort, so --cell-type cort would change nothing" in line
+    assert not (tmp_path / "runs").exists()
+    file.write_text(to_yaml(load_config("cort", overrides=["data.folds=8", "data.fold=6"])))
+    assert main([str(word) for word in train]) == 0
+    assert main([str(word) for word in [*train, "--cell-type", "cort", "--fold", "1"]]) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"cort-fold0", "cort-fold1"}
 
 
 def test_a_run_is_not_overwritten_and_resumes_only_itself(
