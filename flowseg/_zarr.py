@@ -18,6 +18,8 @@ _CODECS = {*_PACKING, "shuffle", "delta", "bytes", "endian", "transpose", "crc32
 _CODECS |= {"sharding_indexed"}
 """Others may do anything: numcodecs has one that unpickles, which runs what a file says."""
 
+_DOCUMENTS = (".zarray", "zarr.json")  # of versions 2 and 3 of the format
+
 _MAX_CHUNK = 2**30  # bytes of an unpacked chunk
 
 
@@ -47,11 +49,11 @@ def open_zarr(path: Path, limit: int) -> Any:
     """
     zarr = load_zarr()
     try:
-        node = zarr.open(str(path), mode="r")
-        array = node if hasattr(node, "ndim") else node["0"]
+        array = zarr.open_array(_array_folder(path), mode="r")
         shape, chunks = [tuple(map(int, sides)) for sides in (array.shape, array.chunks)]
         kind, size = array.dtype.kind, int(array.dtype.itemsize)
-        unknown = _codecs(path / array.path) - _CODECS
+    except FlowsegError:
+        raise
     except Exception as error:  # damaged metadata fail anywhere in zarr, with any exception
         raise out_of_memory(error, path) or FlowsegError(
             f"cannot be read as a Zarr array: {error}", file=path
@@ -65,12 +67,6 @@ def open_zarr(path: Path, limit: int) -> Any:
         raise FlowsegError(f"claims {shape[1]} x {shape[0]} pixels, too many to read", file=path)
     if int(np.prod(chunks, dtype=object)) * size > _MAX_CHUNK:
         raise FlowsegError(f"has chunks of {chunks}, too large to read", file=path)
-    if unknown:
-        raise FlowsegError(
-            f"is packed in a way that is not read: {', '.join(sorted(unknown))}",
-            file=path,
-            remedy=f"pack it with one of {', '.join(_PACKING)}",
-        )
     return array
 
 
@@ -86,18 +82,44 @@ def read_zarr(
         ) from error
 
 
-def _codecs(folder: Path) -> set[str]:
-    """The names of all codecs in an array's metadata, of version 2 or 3 of the format."""
-    second = folder / ".zarray"
-    if second.is_file():
-        content = json.loads(second.read_bytes())
-        used = [content["compressor"], *(content["filters"] or ())]
-        return {str(codec["id"]) for codec in used if codec is not None}
-    return _names(json.loads((folder / "zarr.json").read_bytes())["codecs"])
+def _array_folder(path: Path) -> Path:
+    """The folder of the array, of an OME-Zarr image the largest, packed with known codecs alone.
+
+    Metadata are checked before zarr sees them (some codecs unpack a fill value when an array is
+    opened), and there is one document that zarr can take them from: not that of a group, which
+    may hold a copy for each of its arrays, nor one of the format's other version.
+    """
+    for folder in (path, path / "0"):
+        documents = [folder / name for name in _DOCUMENTS if (folder / name).is_file()]
+        if len(documents) > 1:
+            raise FlowsegError(
+                "holds metadata of two versions of Zarr",
+                file=path,
+                remedy=f"remove the wrong one of {' and '.join(_DOCUMENTS)}",
+            )
+        for document in documents:
+            content = json.loads(document.read_bytes())
+            if content.get("node_type") != "group":
+                _check_codecs(content, path)
+                return folder
+    raise FlowsegError("holds no Zarr array, nor one that is named 0", file=path)
+
+
+def _check_codecs(content: Any, path: Path) -> None:
+    """Refuse an array's metadata, of version 2 or 3 of the format, that name other codecs."""
+    second = [content.get("compressor"), *(content.get("filters") or ())]
+    used = {str(codec["id"]) for codec in second if codec is not None}
+    unknown = (used | _names(content.get("codecs", ()))) - _CODECS
+    if unknown:
+        raise FlowsegError(
+            f"is packed in a way that is not read: {', '.join(sorted(unknown))}",
+            file=path,
+            remedy=f"pack it with one of {', '.join(_PACKING)}",
+        )
 
 
 def _names(codecs: Any) -> set[str]:
-    """Of version 3: each by its name; a shard names those of its chunks and of its index."""
+    """Of codecs of version 3, each by its name; a shard names those of its chunks and index."""
     found = set()
     for codec in codecs:
         name = codec if isinstance(codec, str) else str(codec["name"])
