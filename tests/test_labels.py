@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -24,7 +24,6 @@ from flowseg.labels import (
 )
 from flowseg.rle import Masks
 
-unhurried = settings(deadline=None)  # the first call compiles
 LABELS = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)
 )
@@ -53,7 +52,6 @@ def test_a_label_image_comes_back_contiguous_int32():
     assert check_labels(np.zeros((0, 4), np.uint8)).shape == (0, 4)
 
 
-@unhurried
 @given(LABELS)
 def test_renumber_leaves_no_gaps_and_keeps_the_order(labels):
     ids = np.unique(labels[labels > 0])
@@ -61,7 +59,6 @@ def test_renumber_leaves_no_gaps_and_keeps_the_order(labels):
     np.testing.assert_array_equal(renumber(labels), np.where(labels > 0, expected, 0))
 
 
-@unhurried
 @given(LABELS)
 def test_largest_pieces_keeps_one_piece_a_cell(labels):
     kept = largest_pieces(labels)
@@ -71,7 +68,6 @@ def test_largest_pieces_keeps_one_piece_a_cell(labels):
         np.testing.assert_array_equal(kept == i, pieces == largest)
 
 
-@unhurried
 @given(LABELS)
 def test_fill_holes_fills_what_one_cell_encloses(labels):
     gaps, count = ndimage.label(labels == 0)
@@ -85,7 +81,6 @@ def test_fill_holes_fills_what_one_cell_encloses(labels):
     np.testing.assert_array_equal(fill_holes(labels), expected)
 
 
-@unhurried
 @given(LABELS)
 def test_outlines_are_cell_pixels_with_another_value_beside_them(labels):
     edge = outlines(labels)
@@ -102,7 +97,6 @@ def test_remove_small_keeps_the_ids_of_the_others():
     np.testing.assert_array_equal(remove_small(labels, 0), labels)
 
 
-@unhurried
 @given(LABELS)
 def test_masks_that_do_not_overlap_give_the_same_labels_under_every_policy(labels):
     masks = Masks.from_labels(labels)

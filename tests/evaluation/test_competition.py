@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -14,7 +14,6 @@ from flowseg.errors import FlowsegError
 from flowseg.evaluation.competition import THRESHOLDS, compare, competition_score
 from flowseg.rle import Masks
 
-unhurried = settings(deadline=None)  # the first call compiles
 LABELS = hnp.arrays(np.int32, (6, 7), elements=st.integers(0, 5))
 MASK_LISTS = st.lists(hnp.arrays(np.bool_, (3, 4)), max_size=5)
 EMPTY = np.zeros((3, 4), dtype=int)
@@ -70,20 +69,17 @@ def test_equal_to_brute_force_in_every_count_on_a_thousand_pairs_with_overlaps(r
     assert contested > 500
 
 
-@unhurried
 @given(MASK_LISTS, MASK_LISTS)
 def test_equal_to_brute_force_on_any_small_masks(truth, pred):
     counts = compare(Masks.from_dense(truth, (3, 4)), Masks.from_dense(pred, (3, 4))).counts()
     assert list(zip(counts.tp, counts.fp, counts.fn, strict=True)) == brute_force(truth, pred)
 
 
-@unhurried
 @given(LABELS)
 def test_a_perfect_prediction_scores_one(labels):
     assert competition_score(labels, labels) == 1.0
 
 
-@unhurried
 @given(LABELS, LABELS, st.permutations(range(1, 6)), st.permutations(range(1, 6)))
 def test_the_ids_play_no_part(truth, pred, to, po):
     score = competition_score(truth, pred)
@@ -91,7 +87,6 @@ def test_the_ids_play_no_part(truth, pred, to, po):
     assert competition_score(truth * 70_001, pred.astype(np.uint64) * 2**40) == score
 
 
-@unhurried
 @given(MASK_LISTS, st.randoms(use_true_random=False))
 def test_the_order_of_overlapping_masks_plays_no_part(masks, random):
     half = [mask & (np.arange(12).reshape(3, 4) % 3 > 0) for mask in masks]
@@ -102,7 +97,6 @@ def test_the_order_of_overlapping_masks_plays_no_part(masks, random):
     assert after == before
 
 
-@unhurried
 @given(LABELS, st.integers(0, 2**32 - 1))
 def test_deleting_a_correct_object_lowers_the_score_where_it_was_correct(truth, seed):
     pred = truth.copy()

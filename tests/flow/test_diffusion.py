@@ -66,7 +66,7 @@ def has_one_centre(labels: Labels) -> NDArray[np.bool_]:
     return keep
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(0, 7))
 def test_commutes_with_quarter_turns_and_flips(seed: int, view: int) -> None:
     labels = largest_pieces_only(blobs(np.random.default_rng(seed), (36, 44)))
@@ -87,7 +87,7 @@ def test_commutes_with_quarter_turns_and_flips(seed: int, view: int) -> None:
     assert difference.size == 0 or np.mean(difference < 1e-3) > 0.995
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_ids_do_not_matter_and_a_crop_with_a_whole_cell_has_its_flows(seed: int) -> None:
     rng = np.random.default_rng(seed)

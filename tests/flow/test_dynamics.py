@@ -58,7 +58,7 @@ def test_discs_bars_and_a_ring_come_back() -> None:
     assert same_cells(found, labels)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_round_trip_of_random_cells(seed: int) -> None:
     labels = remove_small(largest_pieces(blobs(np.random.default_rng(seed))), 30)
@@ -72,7 +72,7 @@ def test_round_trip_of_random_cells(seed: int) -> None:
     assert np.mean(iou[present].max(axis=1) > 0.95) >= 0.8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0, 2))
 def test_any_field_gives_well_formed_labels_inside_the_foreground(seed: int, size: float) -> None:
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowseg.inference.scale import footprint, rescale, rescale_part
@@ -12,7 +12,6 @@ from flowseg.inference.scale import footprint, rescale, rescale_part
 edges = st.integers(1, 40)
 
 
-@settings(deadline=None)
 @given(st.tuples(edges, edges), st.tuples(edges, edges), st.data())
 def test_a_part_is_the_same_bytes_as_the_whole(source, target, data) -> None:
     image = np.random.default_rng(0).standard_normal(source, dtype=np.float32)
