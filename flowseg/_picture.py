@@ -47,7 +47,10 @@ JPEG = b"\xff\xd8\xff"
 
 _MAX_RATIO = 2500  # no codec read here packs more bytes into one (zlib: 1032)
 _MAX_FILE = 2**32  # bytes of a PNG or JPEG; the largest allowed image needs less even unpacked
-_JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SKIPPED = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # nothing belongs to these markers
+_MAX_MARKERS = 2**11  # before the size; a profile of colours takes up to 255
 
 
 @cache
@@ -148,36 +151,47 @@ def picture_shape(file: IO[bytes], path: Path) -> tuple[int, int]:
 
 def read_picture(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
     """The pixels of a PNG or JPEG that is complete."""
-    picture_shape(file, path)
+    shape = picture_shape(file, path)
     file.seek(0)
     data = file.read()
     if data.startswith(PNG):
         _check_png(data, path)
     else:
         _check_jpeg(data, path)
-    return unpack(data, path)
+    image = unpack(data, path)
+    if image.shape[:2] != shape:
+        raise FlowsegError("is damaged: its header gives another size", file=path, remedy=AGAIN)
+    return image
 
 
 def jpeg_shape(file: IO[bytes], path: Path) -> tuple[int, int]:
-    """Height and width of the JPEG that begins where the file stands."""
+    """Height and width of the JPEG that begins where the file stands.
+
+    Markers are walked as libjpeg does, and those refused that it refuses: where the ways part, a
+    file can show one size here and another there.
+    """
     file.seek(2, os.SEEK_CUR)
-    while True:
-        head = file.read(4)
-        if len(head) < 4:
+    for _ in range(_MAX_MARKERS):
+        head = file.read(2)
+        if len(head) < 2:
             raise cut_off(path)
-        marker, (length,) = head[1], struct.unpack(">H", head[2:])
-        if head[0] != 0xFF or length < 2:
-            raise FlowsegError("is damaged: it has no JPEG header", file=path, remedy=AGAIN)
-        if marker == 0xFF:  # padding
-            file.seek(-3, os.SEEK_CUR)
-            continue
-        if marker in _JPEG_SIZE_MARKERS:
-            body = file.read(5)
-            if len(body) < 5:
+        if head[0] != 0xFF:
+            break
+        if head[1] == 0xFF:  # padding
+            file.seek(-1, os.SEEK_CUR)
+        elif head[1] in _JPEG_SIZES | _JPEG_SKIPPED:
+            body = file.read(7)
+            if len(body) < 7:
                 raise cut_off(path)
-            height, width = struct.unpack(">HH", body[1:])
-            return height, width
-        file.seek(length - 2, os.SEEK_CUR)
+            length, _, height, width = struct.unpack(">HBHH", body)
+            if head[1] in _JPEG_SIZES:
+                return height, width
+            if length < 2:
+                break
+            file.seek(length - len(body), os.SEEK_CUR)
+        elif head[1] not in _JPEG_BARE:
+            break
+    raise FlowsegError("is damaged: it has no JPEG header", file=path, remedy=AGAIN)
 
 
 def unpack(data: bytes, path: Path) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import struct
@@ -29,6 +30,7 @@ from flowseg.errors import FlowsegError
 
 __all__ = [
     "TIFF",
+    "check_segment",
     "check_tiff",
     "needs_codec",
     "read_tiff",
@@ -45,7 +47,7 @@ _DEFLATE = (8, 32946)
 _JPEG_2000 = (33003, 33005, 34712)
 _CODECS = (1, _LZW, _JPEG, *_DEFLATE, 32773, *_JPEG_2000, 50000)
 """TIFF: none, LZW, JPEG, deflate, PackBits, JPEG 2000, Zstandard; others may unpack without end."""
-_JPEG_2000_HEAD = 2**12  # bytes, within which its size stands, whatever boxes come before
+_UNPACK_MORE = (*_DEFLATE, _JPEG, *_JPEG_2000)  # than is asked for, of tifffile's decoders
 _TAG = 12  # bytes of an entry in the list of a page's properties, at least
 _BLIND = 2**16  # bytes of deflate that are unpacked without a look at what they become
 _LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
@@ -130,43 +132,47 @@ def check_tiff(page: Any, file: IO[bytes], path: Path, limit: int = MAX_PIXELS) 
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(segments) < int(np.prod(page.chunked)):
         raise cut_off(path)
-    if any(start <= 0 or count <= 0 or start + count > size_of(file) for start, count in segments):
+    size = size_of(file)
+    if any(start <= 0 or count <= 0 or start + count > size for start, count in segments):
         raise cut_off(path)
-    if page.compression not in _CODECS:
+    # an empty tile may stand for many; different ones of the same bytes take time without end
+    if sum(count for _, count in set(segments)) > 2 * size:
+        raise FlowsegError("is damaged: its tiles lie one over the other", file=path, remedy=AGAIN)
+    if page.compression not in _CODECS or (page.compression in _DEFLATE and page.fillorder != 1):
         raise FlowsegError(
             f"is packed in a way (TIFF compression {int(page.compression)}) that is not read",
             file=path,
             remedy="save it again, packed with deflate or LZW or not at all",
         )
+
+
+def check_segment(page: Any, data: bytes, path: Path) -> None:
+    """Refuse a strip or tile that unpacks to far more than the page's header says."""
+    values = math.prod(int(edge) for edge in page.chunks)
     if page.compression in _DEFLATE:
-        unpacked = int(np.prod(page.chunks)) * page.dtype.itemsize
-        for start, count in segments:
-            if count > _BLIND and _inflates_beyond(file, start, count, unpacked):
-                raise FlowsegError("is damaged: it unpacks to more than its size", file=path)
-    if page.compression in (_JPEG, *_JPEG_2000):
-        area = max(4 * math.prod(int(edge) for edge in page.chunks), _LARGE_TILE)
-        shape = jpeg_shape if page.compression == _JPEG else _jpeg_2000_shape
-        for start, _ in segments:
-            file.seek(start)
-            if math.prod(shape(file, path)) > area:
-                raise FlowsegError("is damaged: a tile unpacks to more than its size", file=path)
+        bad = len(data) > _BLIND and _inflates_beyond(data, values * page.dtype.itemsize)
+    elif page.compression == _JPEG:
+        whole = io.BytesIO((page.keyframe.jpegheader or b"") + data)
+        bad = math.prod(jpeg_shape(whole, path)) > max(4 * values, _LARGE_TILE)
+    elif page.compression in _JPEG_2000:
+        bad = math.prod(_jpeg_2000_shape(data, path)) > max(4 * values, _LARGE_TILE)
+    else:
+        bad = False
+    if bad:
+        raise FlowsegError("is damaged: a tile unpacks to more than its size", file=path)
 
 
-def _jpeg_2000_shape(file: IO[bytes], path: Path) -> tuple[int, int]:
-    """Height and width of the JPEG 2000 that begins where the file stands."""
-    data = file.read(_JPEG_2000_HEAD)
-    start = data.find(b"\xff\x4f\xff\x51") + 8
-    if start < 8 or start + 16 > len(data):
+def _jpeg_2000_shape(data: bytes, path: Path) -> tuple[int, int, int]:
+    """Height, width and channels of JPEG 2000 as a TIFF holds it: bare, in no boxes."""
+    if not data.startswith(b"\xff\x4f\xff\x51") or len(data) < 42:
         raise FlowsegError("is damaged: it has no JPEG 2000 header", file=path, remedy=AGAIN)
-    right, bottom, left, top = struct.unpack_from(">IIII", data, start)
-    return max(0, bottom - top), max(0, right - left)
+    right, bottom, left, top, channels = struct.unpack_from(">IIII16xH", data, 8)
+    return max(0, bottom - top), max(0, right - left), channels
 
 
-def _inflates_beyond(file: IO[bytes], start: int, count: int, limit: int) -> bool:
+def _inflates_beyond(data: bytes, limit: int) -> bool:
     """Whether deflated bytes unpack to more than `limit`; tifffile would unpack all of them."""
-    file.seek(start)
     inflate, total = zlib.decompressobj(), 0
-    data = file.read(count)
     while data and total <= limit and not inflate.eof:
         total += len(inflate.decompress(data, 2**24))
         data = inflate.unconsumed_tail
@@ -188,6 +194,11 @@ def read_tiff(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
 
 def read_tiff_page(page: Any, path: Path) -> npt.NDArray[Any]:
     """The pixels of a checked page: (H, W) or (H, W, C), values as stored."""
+    if page.compression in _UNPACK_MORE:
+        file = page.parent.filehandle
+        for start, count in sorted(set(zip(page.dataoffsets, page.databytecounts, strict=False))):
+            file.seek(start)
+            check_segment(page, file.read(count), path)
     with needs_codec(page, path):
         image = page.asarray()
     if page.axes == "SYX":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flowseg._decode import is_tiff
 from flowseg._picture import MAX_PIXELS
-from flowseg._tiff import check_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg._tiff import check_segment, check_tiff, needs_codec, read_tiff_page, tiff_pages
 from flowseg._zarr import is_zarr, open_zarr, read_zarr
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.files import PathLike, image_shape, read_image
@@ -192,9 +192,11 @@ def _segments(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
 
 
 def _unpacked(page: Any, index: int, data: bytes, path: Path) -> NDArray[Any]:
+    head = page.keyframe.jpegheader
     try:
+        check_segment(page, data, path)
         with needs_codec(page, path):
-            pixels, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
+            pixels, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=head)
     except FlowsegError:
         raise
     except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
+from flowseg import _tiff
 from flowseg.errors import FlowsegError
 from flowseg.files import load_cv2, read_image
+from flowseg.pages import list_pages
 
 
 def jpeg_tile(edge: int, claimed: int) -> bytes:
@@ -21,9 +24,9 @@ def jpeg_tile(edge: int, claimed: int) -> bytes:
     return bytes(data)
 
 
-def jpeg_2000_tile(claimed: int) -> bytes:
+def jpeg_2000_tile(claimed: int, channels: int = 1) -> bytes:
     size = struct.pack(">HHIIIIIIII", 41, 0, claimed, claimed, 0, 0, claimed, claimed, 0, 0)
-    return b"\xff\x4f\xff\x51" + size + bytes(200)
+    return b"\xff\x4f\xff\x51" + size + struct.pack(">H", channels) + bytes(200)
 
 
 def write(path: Path, tile: bytes, compression: str) -> Path:
@@ -39,20 +42,99 @@ def write(path: Path, tile: bytes, compression: str) -> Path:
     return path
 
 
+def point_at(path: Path, step: int) -> Path:
+    """Let all tiles begin `step` bytes after the one before."""
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[0].tags["TileOffsets"]
+        tag.overwrite([tag.value[0] + step * i for i in range(len(tag.value))])
+    return path
+
+
 @pytest.mark.parametrize(
     ("tile", "compression"),
-    [(jpeg_tile(32, 60_000), "jpeg"), (jpeg_2000_tile(2**31), "jpeg2000")],
+    [
+        (jpeg_tile(32, 60_000), "jpeg"),
+        (jpeg_2000_tile(2**31), "jpeg2000"),
+        (jpeg_2000_tile(2048, 16_384), "jpeg2000"),
+    ],
 )
 def test_a_tile_that_claims_too_much(tmp_path: Path, tile: bytes, compression: str) -> None:
-    path = write(tmp_path / "a.tif", tile, compression)
+    (page,) = list_pages(write(tmp_path / "a.tif", tile, compression))
     with pytest.raises(FlowsegError, match=r"a\.tif: .*a tile unpacks to more than its size"):
+        page.read()
+    with (
+        page.regions() as read,
+        pytest.raises(FlowsegError, match=r"a\.tif: .*a tile unpacks to more than its size"),
+    ):
+        read(slice(0, 9), slice(0, 9))
+
+
+def test_a_header_that_all_tiles_share_counts() -> None:
+    """Some microscopes keep one; tifffile puts it before each tile."""
+    page = SimpleNamespace(chunks=(32, 32), compression=7, keyframe=SimpleNamespace())
+    page.keyframe.jpegheader = None
+    _tiff.check_segment(page, jpeg_tile(32, 32), Path("a.tif"))
+    page.keyframe.jpegheader = jpeg_tile(32, 60_000)
+    with pytest.raises(FlowsegError, match=r"a\.tif: .*a tile unpacks to more than its size"):
+        _tiff.check_segment(page, jpeg_tile(32, 32), Path("a.tif"))
+
+
+BOXED = struct.pack(">I4s16x", 8 + 16 + 250, b"uuid") + jpeg_2000_tile(16)[:250]
+BOXED += struct.pack(">I4s", 0, b"jp2c") + jpeg_2000_tile(2**31)
+
+
+@pytest.mark.parametrize(
+    ("tile", "compression"),
+    [
+        (b"\xff\xd8" + bytes(100), "jpeg"),
+        (b"\xff\xd8" + bytes(100), "jpeg2000"),
+        (jpeg_2000_tile(16)[:40], "jpeg2000"),
+        (BOXED, "jpeg2000"),  # a TIFF holds it bare; a box may hide another size
+    ],
+    ids=["jpeg", "jpeg 2000", "short", "boxed"],
+)
+def test_a_tile_without_a_header(tmp_path: Path, tile: bytes, compression: str) -> None:
+    path = write(tmp_path / "a.tif", tile, compression)
+    with pytest.raises(FlowsegError, match=r"a\.tif: is damaged: it has no JPEG"):
         read_image(path)
 
 
-@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000"])
-def test_a_tile_without_a_header(tmp_path: Path, compression: str) -> None:
-    path = write(tmp_path / "a.tif", b"\xff\xd8" + bytes(100), compression)
-    with pytest.raises(FlowsegError, match=r"a\.tif: is damaged: it has no JPEG"):
+def test_tiles_that_are_one_are_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imagecodecs", reason="such tiles cannot be read without it")
+    path = point_at(write(tmp_path / "a.tif", jpeg_tile(32, 32), "jpeg"), step=0)
+    looks, look = [], _tiff.check_segment
+    monkeypatch.setattr(_tiff, "check_segment", lambda *some: (looks.append(some), look(*some)))
+    assert read_image(path).shape == (64, 64)
+    assert len(looks) == 1
+
+
+def test_tiles_that_lie_one_over_the_other(tmp_path: Path) -> None:
+    """Each a byte further on: as many walks over the same bytes as there are tiles."""
+    path = point_at(write(tmp_path / "a.tif", b"\xff\xd8" + b"\xff" * 10_000, "jpeg"), step=1)
+    with tifffile.TiffFile(path) as tiff:
+        end = tiff.pages[0].dataoffsets[-1] + 10_002
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(FlowsegError, match=r"a\.tif: .*lie one over the other"):
+        read_image(path)
+
+
+def test_a_header_of_very_many_markers(tmp_path: Path) -> None:
+    tile = jpeg_tile(32, 32)
+    path = write(tmp_path / "a.tif", tile[:2] + b"\xff" * 10_000 + tile[2:], "jpeg")
+    with pytest.raises(FlowsegError, match=r"a\.tif: is damaged: it has no JPEG header"):
+        read_image(path)
+
+
+def test_bits_in_reverse(tmp_path: Path) -> None:
+    """They would be checked in one order and unpacked in the other."""
+    path = tmp_path / "a.tif"
+    image = np.zeros((64, 64), np.uint8)
+    tifffile.imwrite(path, image, compression="zlib", extratags=[(65_000, 3, 1, 2, True)])
+    data, fill_order = path.read_bytes(), struct.pack("<HHI", 266, 3, 1)
+    path.write_bytes(data.replace(struct.pack("<HHI", 65_000, 3, 1), fill_order))
+    with pytest.raises(FlowsegError, match=r"a\.tif: is packed in a way .* that is not read"):
         read_image(path)
 
 
