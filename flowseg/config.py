@@ -322,7 +322,8 @@ def load_config(
         if is_whole(path):
             config = Config()
         config = apply_values(config, [read_yaml(Path(path))], Path(path))
-    return apply_values(config, [_parse_override(text, config) for text in overrides], None)
+    config = apply_values(config, [_parse_override(text, config) for text in overrides], None)
+    return config
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
