@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ class Board:
     """
 
     def __init__(self, run: Path) -> None:
-        self._writer: Any = load_writer()(str(run / TENSORBOARD))
+        self._new = partial(load_writer(), str(run / TENSORBOARD))
+        self._writer: Any = None
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
         """Show one row of `metrics.csv`; an epoch that is repeated after a resume replaces it."""
+        if self._writer is None:  # hides whatever another writer told of this epoch and later ones
+            self._writer = self._new(purge_step=int(row["epoch"]))
         for name, value in row.items():
             if name != "epoch" and math.isfinite(value):
                 group = _GROUPS.get(name.split("_")[0], "schedule")
@@ -56,6 +60,7 @@ class Board:
 
     def close(self, overlays: Path, epoch: int) -> None:
         """Show the pictures of a folder, and end."""
+        self._writer = self._writer or self._new()
         for path in sorted(overlays.glob("*.png")):
             picture = read_image(path)
             self._writer.add_image(f"overlays/{path.stem}", picture, epoch, dataformats="HWC")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,24 @@ def test_rows_and_overlays_read_back(tmp_path: Path) -> None:
     assert len(events.Scalars("schedule/learning_rate")) == 2
     (image,) = events.Images("overlays/a")
     assert (image.height, image.width) == (8, 9)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_epoch_that_is_repeated_replaces_the_one_before(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is an extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    killed = Board(tmp_path)
+    killed.add_epoch({"epoch": 1, "loss": 3.0})
+    killed.add_epoch({"epoch": 2, "loss": 2.5})
+    time.sleep(1.1)  # the names of the files that order them count seconds
+    resumed = Board(tmp_path)
+    resumed.add_epoch({"epoch": 2, "loss": 2.0})
+    resumed.add_epoch({"epoch": 3, "loss": 1.0})
+    finished = Board(tmp_path)  # killed once more, in its overlays
+    for board in (killed, resumed, finished):
+        board.close(tmp_path / "overlays", 1)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    told = [(event.step, event.value) for event in events.Scalars("losses/loss")]
+    assert told == [(1, 3.0), (2, 2.0), (3, 1.0)]
