@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cell-type",
         help="one of the model's (default: the one that an image's name begins with, else named "
-        "by the model)",
+        "by the model; one of the competition's leaves out images named after its other types)",
     )
     parser.add_argument(
         "--min-score", type=float, default=0.7, help="smallest score of a cell that is kept"

@@ -45,7 +45,7 @@ __all__ = [
     "type_of_name",
 ]
 
-ORIGIN = "origin.json"
+MADE_FROM = "origin.json"
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ class PseudoLabels:
     Attributes
     ----------
     kept, left_out : tuple of Pseudo
-        The images in the folder, and those of which too little was sure; sorted by id.
+        The images in the folder, and those of which too little was sure or whose cell type the
+        model does not know; sorted by id.
     failed : tuple of FlowsegError
         One for each image that could not be done.
     """
@@ -130,7 +131,8 @@ def pseudo_label(
         The folder to make: ``images/``, ``masks/``, `cell_types.csv` and `origin.json`, as
         :func:`flowseg.data.folder.read_folder` reads it. It appears when all is done.
     cell_type : str, optional
-        Of all images; by default that of :func:`type_of_name`, else the model names it.
+        Of all images; by default that of :func:`type_of_name`, else the model names it. A model
+        of some of the competition's cell types leaves out what is named after the others.
     limits : Limits
         What counts as sure.
     views, device
@@ -162,9 +164,10 @@ def pseudo_label(
         job.run(images, cell_type)
         if not job.kept:
             raise _nothing_kept(job)
-        write_text(part / ORIGIN, json.dumps(origin, indent=2) + "\n")
+        write_text(part / MADE_FROM, json.dumps(origin, indent=2) + "\n")
         write_rows(part / TYPE_TABLE, Pseudo._fields, sorted(job.kept))
-    return PseudoLabels(tuple(sorted(job.kept)), tuple(sorted(job.left_out)), tuple(job.failed))
+    left_out = sorted([*job.left_out, *job.unknown])
+    return PseudoLabels(tuple(sorted(job.kept)), tuple(left_out), tuple(job.failed))
 
 
 def report(result: PseudoLabels) -> str:
@@ -226,18 +229,22 @@ class _Job:
         self.segmenter, self.limits, self.folder = segmenter, limits, folder
         self.kept: list[Pseudo] = []
         self.left_out: list[Pseudo] = []
+        self.unknown: list[Pseudo] = []
         self.failed: list[FlowsegError] = []
 
     def run(self, images: Sequence[Path], cell_type: str | None) -> None:
         """Do all images, those of one cell type together."""
         known = self.segmenter.card.cells
+        # Only a model of the competition knows what the names of its images mean.
+        types = {*known} if {*known}.isdisjoint(CELL_TYPES) else {*known, *CELL_TYPES}
         groups: dict[str | None, list[Path]] = {}
         for path in images:
-            name = cell_type or type_of_name(path.stem, {*known, *CELL_TYPES})
+            name = cell_type or type_of_name(path.stem, types)
             groups.setdefault(name, []).append(path)
         for name in sorted({name for name in groups if name is not None} - {*known}):
-            _log.warning("%d images left out: %s is none of the model's", len(groups[name]), name)
-            del groups[name]
+            paths = groups.pop(name)
+            _log.warning("%d images left out: %s is none of the model's", len(paths), name)
+            self.unknown += [Pseudo(path.stem, name, 0, 0, 0.0) for path in paths]
         images = [path for paths in groups.values() for path in paths]
         with (
             logging_redirect_tqdm(),
@@ -302,6 +309,12 @@ class _Job:
 def _nothing_kept(job: _Job) -> FlowsegError:
     if job.failed and not job.left_out:
         return job.failed[0]
+    if job.unknown and not job.left_out:
+        types = ", ".join(sorted({row.cell_type for row in job.unknown}))
+        return FlowsegError(
+            f"all images are named after cell types that the model does not know: {types}",
+            remedy="say with --cell-type what they show, or take a model of these types",
+        )
     return FlowsegError(
         f"of none of {len(job.left_out)} images enough is sure",
         remedy="lower --min-score or --min-share, or train the model for longer",

@@ -67,6 +67,13 @@ def command(home: Path, out: Path, images: str = "more") -> list[str]:
     return ["pseudo-label", "--in", str(home / images), *asked]
 
 
+def save_model_of(cell_type: str, path: Path) -> None:
+    config = NetworkConfig(channels=(4, 8), blocks=1)
+    network, card = FlowNetwork(config, 1, 1), Card(config, {cell_type: CellType(20, -0.5, 0, 4)})
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
+    save_network(path, network.state_dict(), card)
+
+
 def fails(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> str:
     capsys.readouterr()
     assert main(argv) == 2
@@ -94,18 +101,39 @@ def test_the_name_tells_the_type(name: str, expected: str | None) -> None:
 
 
 def test_images_of_a_type_that_the_model_lacks_are_left_out(
-    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    home: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = NetworkConfig(channels=(4, 8), blocks=1)
-    network, card = FlowNetwork(config, 1, 1), Card(config, {"cort": CellType(20, -0.5, 0, 4)})
-    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
-    save_network(tmp_path / "m.safetensors", network.state_dict(), card)
+    save_model_of("cort", tmp_path / "m.safetensors")
     shutil.copytree(home / "more", tmp_path / "more")
     argv = [*command(tmp_path, tmp_path / "out"), "--min-score", "0", "--min-share", "0"]
     assert main(argv) == 0
     rows = [row["id"] for _, row in read_rows(tmp_path / "out" / TABLE, ("id",))]
     assert rows == ["cort[debris]_B2", "well7"]
     assert "1 images left out: astro is none of the model's" in caplog.text
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["astro", "0", "1", "0", "0"] in lines
+    assert ["shsy5y", "0", "1", "0", "0"] in lines
+    for name in NAMES[1::2]:
+        (tmp_path / "more" / f"{name}.png").unlink()
+    line = fails(capsys, command(tmp_path, tmp_path / "none"))
+    assert "cell types that the model does not know: astro, shsy5y; say with --cell-type" in line
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_competitions_names_mean_nothing_to_a_model_of_other_cells(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model_of("cell", tmp_path / "m.safetensors")
+    shutil.copytree(home / "more", tmp_path / "more")
+    argv = [*command(tmp_path, tmp_path / "out"), "--min-score", "0", "--min-share", "0"]
+    assert main(argv) == 0
+    rows = [row for _, row in read_rows(tmp_path / "out" / TABLE, ("id", "cell_type"))]
+    assert [row["id"] for row in rows] == sorted(NAMES)
+    assert {row["cell_type"] for row in rows} == {"cell"}
+    assert "left out" not in caplog.text
 
 
 def test_the_longest_type_is_meant() -> None:
