@@ -24,6 +24,11 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(42)
 
 
+@pytest.fixture
+def noise(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 255, (40, 50), dtype=np.uint8)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images and annotations that stands beside the checkout."""
