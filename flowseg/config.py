@@ -322,8 +322,8 @@ def load_config(
         if is_whole(path):
             config = Config()
         config = apply_values(config, [read_yaml(Path(path))], Path(path))
-    config = apply_values(config, [_parse_override(text, config) for text in overrides], None)
-    return config
+    layers = [_parse_override(text, config) for text in overrides]
+    return cast(Config, apply_values(config, layers, None))
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowseg.config import CellType
+from flowseg.config import CellType, load_config
 from flowseg.errors import FlowsegError
 from flowseg.files import PathLike
 from flowseg.network.checkpoint import Card, read_card
 from flowseg.tables import read_rows
-from flowseg.training.folder import SUMMARY
+from flowseg.training.cross_validation import ENSEMBLE
+from flowseg.training.folder import CONFIG, ORIGIN, SUMMARY
 from flowseg.training.loop import BEST, METRICS, STATE
 
 __all__ = ["describe"]
@@ -31,8 +32,8 @@ def describe(path: PathLike) -> str:
     path = Path(path)
     if not path.is_dir():
         return _checkpoint(path)
-    best = path / "fold0" / BEST if (path / "fold0").is_dir() else path / BEST
-    if not best.is_file() and not (path / STATE).is_file():
+    best = (path / "fold0" if _is_cross_validation(path) else path) / BEST
+    if not any(file.is_file() for file in (best, path / STATE, path / CONFIG)):
         raise FlowsegError(
             f"holds no {BEST}", file=path, remedy="name a run's folder or a checkpoint"
         )
@@ -42,14 +43,36 @@ def describe(path: PathLike) -> str:
     return "\n\n".join(parts)
 
 
-def _run(folder: Path) -> str:
+def _is_cross_validation(folder: Path) -> bool:
+    origin = _read(folder / ORIGIN) or {}
+    return (folder / "fold0").is_dir() or origin.get("stage") == ENSEMBLE
+
+
+def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
+    """How far an unfinished run is, and its epochs; of a cross validation those under way."""
+    if not _is_cross_validation(folder):
+        rows = _epochs(folder)
+        return f"{rows[-1]['epoch'] if rows else 0} epochs done", rows
+    folds = load_config(path=folder / CONFIG).data.folds
+    left = [k for k in range(folds) if not (folder / f"fold{k}" / SUMMARY).is_file()]
+    done = f"{folds - len(left)} of {folds} folds done"
+    if not left:
+        return done, []
+    epochs, rows = _progress(folder / f"fold{left[0]}")
+    return f"{done}, in fold {left[0]}: {epochs}", rows
+
+
+def _epochs(folder: Path) -> list[dict[str, str]]:
     metrics = folder / METRICS
-    rows = [row for _, row in read_rows(metrics, ("epoch",))] if metrics.is_file() else []
-    lines = [("run", str(folder))]
-    summary = _summary(folder / SUMMARY)
+    return [row for _, row in read_rows(metrics, ("epoch",))] if metrics.is_file() else []
+
+
+def _run(folder: Path) -> str:
+    lines, rows = [("run", str(folder))], _epochs(folder)
+    summary = _read(folder / SUMMARY)
     if summary is None:
-        done = rows[-1]["epoch"] if rows else "0"
-        lines.append(("state", f"not finished, {done} epochs done; continue it with --resume"))
+        done, rows = _progress(folder)
+        lines.append(("state", f"not finished, {done}; continue it with --resume"))
     else:
         lines.append(("state", f"finished: {summary.get('stage', 'training')}"))
         known = ("folds", "epochs", "best_epoch", "validation_score", "seconds", "training_images")
@@ -108,7 +131,7 @@ def _cells(cells: Mapping[str, CellType]) -> str:
     )
 
 
-def _summary(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:

@@ -51,6 +51,40 @@ def test_a_run(run: Path) -> None:
     assert "checkpoint " not in describe(run)
 
 
+def test_a_cross_validation_under_way(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "all-3folds"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("data: {folds: 3}\n")
+    (folder / "origin.json").write_text('{"stage": "cross validation"}')
+    assert "not finished, 0 of 3 folds done, in fold 0: 0 epochs done;" in describe(folder)
+    (folder / "fold0").mkdir()
+    (folder / "fold0" / "state.safetensors").write_bytes(b"")
+    (folder / "fold0" / "metrics.csv").write_text("epoch,loss\n1,0.75\n")
+    text = describe(folder)
+    assert "not finished, 0 of 3 folds done, in fold 0: 1 epochs done; continue it with" in text
+    assert "loss 0.7500" in text
+    assert "checkpoint " not in text
+    (folder / "fold0" / "summary.json").write_text("{}")
+    (folder / "fold0" / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    (folder / "fold1").mkdir()
+    (folder / "fold1" / "metrics.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
+    text = describe(folder)
+    assert "not finished, 1 of 3 folds done, in fold 1: 2 epochs done;" in text
+    assert "loss 0.2500" in text
+    assert "checkpoint " in text
+    for fold in ("fold1", "fold2"):
+        (folder / fold).mkdir(exist_ok=True)
+        (folder / fold / "summary.json").write_text("{}")
+    assert "not finished, 3 of 3 folds done; continue it with --resume" in describe(folder)
+    (folder / "summary.json").write_text('{"stage": "cross validation", "folds": 3}')
+    assert "finished: cross validation\nfolds " in describe(folder)
+
+
+def test_a_run_before_its_first_epoch(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    assert "not finished, 0 epochs done; continue it with --resume" in describe(tmp_path)
+
+
 def test_neither(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="name a run's folder or a checkpoint"):
         describe(Path(__file__).parent)
