@@ -57,7 +57,7 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
 def test_a_run_leaves_what_the_readme_says(trained: Path, data: Path) -> None:
     run = trained / "runs" / "all-fold0"
     names = {path.name for path in run.iterdir()}
-    assert names == {
+    assert names - {".lock"} == {
         *("best.safetensors", "last.safetensors", "state.safetensors", "config.yaml"),
         "origin.json",
         *("folds.csv", "metrics.csv", "curves.png", "overlays", "summary.json"),
@@ -273,12 +273,13 @@ def test_a_run_is_not_overwritten_and_resumes_only_itself(
     trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained / "runs" / "all-fold0"
-    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"}
     train = ["train", "--out", run, "--data", data, *TINY]
     assert "is not empty" in fails(capsys, *train)
     line = fails(capsys, *train, "--resume", "--seed", "7")
     assert "started with other settings: seed 42 -> 7" in line
-    assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert {path.name for path in run.iterdir()} == {".lock", *(path.name for path in before)}
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
