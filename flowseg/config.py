@@ -264,7 +264,10 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: ScheduleConfig = field(default_factory=ScheduleConfig)
-    pretraining: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(balance=1.0))
+    pretraining: ScheduleConfig = field(
+        # longer than training: all folds share it
+        default_factory=lambda: ScheduleConfig(epochs=12, balance=1.0)
+    )
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed", "0 or more, and less than 2**63")
