@@ -295,7 +295,10 @@ def _jpegs() -> list[bytes]:
     ]
 
 
-_JPEG = (b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xe1")
+_JPEG = (
+    *(b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xe1"),
+    *(b"\xff\x00", b"\xff\x01", b"\xff\xd0", b"\xff\xff\xff", b"\xff\xfe\xff\xff"),
+)
 
 
 def _tiffs() -> list[bytes]:
@@ -317,11 +320,31 @@ def _tiffs() -> list[bytes]:
         file = io.BytesIO()
         tifffile.imwrite(file, image, **options)
         found.append(file.getvalue())
+    tile = _picture((32, 32))
+    boxed = _encoded(".jp2", tile)
+    for data, compression in (
+        (_encoded(".jpg", tile), "jpeg"),
+        (boxed[boxed.index(b"\xff\x4f\xff\x51") :], "jpeg2000"),
+    ):
+        found.append(_tiled(data, compression))
     lzw = load_cv2().IMWRITE_TIFF_COMPRESSION
     return [*found, _encoded(".tif", grey, lzw, 5), _encoded(".tif", deep, lzw, 5)]
 
 
-_TIFF = (b"II*\0", b"MM\0*", b"\x00\x01", b"\x01\x01", b"\x11\x01", b"\x17\x01", b"\x03\x01")
+def _tiled(data: bytes, compression: str) -> bytes:
+    """A TIFF of six tiles that are packed already, for which tifffile needs nothing else."""
+    import tifffile
+
+    file = io.BytesIO()
+    layout = {"shape": (60, 80), "dtype": np.uint8, "tile": (32, 32)}
+    tifffile.imwrite(file, iter([data] * 6), compression=compression, **layout)
+    return file.getvalue()
+
+
+_TIFF = (
+    *(b"II*\0", b"MM\0*", b"\x00\x01", b"\x01\x01", b"\x11\x01", b"\x17\x01", b"\x03\x01"),
+    *(b"\x44\x01", b"\x45\x01", b"\xff\xc0", b"\xff\x4f\xff\x51", b"\xff\x01"),
+)
 
 
 def _read_picture(path: Path) -> None:
