@@ -40,6 +40,6 @@ def png(width: int, height: int, body: bytes | None = None) -> bytes:
 
 def write_lzw(path: Path, image: np.ndarray) -> None:
     """As LIVECell's images are; OpenCV packs so without another package."""
-    options = (cv2.IMWRITE_TIFF_COMPRESSION, 5, cv2.IMWRITE_TIFF_ROWSPERSTRIP, 8)
+    options = (259, 5, 278, 8)  # by the numbers of the tags: OpenCV 4.8 names only the first
     stored = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
     path.write_bytes(cv2.imencode(".tif", stored, options)[1].tobytes())

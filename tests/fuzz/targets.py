@@ -323,21 +323,27 @@ def _tiffs() -> list[bytes]:
     tile = _picture((32, 32))
     boxed = _encoded(".jp2", tile)
     for data, compression in (
-        (_encoded(".jpg", tile), "jpeg"),
-        (boxed[boxed.index(b"\xff\x4f\xff\x51") :], "jpeg2000"),
+        (_encoded(".jpg", tile), 7),
+        (boxed[boxed.index(b"\xff\x4f\xff\x51") :], 34712),
     ):
         found.append(_tiled(data, compression))
     lzw = load_cv2().IMWRITE_TIFF_COMPRESSION
     return [*found, _encoded(".tif", grey, lzw, 5), _encoded(".tif", deep, lzw, 5)]
 
 
-def _tiled(data: bytes, compression: str) -> bytes:
-    """A TIFF of six tiles that are packed already, for which tifffile needs nothing else."""
+def _tiled(data: bytes, compression: int) -> bytes:
+    """A TIFF of six tiles that are packed already, of which tifffile is told afterwards.
+
+    Else an older one needs imagecodecs.
+    """
     import tifffile
 
     file = io.BytesIO()
     layout = {"shape": (60, 80), "dtype": np.uint8, "tile": (32, 32)}
-    tifffile.imwrite(file, iter([data] * 6), compression=compression, **layout)
+    tifffile.imwrite(file, iter([data] * 6), compression="zlib", **layout)
+    file.seek(0)
+    with tifffile.TiffFile(file, mode="r+b") as tiff:
+        tiff.pages[0].tags["Compression"].overwrite(compression)
     return file.getvalue()
 
 
