@@ -74,7 +74,7 @@ def joined(device: str) -> Iterator[torch.device]:
     yield where
     # Not after an error: this process may then wait here for one that has gone.
     log.setLevel(level)
-    dist.destroy_process_group()
+    _leave()
 
 
 def launched() -> bool:
@@ -168,6 +168,14 @@ def _join(where: torch.device) -> None:
             f"the other processes of this training cannot be reached: {error}",
             remedy="start all of them with torchrun",
         ) from error
+
+
+def _leave() -> None:
+    # A group ends its threads with its last reference. Those of one that outlives the interpreter
+    # still hold Python objects, and letting go of them then aborts the process.
+    global _waiting_room  # noqa: PLW0603
+    _waiting_room = None
+    dist.destroy_process_group()
 
 
 @contextmanager
