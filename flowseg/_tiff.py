@@ -48,6 +48,10 @@ _JPEG_2000 = (33003, 33005, 34712)
 _CODECS = (1, _LZW, _JPEG, *_DEFLATE, 32773, *_JPEG_2000, 50000)
 """TIFF: none, LZW, JPEG, deflate, PackBits, JPEG 2000, Zstandard; others may unpack without end."""
 _UNPACK_MORE = (*_DEFLATE, _JPEG, *_JPEG_2000)  # than is asked for, of tifffile's decoders
+_SIZES = (
+    *("imagelength", "imagewidth", "imagedepth", "tilelength", "tilewidth", "tiledepth"),
+    *("rowsperstrip", "samplesperpixel"),
+)
 _TAG = 12  # bytes of an entry in the list of a page's properties, at least
 _BLIND = 2**16  # bytes of deflate that are unpacked without a look at what they become
 _LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
@@ -120,6 +124,8 @@ def _refuse_several(count: int, path: Path) -> None:
 
 def check_tiff(page: Any, file: IO[bytes], path: Path, limit: int = MAX_PIXELS) -> None:
     """Refuse a TIFF's page whose header does not fit the file, or of more than `limit` pixels."""
+    if not all(isinstance(getattr(page, size), int) for size in _SIZES):
+        raise FlowsegError("is damaged: one of its sizes is no number", file=path, remedy=AGAIN)
     pixel = int(page.samplesperpixel) * max(1, int(page.bitspersample) // 8)
     check_size((int(page.imagelength), int(page.imagewidth)), file, path, pixel, limit)
     if page.ndim not in (2, 3) or (page.ndim == 3 and page.axes not in ("YXS", "SYX")):

@@ -117,6 +117,20 @@ def test_a_codec_that_is_not_read(tmp_path: Path, noise: np.ndarray) -> None:
         read_image(tmp_path / "a.tif")
 
 
+def test_sizes_are_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((33, 20), np.uint8), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages[0].tags["SamplesPerPixel"]
+    with path.open("r+b") as raw:
+        raw.seek(tag.offset + 2)
+        raw.write(struct.pack("<H", tifffile.DATATYPE.FLOAT))  # 1 is then 1.4e-45
+    with pytest.raises(FlowsegError, match="one of its sizes is no number"):
+        read_image(path)
+    with pytest.raises(FlowsegError, match="one of its sizes is no number"):
+        list_pages(path)
+
+
 def test_several_pages_are_refused(tmp_path: Path, noise: np.ndarray) -> None:
     for name, options in {"a.tif": {}, "b.tif": {"imagej": True}}.items():
         path = tmp_path / name
