@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 from one_of_two import with_batch, without_statistics
 from test_loop import CPU, network, stage
 
@@ -21,8 +23,8 @@ import flowseg
 from flowseg.config import load_config
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
-from flowseg.training import loop
-from flowseg.training.distributed import joined
+from flowseg.training import distributed, loop
+from flowseg.training.distributed import from_first, joined
 from flowseg.training.folder import ORIGIN, opened
 from flowseg.training.loop import Stage, fit
 
@@ -35,6 +37,12 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def environment(**more: str) -> dict[str, str]:
     home = str(Path(flowseg.__file__).parents[1])
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": home} | more
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -75,9 +83,7 @@ def test_two_processes_learn_like_one_with_twice_the_batch(
 
 
 def test_the_death_of_one_process_ends_the_other_with_one_line(folder: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     both = [
         subprocess.Popen(
             [sys.executable, str(WORKER), "die", str(folder)],
@@ -106,6 +112,19 @@ def test_the_death_of_one_process_ends_the_other_with_one_line(folder: Path) -> 
     last = said.strip().splitlines()[-1]
     assert last.startswith("process 1 of 2 ends because another one has ended"), said
     assert "Traceback" not in said
+
+
+def test_no_thread_of_a_group_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Such a thread once aborted a process that had done its work: it let go of a Python object
+    # while the interpreter was ending.
+    here = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    distributed._join(CPU)
+    groups = [weakref.ref(distributed._waiting_room), weakref.ref(dist.group.WORLD)]
+    assert from_first(lambda: "a message") == "a message"
+    distributed._leave()
+    assert [group() for group in groups] == [None, None]
 
 
 def test_the_number_of_processes_does_not_change_silently(tmp_path: Path) -> None:
