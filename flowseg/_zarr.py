@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _CODECS |= {"sharding_indexed"}
 _DOCUMENTS = (".zarray", "zarr.json")  # of versions 2 and 3 of the format
 
 _MAX_CHUNK = 2**30  # bytes of an unpacked chunk
+_SMALL_CHUNK = 2**12  # values; zarr takes a kilobyte or so for each chunk that it reads
+_MAX_SMALL_CHUNKS = 2**18
 
 
 def is_zarr(path: Path) -> bool:
@@ -65,8 +68,13 @@ def open_zarr(path: Path, limit: int) -> Any:
         raise FlowsegError("holds no numbers that can be read as an image", file=path)
     if shape[0] * shape[1] > limit:
         raise FlowsegError(f"claims {shape[1]} x {shape[0]} pixels, too many to read", file=path)
-    if int(np.prod(chunks, dtype=object)) * size > _MAX_CHUNK:
+    values = math.prod(chunks)
+    if values * size > _MAX_CHUNK:
         raise FlowsegError(f"has chunks of {chunks}, too large to read", file=path)
+    if values < _SMALL_CHUNK and math.prod(shape) > _MAX_SMALL_CHUNKS * values:
+        raise FlowsegError(
+            f"has very many chunks of {chunks}", file=path, remedy="save it in larger chunks"
+        )
     return array
 
 
