@@ -42,6 +42,7 @@ from flowseg.training.distributed import (
     processes,
     rank,
 )
+from flowseg.training.optimiser import optimisers
 
 __all__ = ["BEST", "LAST", "METRICS", "STATE", "Stage", "StageResult", "fit", "learning_rate"]
 
@@ -193,11 +194,8 @@ class _Run:
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = FlowNetwork(network.config, len(stage.cells)).to(device)
         self.mean.load_state_dict(network.state_dict())
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            weight_decay=stage.schedule.weight_decay,
-            fused=_fused(device),
-        )
+        own = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+        self.optimisers = optimisers(self.network, stage.schedule.weight_decay, own)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.epoch, self.updates = 0, 0
         self.best, self.best_epoch, self.last_score = math.nan, 0, math.nan
@@ -247,17 +245,19 @@ class _Run:
         """Learn from one batch; its losses."""
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         with autocast(self.device, self.dtype):
             output = self.network(images)
         losses: Losses = flow_loss(
             output, batch.flows, batch.inside, batch.cell_type, self.network.config.flow_scale
         )
-        self.optimiser.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
         average(p.grad for p in self.network.parameters() if p.grad is not None)
-        self.scaler.step(self.optimiser)
+        for optimiser in self.optimisers.values():
+            self.scaler.step(optimiser)
         self.scaler.update()
         self._follow()
         return torch.stack(losses).detach()
@@ -330,8 +330,9 @@ class _Run:
         """Keep all that resuming needs."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
+        for name, optimiser in self.optimisers.items():
+            for index, values in optimiser.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{key}": value for key, value in values.items()}
         counters = {
             "epoch": self.epoch,
             "updates": self.updates,
@@ -350,7 +351,9 @@ class _Run:
             counters = json.loads(text or "")
             self.network.load_state_dict(_part(tensors, "network."))
             self.mean.load_state_dict(_part(tensors, "mean."))
-            self.optimiser.load_state_dict(self._optimiser_state(_part(tensors, "optimiser.")))
+            for name, optimiser in self.optimisers.items():
+                own = _part(tensors, f"{name}.")
+                optimiser.load_state_dict(_optimiser_state(optimiser, own))
             self.scaler.load_state_dict(counters["scaler"])
             self.epoch, self.updates = counters["epoch"], counters["updates"]
             self.best = math.nan if counters["best"] is None else counters["best"]
@@ -362,20 +365,6 @@ class _Run:
             ) from error
         self.last_score = scores[-1] if scores else math.nan
         _log.info("resuming after epoch %d of %d", self.epoch, self.stage.schedule.epochs)
-
-    def _optimiser_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Its state from tensors by "INDEX.NAME", each laid out in memory as its weight is.
-
-        The fused optimiser walks weight and moments side by side, whatever their strides say.
-        """
-        weights = list(self.network.parameters())
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            index, name = key.split(".")
-            # A copy in any case: what was read is a view of the file, which will be replaced.
-            home = torch.empty_like(weights[int(index)] if tensor.ndim else tensor)
-            state.setdefault(int(index), {})[name] = home.copy_(tensor)
-        return {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -395,5 +384,19 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _fused(device: torch.device) -> bool:
-    return device.type in ("cpu", "cuda")
+def _optimiser_state(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Its state from tensors by "INDEX.NAME", each laid out in memory as its weight is.
+
+    The fused AdamW walks weight and moments side by side, whatever their strides say.
+    """
+    groups = optimiser.param_groups
+    weights = [weight for group in groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".")
+        # A copy in any case: what was read is a view of the file, which will be replaced.
+        home = torch.empty_like(weights[int(index)] if tensor.ndim else tensor)
+        state.setdefault(int(index), {})[name] = home.copy_(tensor)
+    return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
