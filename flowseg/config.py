@@ -204,9 +204,9 @@ class ScheduleConfig:
     batch_size : int
         Crops a step in each process.
     learning_rate : float
-        Peak rate of AdamW, reached after the warm-up, then lowered to zero on a cosine.
+        Peak rate of Muon and AdamW, reached after the warm-up, then lowered to zero on a cosine.
     weight_decay : float
-        Of AdamW.
+        Of Muon and AdamW.
     warmup : float
         Share of all steps in which the rate rises.
     ema : float

@@ -42,7 +42,7 @@ from flowseg.training.distributed import (
     processes,
     rank,
 )
-from flowseg.training.optimiser import optimisers
+from flowseg.training.optimiser import optimisers, set_state, state_of
 
 __all__ = ["BEST", "LAST", "METRICS", "STATE", "Stage", "StageResult", "fit", "learning_rate"]
 
@@ -330,9 +330,7 @@ class _Run:
         """Keep all that resuming needs."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        for name, optimiser in self.optimisers.items():
-            for index, values in optimiser.state_dict()["state"].items():
-                tensors |= {f"{name}.{index}.{key}": value for key, value in values.items()}
+        tensors |= state_of(self.optimisers)
         counters = {
             "epoch": self.epoch,
             "updates": self.updates,
@@ -351,9 +349,7 @@ class _Run:
             counters = json.loads(text or "")
             self.network.load_state_dict(_part(tensors, "network."))
             self.mean.load_state_dict(_part(tensors, "mean."))
-            for name, optimiser in self.optimisers.items():
-                own = _part(tensors, f"{name}.")
-                optimiser.load_state_dict(_optimiser_state(optimiser, own))
+            set_state(self.optimisers, tensors)
             self.scaler.load_state_dict(counters["scaler"])
             self.epoch, self.updates = counters["epoch"], counters["updates"]
             self.best = math.nan if counters["best"] is None else counters["best"]
@@ -382,21 +378,3 @@ class _Run:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _optimiser_state(
-    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    """Its state from tensors by "INDEX.NAME", each laid out in memory as its weight is.
-
-    The fused AdamW walks weight and moments side by side, whatever their strides say.
-    """
-    groups = optimiser.param_groups
-    weights = [weight for group in groups for weight in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".")
-        # A copy in any case: what was read is a view of the file, which will be replaced.
-        home = torch.empty_like(weights[int(index)] if tensor.ndim else tensor)
-        state.setdefault(int(index), {})[name] = home.copy_(tensor)
-    return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Muon", "optimisers"]
+__all__ = ["Muon", "optimisers", "set_state", "state_of"]
 
 _MOMENTUM = 0.95
 _ROUNDS = 5
@@ -80,6 +81,42 @@ def optimisers(
         "muon": Muon(kernels, weight_decay, dtype),
         "adamw": torch.optim.AdamW(rest, weight_decay=weight_decay, fused=fused),
     }
+
+
+def state_of(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What they remember, each tensor by the optimiser's name, the weight's number and its own."""
+    return {
+        f"{name}.{index}.{key}": value
+        for name, optimiser in optimisers.items()
+        for index, values in optimiser.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def set_state(
+    optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give back what :func:`state_of` took; tensors of other names are not looked at.
+
+    Raises
+    ------
+    ValueError, LookupError, RuntimeError
+        If a tensor does not fit.
+    """
+    for name, optimiser in optimisers.items():
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        state: dict[int, dict[str, Any]] = {}
+        for place, tensor in tensors.items():
+            if place.startswith(f"{name}."):
+                index, key = place.removeprefix(f"{name}.").split(".")
+                # Laid out in memory as the weight is: the fused AdamW walks weight and moments
+                # side by side, whatever their strides say. A copy in any case: what was read is a
+                # view of the file, which will be replaced.
+                home = torch.empty_like(weights[int(index)] if tensor.ndim else tensor)
+                state.setdefault(int(index), {})[key] = home.copy_(tensor)
+        optimiser.load_state_dict(
+            {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+        )
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
