@@ -217,6 +217,9 @@ class ScheduleConfig:
         Loader processes; None: 0 on a CPU, else up to 8.
     precision : {"auto", "float32", "bfloat16", "float16"}
         "auto" takes the fastest that the device computes natively and safely.
+    compiled : bool
+        Whether torch.compile translates the network first; needs a C++ compiler, takes a minute,
+        and changes the last bits of the results.
     """
 
     epochs: int = 8
@@ -230,6 +233,7 @@ class ScheduleConfig:
     validate_every: int = 1
     workers: int | None = None
     precision: Precision = "auto"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "crops", "batch_size", "validate_every"):

@@ -7,6 +7,7 @@ import os
 __all__ = ["FlowsegError", "out_of_memory", "told"]
 
 _LONGEST = 2000
+_NO_COMPILER = ("No working C++ compiler", "Cannot find a working triton installation")
 _NO_MEMORY = ("can't allocate", "not enough memory", "out of memory", "insufficient memory")
 """How torch, CUDA and OpenCV say it, which raise no MemoryError."""
 
@@ -84,4 +85,9 @@ def told(error: Exception) -> FlowsegError | None:
     if isinstance(error, OSError) and error.strerror is not None:
         place = error.filename if isinstance(error.filename, str | os.PathLike) else None
         return FlowsegError(error.strerror, file=place)
+    if any(words in str(error) for words in _NO_COMPILER):
+        return FlowsegError(
+            "torch.compile finds no compiler that works",
+            remedy="install one (gcc or clang, on CUDA Triton), or do without compiling",
+        )
     return out_of_memory(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, told
 
 
 def test_a_terminal_is_told_nothing() -> None:
@@ -15,3 +15,9 @@ def test_a_long_story_is_cut() -> None:
     assert len(str(error)) < 2000
     assert str(error).startswith("a.csv: xxx")
     assert str(error).endswith("xxx; mend it")
+
+
+def test_a_compiler_that_is_missing_is_the_users_to_mend() -> None:
+    words = "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx"
+    assert "install one" in str(told(RuntimeError(words)))
+    assert told(RuntimeError("a bug")) is None

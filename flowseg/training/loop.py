@@ -192,6 +192,8 @@ class _Run:
         self.dtype = pick_precision(stage.schedule.precision, device)
         # torch's own type hints leave memory_format out.
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Its weights are those of the network; the mean, which validates, need not be fast.
+        self.forward = torch.compile(self.network) if stage.schedule.compiled else self.network
         self.mean = FlowNetwork(network.config, len(stage.cells)).to(device)
         self.mean.load_state_dict(network.state_dict())
         own = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
@@ -249,7 +251,7 @@ class _Run:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         with autocast(self.device, self.dtype):
-            output = self.network(images)
+            output = self.forward(images)
         losses: Losses = flow_loss(
             output, batch.flows, batch.inside, batch.cell_type, self.network.config.flow_scale
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -144,6 +145,20 @@ def test_two_runs_are_equal_and_the_seed_matters(stage: Stage, tmp_path: Path) -
         fit(seeded, network(), CPU, resume=False)
     best = [(folder / "last.safetensors").read_bytes() for folder in folders]
     assert best[0] == best[1] != best[2]
+
+
+def test_a_translated_network_learns_the_same(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is traced runs as it stands: the C++ compiler is torch's own matter.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    schedule = replace(CONFIG.training, epochs=1)
+    for name, compiled in (("plain", False), ("translated", True)):
+        own = replace(schedule, compiled=compiled)
+        fit(replace(in_folder(stage, tmp_path / name), schedule=own), network(), CPU, resume=False)
+    expected, found = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "translated")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
