@@ -120,6 +120,7 @@ def test_a_folder_without_an_array(tmp_path: Path) -> None:
         ({"shape": [10**6, 10**7], "chunks": [10, 10]}, "too many to read"),
         ({"shape": [10**5, 10**5], "chunks": [10**5, 10**5]}, "too large to read"),
         ({"shape": [2**24, 5], "chunks": [3, 5]}, "very many chunks"),
+        ({"shape": [2**24, 5], "chunks": [1, 4096]}, "very many chunks"),
         ({"shape": [24], "chunks": [24]}, "not one flat image"),
         ({"shape": [2, 2, 6], "chunks": [2, 2, 6]}, "not one flat image"),
         ({"shape": [0, 6], "chunks": [1, 6]}, "not one flat image"),

@@ -71,10 +71,16 @@ def joined(device: str) -> Iterator[torch.device]:
     level = log.level
     if not is_first():
         log.setLevel(logging.WARNING)
-    yield where
-    # Not after an error: this process may then wait here for one that has gone.
-    log.setLevel(level)
-    _leave()
+    try:
+        yield where
+    except Exception:
+        if where.type == "cpu":  # NCCL would wait for processes that may have gone
+            _leave()
+        raise
+    else:
+        _leave()
+    finally:
+        log.setLevel(level)
 
 
 def launched() -> bool:

@@ -42,7 +42,7 @@ from flowseg.training.distributed import (
     processes,
     rank,
 )
-from flowseg.training.optimiser import optimisers, set_state, state_of
+from flowseg.training.optimiser import MuonAdamW
 
 __all__ = ["BEST", "LAST", "METRICS", "STATE", "Stage", "StageResult", "fit", "learning_rate"]
 
@@ -197,7 +197,7 @@ class _Run:
         self.mean = FlowNetwork(network.config, len(stage.cells)).to(device)
         self.mean.load_state_dict(network.state_dict())
         own = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
-        self.optimisers = optimisers(self.network, stage.schedule.weight_decay, own)
+        self.optimiser = MuonAdamW(self.network, stage.schedule.weight_decay, own)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.epoch, self.updates = 0, 0
         self.best, self.best_epoch, self.last_score = math.nan, 0, math.nan
@@ -247,9 +247,7 @@ class _Run:
         """Learn from one batch; its losses."""
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        for optimiser in self.optimisers.values():
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        self.optimiser.set_rate(rate)
         with autocast(self.device, self.dtype):
             output = self.forward(images)
         losses: Losses = flow_loss(
@@ -258,8 +256,7 @@ class _Run:
         self.network.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
         average(p.grad for p in self.network.parameters() if p.grad is not None)
-        for optimiser in self.optimisers.values():
-            self.scaler.step(optimiser)
+        self.scaler.step(self.optimiser)
         self.scaler.update()
         self._follow()
         return torch.stack(losses).detach()
@@ -332,7 +329,7 @@ class _Run:
         """Keep all that resuming needs."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        tensors |= state_of(self.optimisers)
+        tensors |= self.optimiser.tensors()
         counters = {
             "epoch": self.epoch,
             "updates": self.updates,
@@ -349,9 +346,9 @@ class _Run:
         tensors, text = from_first(lambda: read_tensors(path))
         try:
             counters = json.loads(text or "")
-            self.network.load_state_dict(_part(tensors, "network."))
-            self.mean.load_state_dict(_part(tensors, "mean."))
-            set_state(self.optimisers, tensors)
+            self.network.load_state_dict(_taken(tensors, "network."))
+            self.mean.load_state_dict(_taken(tensors, "mean."))
+            self.optimiser.take_up(tensors)
             self.scaler.load_state_dict(counters["scaler"])
             self.epoch, self.updates = counters["epoch"], counters["updates"]
             self.best = math.nan if counters["best"] is None else counters["best"]
@@ -378,5 +375,7 @@ class _Run:
                 mean.copy_(own)
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without the prefix; they are taken out."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}

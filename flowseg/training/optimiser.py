@@ -10,11 +10,12 @@ from torch import Tensor
 
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Muon", "optimisers", "set_state", "state_of"]
+__all__ = ["Muon", "MuonAdamW"]
 
 _MOMENTUM = 0.95
 _ROUNDS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # steep at zero: small singular values grow fastest
+_REMEMBERED = {"muon": {"momentum"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
 _SIZE = 0.2  # root mean square of an update at rate 1, about that of AdamW
 
 
@@ -65,62 +66,82 @@ class Muon(torch.optim.Optimizer):
                 kernel.add_(matrix.view(kernel.shape), alpha=-group["lr"] * length)
 
 
-def optimisers(
-    network: FlowNetwork, weight_decay: float, dtype: torch.dtype
-) -> dict[str, torch.optim.Optimizer]:
-    """Those of a network, by name; each weight belongs to one.
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the kernels between hidden channels, AdamW for all other weights of a network.
 
-    Muon moves the kernels between hidden channels. First and last layers, norms and biases are
-    left to AdamW: they have no square of directions to even out.
+    First and last layers, norms and biases have no square of directions to even out. The two are
+    one for `torch.amp.GradScaler`: after an overflow of float16 neither steps.
+
+    Parameters
+    ----------
+    network : FlowNetwork
+        Whose weights it moves.
+    weight_decay : float
+        Of both.
+    dtype : torch.dtype
+        As in :class:`Muon`.
     """
-    ends = {network.stem.weight, network.head.weight, network.type_head.weight}
-    kernels = [p for p in network.parameters() if p.ndim > 1 and p not in ends]
-    rest = [p for p in network.parameters() if p.ndim == 1 or p in ends]
-    fused = rest[0].device.type in ("cpu", "cuda")
-    return {
-        "muon": Muon(kernels, weight_decay, dtype),
-        "adamw": torch.optim.AdamW(rest, weight_decay=weight_decay, fused=fused),
-    }
 
+    def __init__(self, network: FlowNetwork, weight_decay: float, dtype: torch.dtype) -> None:
+        ends = {network.stem.weight, network.head.weight, network.type_head.weight}
+        weights = list(network.parameters())
+        kernels = [weight for weight in weights if weight.ndim > 1 and weight not in ends]
+        rest = [weight for weight in weights if weight.ndim == 1 or weight in ends]
+        fused = rest[0].device.type in ("cpu", "cuda")
+        self.parts: dict[str, torch.optim.Optimizer] = {
+            "muon": Muon(kernels, weight_decay, dtype),
+            "adamw": torch.optim.AdamW(rest, weight_decay=weight_decay, fused=fused),
+        }
+        super().__init__([{"params": kernels}, {"params": rest}], {})
 
-def state_of(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """What they remember, each tensor by the optimiser's name, the weight's number and its own."""
-    return {
-        f"{name}.{index}.{key}": value
-        for name, optimiser in optimisers.items()
-        for index, values in optimiser.state_dict()["state"].items()
-        for key, value in values.items()
-    }
+    def set_rate(self, rate: float) -> None:
+        """The rate of the next step."""
+        for part in self.parts.values():
+            for group in part.param_groups:
+                group["lr"] = rate
 
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Move every weight that has a gradient."""
+        for part in self.parts.values():
+            part.step()
 
-def set_state(
-    optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]
-) -> None:
-    """Give back what :func:`state_of` took; tensors of other names are not looked at.
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers: each tensor by its part, its weight's number and its own name."""
+        return {
+            f"{name}.{index}.{key}": value
+            for name, part in self.parts.items()
+            for index, values in part.state_dict()["state"].items()
+            for key, value in values.items()
+        }
 
-    Raises
-    ------
-    ValueError, LookupError, RuntimeError
-        If a tensor does not fit.
-    """
-    for name, optimiser in optimisers.items():
-        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-        state: dict[int, dict[str, Any]] = {}
+    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with what :meth:`tensors` gave, after no step or after any.
+
+        Raises
+        ------
+        ValueError, LookupError, RuntimeError
+            If they are not all that it needs, or more, or of other shapes.
+        """
+        states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self.parts}
         for place, tensor in tensors.items():
-            if place.startswith(f"{name}."):
-                index, key = place.removeprefix(f"{name}.").split(".")
-                # Laid out in memory as the weight is: the fused AdamW walks weight and moments
-                # side by side, whatever their strides say. A copy in any case: what was read is a
-                # view of the file, which will be replaced.
-                home = torch.empty_like(weights[int(index)] if tensor.ndim else tensor)
-                state.setdefault(int(index), {})[key] = home.copy_(tensor)
-        optimiser.load_state_dict(
-            {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-        )
+            name, number, key = place.split(".")
+            weight = self._weights(name)[int(number)]
+            # Laid out in memory as the weight is. A copy: what was read is a view of the file.
+            home = torch.empty_like(weight if tensor.ndim else tensor)
+            states[name].setdefault(int(number), {})[key] = home.copy_(tensor)
+        for name, part in self.parts.items():
+            kept = [set(values) for values in states[name].values()]
+            if tensors and kept != [_REMEMBERED[name]] * len(self._weights(name)):
+                raise ValueError(f"{name} lacks what it should remember")
+            groups = part.state_dict()["param_groups"]
+            part.load_state_dict({"state": states[name], "param_groups": groups})
+
+    def _weights(self, part: str) -> list[Tensor]:
+        return [w for group in self.parts[part].param_groups for w in group["params"]]
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values moved to between about 0.7 and 1.2."""
+    """The matrix with its singular values moved to about 1, but for those that are almost zero."""
     turned = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if turned else matrix
     x = x / (x.norm() + 1e-7)

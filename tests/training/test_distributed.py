@@ -120,11 +120,20 @@ def test_no_thread_of_a_group_outlives_it(monkeypatch: pytest.MonkeyPatch) -> No
     here = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for name, value in here.items():
         monkeypatch.setenv(name, value)
-    distributed._join(CPU)
-    groups = [weakref.ref(distributed._waiting_room), weakref.ref(dist.group.WORLD)]
-    assert from_first(lambda: "a message") == "a message"
-    distributed._leave()
-    assert [group() for group in groups] == [None, None]
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    groups: list[weakref.ref[object]] = []
+
+    def meet(end: Exception | None) -> None:
+        with joined("cpu"):
+            groups.extend([weakref.ref(distributed._waiting_room), weakref.ref(dist.group.WORLD)])
+            assert from_first(lambda: "a message") == "a message"
+            if end is not None:
+                raise end
+
+    meet(None)
+    with pytest.raises(FlowsegError, match="an end"):
+        meet(FlowsegError("an end"))
+    assert [group() for group in groups] == [None] * 4
 
 
 def test_the_number_of_processes_does_not_change_silently(tmp_path: Path) -> None:

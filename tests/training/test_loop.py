@@ -170,7 +170,13 @@ def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rows", [1, 2]), ("rows", 3), ("epoch", None), ("adamw.999.step", None)],
+    [
+        ("rows", [1, 2]),
+        ("rows", 3),
+        ("epoch", None),
+        ("adamw.999.step", None),
+        ("optimiser.0.step", 1),
+    ],
 )
 def test_a_damaged_state_is_refused(stage: Stage, key: str, value: object) -> None:
     fit(stage, network(), CPU, resume=False)

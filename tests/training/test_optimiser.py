@@ -6,7 +6,8 @@ import pytest
 import torch
 from test_loop import network
 
-from flowseg.training.optimiser import Muon, _orthogonal, optimisers, set_state, state_of
+from flowseg.network.unet import FlowNetwork
+from flowseg.training.optimiser import Muon, MuonAdamW, _orthogonal
 
 SHAPES = [(8, 8), (4, 36), (36, 4), (32, 288), (16, 8, 3, 3)]
 
@@ -67,28 +68,72 @@ def test_it_learns_what_is_hidden_behind_a_large_direction() -> None:
     assert rest.abs().max() < 0.1
 
 
-def test_every_weight_has_one_optimiser() -> None:
-    model = network()
-    both = optimisers(model, 0.01, torch.float32)
-    owned = [p for one in both.values() for group in one.param_groups for p in group["params"]]
+def rested(seed: int = 1) -> tuple[FlowNetwork, MuonAdamW]:
+    model = network(seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, MuonAdamW(model, 0.01, torch.float32)
+
+
+def take_steps(model: FlowNetwork, optimiser: MuonAdamW, count: int) -> None:
+    for step in range(count):
+        for number, weight in enumerate(model.parameters()):
+            weight.grad = drawn(*weight.shape) * (number + step)
+        optimiser.set_rate(0.01)
+        optimiser.step()
+
+
+def test_every_weight_is_moved_by_one_part() -> None:
+    model, optimiser = rested()
+    owned = [w for part in optimiser.parts.values() for g in part.param_groups for w in g["params"]]
     assert len(owned) == len(set(owned)) == len(list(model.parameters()))
-    kernels = both["muon"].param_groups[0]["params"]
+    kernels = optimiser.parts["muon"].param_groups[0]["params"]
     assert all(kernel.ndim == 4 for kernel in kernels)
     assert not {model.stem.weight, model.head.weight} & set(kernels)
+    before = [weight.clone() for weight in model.parameters()]
+    take_steps(model, optimiser, 2)
+    assert not any(map(torch.equal, before, model.parameters()))
 
 
-def test_state_goes_there_and_back() -> None:
-    models = [network(), network()]
-    both = [optimisers(model, 0.01, torch.float32) for model in models]
-    for k in range(3):
-        for model, own in zip(models, both, strict=True):
-            for number, weight in enumerate(model.parameters()):
-                weight.grad = drawn(*weight.shape) * (number + k)
-            for one in own.values():
-                one.param_groups[0]["lr"] = 0.01
-                one.step()
-        kept = {key: value.clone() for key, value in state_of(both[0]).items()}
-        both[1] = optimisers(models[1], 0.01, torch.float32)
-        set_state(both[1], kept | {"network.stem.weight": torch.zeros(1)})
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(one, other)
+def test_it_goes_on_where_it_was() -> None:
+    model, optimiser = rested()
+    take_steps(model, optimiser, 2)
+    other, again = rested()
+    other.load_state_dict(model.state_dict())
+    again.take_up({key: value.contiguous() for key, value in optimiser.tensors().items()})
+    for one in (again.parts["muon"], again.parts["adamw"]):
+        for weight, values in one.state.items():
+            assert all(v.stride() == weight.stride() for v in values.values() if v.ndim)
+    take_steps(model, optimiser, 3)
+    take_steps(other, again, 3)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    rested()[1].take_up({})
+
+
+@pytest.mark.parametrize("name", ["muon.0.momentum", "adamw.3.exp_avg", "adamw.3.step"])
+def test_a_part_of_its_memory_is_refused(name: str) -> None:
+    model, optimiser = rested()
+    take_steps(model, optimiser, 1)
+    tensors = optimiser.tensors()
+    optimiser.take_up(tensors)
+    kept = tensors.pop(name)
+    with pytest.raises(ValueError, match="lacks"):
+        optimiser.take_up(tensors)
+    with pytest.raises(LookupError):  # as an older version of flowseg named it
+        optimiser.take_up(tensors | {"optimiser.0.exp_avg": kept})
+
+
+def test_after_an_overflow_no_weight_moves() -> None:
+    model, optimiser = rested()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for overflow in (True, False):
+        before = [weight.clone() for weight in model.parameters()]
+        scaler.scale(torch.zeros(1, requires_grad=True)).sum().backward()  # type: ignore
+        for weight in model.parameters():
+            weight.grad = drawn(*weight.shape)
+        if overflow:
+            model.head.weight.grad[0] = torch.inf  # type: ignore[index]
+        optimiser.set_rate(0.01)
+        scaler.step(optimiser)
+        scaler.update()
+        same = [torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+        assert all(same) if overflow else not any(same)
+    assert scaler.get_scale() == 4.0
