@@ -18,7 +18,7 @@ from flowseg.training.run import train
 
 __all__ = ["DemoResult", "demo"]
 
-# Small enough for two CPU cores in four minutes; everything else is as in any run.
+# Small enough for two CPU cores in two minutes; everything else is as in any run.
 _SETTINGS = (
     "network.channels=[16, 32, 64, 128]",
     "network.blocks=1",
