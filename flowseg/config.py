@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -256,6 +256,9 @@ class Config:
         The cell types to train on and what each needs.
     seed : int
         Seed of the weights and of the order and variation of the crops.
+    views : {1, 2, 4, 8}
+        Views of each image that are averaged where a cross validation scores it and tunes
+        thresholds; ``predict --views`` is the same for prediction.
     data, network, augment, training : dataclasses
         See there.
     pretraining : ScheduleConfig
@@ -264,6 +267,7 @@ class Config:
 
     cells: Mapping[str, CellType] = field(default_factory=dict)
     seed: int = 42
+    views: int = 4
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -275,6 +279,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed", "0 or more, and less than 2**63")
+        _require(self.views in (1, 2, 4, 8), "views", "1, 2, 4 or 8")
 
 
 def load_config(
@@ -334,9 +339,10 @@ def load_config(
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Whether a YAML file names all settings and cell types, as the one that a run writes."""
+    """Whether a YAML file names all sections and cell types, as the one that a run writes."""
     values = read_yaml(Path(path))
-    return isinstance(values, Mapping) and {f.name for f in fields(Config)} <= set(values)
+    sections = {f.name for f in fields(Config) if f.default is MISSING}
+    return isinstance(values, Mapping) and sections <= set(values)
 
 
 def available_cell_types() -> tuple[str, ...]:

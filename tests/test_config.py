@@ -73,6 +73,7 @@ def test_scientific_notation_is_a_number() -> None:
         ("training=3", "expected settings as 'key: value' for training"),
         ("seed", "write key=value"),
         ("seed=[", "not valid YAML"),
+        ("views=3", "1, 2, 4 or 8"),
     ],
 )
 def test_refusals(override: str, message: str) -> None:
@@ -147,6 +148,8 @@ def test_a_whole_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
     file.write_text(to_yaml(load_config("all")))
     assert is_whole(file)
     assert load_config("cort", file, machine="gpu") == load_config("all")
+    file.write_text(to_yaml(load_config("all")).replace("views: 4\n", ""))
+    assert is_whole(file)
     file.write_text("{cells: {cort: {}}, seed: 1, data: , network: , augment: , training: }")
     assert not is_whole(file)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flowseg.config import Config, Precision
+from flowseg.config import Config
 from flowseg.data.folds import TRAIN_ONLY
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import Calibration, bootstrap_interval, calibrate
@@ -120,7 +120,8 @@ def cross_validate(
 
     Notes
     -----
-    Folds are validated after their last epoch only. A best epoch chosen on the images that are
+    Out of fold ``config.views`` views of each image are averaged. Folds are validated after their
+    last epoch only, on one view. A best epoch chosen on the images that are
     scored would flatter the score.
     """
     if tensorboard:
@@ -210,8 +211,7 @@ def _judge(
     device: str,
 ) -> CrossValidation:
     """Score every image by the network that did not learn from it, and calibrate."""
-    precision = config.training.precision
-    named = _collect(out, folds, records, fold_of, device, precision)
+    named = _collect(out, folds, records, fold_of, config, device)
     # Not those of the card: one that died here may have put tuned thresholds there already.
     calibration = calibrate(_samples(out, records), config.cells, config.seed)
     for fold_result in folds:
@@ -240,15 +240,16 @@ def _collect(
     folds: list[TrainResult],
     records: list[Record],
     fold_of: Mapping[str, int],
+    config: Config,
     device: str,
-    precision: Precision,
 ) -> dict[str, str]:
     """Keep each image's out-of-fold fields on disk; the cell type that each is taken for."""
     folder = ensure_writable_folder(out / FIELDS)
     named = {}
     with tqdm(total=len(records), desc="out of fold", unit="image") as bar:
         for fold, result in enumerate(folds):
-            segmenter = Segmenter.load(result.checkpoint, device, precision)
+            precision, views = config.training.precision, config.views
+            segmenter = Segmenter.load(result.checkpoint, device, precision, views=views)
             for record in records:
                 if fold_of[record.image_id] == fold:
                     grey = normalize(record.image())

@@ -52,6 +52,7 @@ def config() -> Config:
     cells = {name: both.cells[name] for name in ("shsy5y", "cort")}
     return Config(
         cells=cells,
+        views=2,
         data=both.data,
         network=both.network,
         augment=both.augment,
@@ -75,7 +76,8 @@ def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
         summary = json.loads((result.folds[image.fold].folder / "summary.json").read_text())
         assert record.image_id in summary["validation_images"]
         flows, cellprob = load_fields(result.folder / FIELDS / f"{record.image_id}.npz")
-        segmenter = Segmenter.load(result.folds[image.fold].checkpoint, "cpu")
+        checkpoint = result.folds[image.fold].checkpoint
+        segmenter = Segmenter.load(checkpoint, "cpu", views=config.views)
         grey = normalize(record.image())
         field = segmenter.predict(grey, segmenter.needs(record.cell_type))
         assert np.array_equal(cellprob, field.cellprob.astype(np.float16))
