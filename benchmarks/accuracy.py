@@ -8,7 +8,8 @@ at the end of the line that command is run first, or resumed. `--peer` is the in
 environment with cellpose==3.1.1.3: its residual U-Net learns from scratch with `train_seg`, on as
 many crops a fold as flowseg's, from the same label images, and is told the cells' diameters. It
 learns in its own float32 or, with `--peer-precision bfloat16`, in mixed precision as flowseg does,
-which takes a CPU less than half the time; it always predicts in float32. It predicts at its
+which takes a CPU less than half the time; it always predicts in float32. flowseg averages as many
+views as its run's `views` says, cellpose those of `--peer-augment` or one. It predicts at its
 default thresholds, as flowseg does but for the column "calibrated", whose thresholds were tuned on
 images of other groups; the network of both is told the cell type or its diameter.
 Weights and predictions stay in `--out`, so that the same command goes on where it was stopped: a
@@ -125,8 +126,12 @@ def train(folder: Path, data: Path, arguments: Sequence[str]) -> None:
 class Peer:
     """Cellpose, whose work stays in a folder; without an interpreter, only what it has done."""
 
-    def __init__(self, python: str | None, out: Path, device: str, precision: str) -> None:
+    def __init__(
+        self, python: str | None, out: Path, device: str, precision: str, augment: bool
+    ) -> None:
         self.python, self.out, self.device, self.precision = python, out, device, precision
+        self.augment = augment
+        self.suffix = ".augmented.npy" if augment else ".npy"
 
     def fold(self, run: Run, fold: int, crops: int) -> dict[str, Any] | None:
         """How it learned a fold, having predicted its images; None if it cannot."""
@@ -137,13 +142,14 @@ class Peer:
         wanted = {
             image_id: diameter
             for image_id, diameter in told.items()
-            if not (folder / f"{image_id}.npy").is_file()
+            if not (folder / f"{image_id}{self.suffix}").is_file()
         }
         if learned is None or (wanted and self.python is None):
             print(f"(fold {fold} of cellpose is left out: no --peer PYTHON given)")
             return None
         if wanted:
-            self._ask("predict", diameters=wanted, out=str(folder))
+            how = {"suffix": self.suffix, "augment": self.augment}
+            self._ask("predict", diameters=wanted, out=str(folder), **how)
         return learned
 
     def _learn(
@@ -177,7 +183,7 @@ class Peer:
         return ask(self.python, do, data=str(self.out), device=self.device, **task)
 
     def score(self, record: Record, fold: int) -> float:
-        labels = np.load(self.out / f"fold{fold}" / f"{record.image_id}.npy")
+        labels = np.load(self.out / f"fold{fold}" / f"{record.image_id}{self.suffix}")
         return competition_score(record.masks(), labels)
 
 
@@ -246,6 +252,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="float32",
         help="in which cellpose learns",
     )
+    parser.add_argument(
+        "--peer-augment",
+        action="store_true",
+        help="cellpose averages overlapping mirrored tiles, as flowseg may average views",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     parser.add_argument(
         "--train", nargs=argparse.REMAINDER, help="train first; the rest goes to train.py"
@@ -254,7 +265,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.train is not None:
         train(args.run, args.data, args.train)
     run = read_run(args.run, args.data)
-    peer = Peer(args.peer, ensure_writable_folder(args.out), args.device, args.peer_precision)
+    out = ensure_writable_folder(args.out)
+    peer = Peer(args.peer, out, args.device, args.peer_precision, args.peer_augment)
     if args.peer:
         write_images(run.records, args.out)
     learned = {}

@@ -103,8 +103,10 @@ def learn(
     }
 
 
-def predict(data: str, diameters: dict[str, float], out: str, device: str) -> dict[str, Any]:
-    """Segment images of known diameter with the weights in `out`, into `out`/ID.npy."""
+def predict(
+    data: str, diameters: dict[str, float], out: str, device: str, suffix: str, augment: bool
+) -> dict[str, Any]:
+    """Segment images of known diameter with the weights in `out`, into `out`/ID`suffix`."""
     weights = str(Path(out, "models", "weights"))
     model = models.CellposeModel(gpu=device != "cpu", pretrained_model=weights)
     start = time.perf_counter()
@@ -115,11 +117,12 @@ def predict(data: str, diameters: dict[str, float], out: str, device: str) -> di
             diameter=diameter,
             flow_threshold=0.4,
             cellprob_threshold=0.0,
+            augment=augment,
         )
         part = Path(out, f"{name}.part")
         with part.open("wb") as file:
             np.save(file, np.asarray(masks, dtype=np.int32))
-        part.replace(Path(out, f"{name}.npy"))
+        part.replace(Path(out, f"{name}{suffix}"))
     return {"seconds": time.perf_counter() - start}
 
 

@@ -77,6 +77,11 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     assert row["id"] == kept_back.image_id
     assert float(row["cellpose"]) == competition_score(kept_back.masks(), labels)
 
+    np.save(out / "fold1" / f"{kept_back.image_id}.augmented.npy", np.zeros_like(labels))
+    accuracy.main([*task, "--peer-augment"])
+    ((_, row),) = read_rows(out / "scores.csv", ("id", "cellpose"))
+    assert float(row["cellpose"]) == 0
+
     with pytest.raises(SystemExit, match="learned in another way"):
         accuracy.main([*task, "--crops", "100"])
 
