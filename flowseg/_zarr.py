@@ -22,8 +22,8 @@ _CODECS |= {"sharding_indexed"}
 _DOCUMENTS = (".zarray", "zarr.json")  # of versions 2 and 3 of the format
 
 _MAX_CHUNK = 2**30  # bytes of an unpacked chunk
-_SMALL_CHUNK = 2**12  # values; zarr takes a kilobyte or so for each chunk that it reads
-_MAX_SMALL_CHUNKS = 2**18
+_SMALL_CHUNK = 2**12  # values; zarr takes a while for each chunk, however small
+_MAX_SMALL_CHUNKS = 2**14
 
 
 def is_zarr(path: Path) -> bool:
