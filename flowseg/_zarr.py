@@ -68,7 +68,8 @@ def open_zarr(path: Path, limit: int) -> Any:
         raise FlowsegError("holds no numbers that can be read as an image", file=path)
     if shape[0] * shape[1] > limit:
         raise FlowsegError(f"claims {shape[1]} x {shape[0]} pixels, too many to read", file=path)
-    if min(chunks) < 1 or math.prod(chunks) * size > _MAX_CHUNK:
+    fit = len(chunks) == len(shape) and min(chunks) >= 1
+    if not fit or math.prod(chunks) * size > _MAX_CHUNK:
         raise FlowsegError(f"has chunks of {chunks}, which cannot be read", file=path)
     inside = math.prod(min(edge, side) for edge, side in zip(chunks, shape, strict=True))
     count = math.prod(-(-side // edge) for edge, side in zip(chunks, shape, strict=True))

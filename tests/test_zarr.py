@@ -120,6 +120,7 @@ def test_a_folder_without_an_array(tmp_path: Path) -> None:
         ({"shape": [10**6, 10**7], "chunks": [10, 10]}, "too many to read"),
         ({"shape": [10**5, 10**5], "chunks": [10**5, 10**5]}, "which cannot be read"),
         ({"chunks": [0, 5]}, "which cannot be read"),
+        ({"chunks": [3]}, "cannot be read"),
         ({"shape": [2**24, 5], "chunks": [3, 5]}, "very many chunks"),
         ({"shape": [2**24, 5], "chunks": [1, 4096]}, "very many chunks"),
         ({"shape": [24], "chunks": [24]}, "not one flat image"),
