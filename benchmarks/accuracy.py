@@ -9,7 +9,7 @@ environment with cellpose==3.1.1.3: its residual U-Net learns from scratch with 
 many crops a fold as flowseg's, from the same label images, and is told the cells' diameters. It
 learns in its own float32 or, with `--peer-precision bfloat16`, in mixed precision as flowseg does,
 which takes a CPU less than half the time; it always predicts in float32. flowseg averages as many
-views as its run's `views` says, cellpose those of `--peer-augment` or one. It predicts at its
+views as its run's summary says, cellpose those of `--peer-augment` or one. Cellpose predicts at its
 default thresholds, as flowseg does but for the column "calibrated", whose thresholds were tuned on
 images of other groups; the network of both is told the cell type or its diameter.
 Weights and predictions stay in `--out`, so that the same command goes on where it was stopped: a
@@ -67,6 +67,7 @@ class Run:
     crops: int
     seconds: float
     more: str  # what it had and cellpose has not
+    views: int
 
     @property
     def folds(self) -> range:
@@ -93,6 +94,7 @@ def read_run(folder: Path, data: Path) -> Run:
         _crops(config.training, origin["processes"]),
         seconds,
         _more(config, origin),
+        int(json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("views", 1)),
     )
 
 
@@ -199,7 +201,6 @@ def compare(images: Sequence[Scores], cell_types: Sequence[str]) -> list[list[st
 
     Intervals are of the mean over images: both sides' scores of an image are drawn together.
     """
-    rng = np.random.default_rng(SEED)
     rows = [
         [
             *("cell type", "images", "flowseg", "calibrated", "cellpose 3"),
@@ -213,7 +214,7 @@ def compare(images: Sequence[Scores], cell_types: Sequence[str]) -> list[list[st
         scores = np.array([(i.flowseg, i.calibrated, i.cellpose) for i in own])
         row = [name, str(len(own)), *(f"{mean:.4f}" for mean in scores.mean(axis=0))]
         for gains in (scores[:, 0] - scores[:, 2], scores[:, 1] - scores[:, 2]):
-            low, high = bootstrap_interval(gains, rng)
+            low, high = bootstrap_interval(gains, np.random.default_rng(SEED))
             row += [f"{gains.mean():+.4f}", f"{low:+.4f} to {high:+.4f}"]
         rows.append(row)
     return rows
@@ -224,7 +225,7 @@ def report(run: Run, learned: Mapping[int, Mapping[str, Any]]) -> str:
     total = run.crops * len(run.folds)
     lines = [
         f"flowseg: {run.crops:,} crops a fold{run.more}; {len(run.folds)} folds in"
-        f" {run.seconds:,.0f} s, {total / run.seconds:.2f} crops/s"
+        f" {run.seconds:,.0f} s, {total / run.seconds:.2f} crops/s; views averaged: {run.views}"
     ]
     for fold, answer in learned.items():
         lines.append(
@@ -282,7 +283,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if fold in learned
     ]
     if images:
-        write_rows(args.out / "scores.csv", Scores._fields, images)
+        write_rows(
+            args.out / f"scores{peer.suffix.removesuffix('.npy')}.csv", Scores._fields, images
+        )
         print(table(compare(images, list(run.config.cells)), args.markdown))
 
 

@@ -75,7 +75,9 @@ def open_zarr(path: Path, limit: int) -> Any:
     count = math.prod(-(-side // edge) for edge, side in zip(chunks, shape, strict=True))
     if inside < _SMALL_CHUNK and count > _MAX_SMALL_CHUNKS:
         raise FlowsegError(
-            f"has very many chunks of {chunks}", file=path, remedy="save it in larger chunks"
+            f"has {count} chunks of {chunks}, of which at most {_MAX_SMALL_CHUNKS} are read",
+            file=path,
+            remedy="save it in chunks of 64 x 64 or more",
         )
     return array
 

@@ -7,7 +7,10 @@ import os
 __all__ = ["FlowsegError", "out_of_memory", "told"]
 
 _LONGEST = 2000
-_NO_COMPILER = ("No working C++ compiler", "Cannot find a working triton installation")
+_NO_COMPILER = (
+    *("No working C++ compiler", "C++ compile error", "Failed to find C compiler"),
+    "Cannot find a working triton installation",
+)
 _NO_MEMORY = ("can't allocate", "not enough memory", "out of memory", "insufficient memory")
 """How torch, CUDA and OpenCV say it, which raise no MemoryError."""
 

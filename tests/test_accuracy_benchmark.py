@@ -41,6 +41,7 @@ def write_run(folder: Path, data: Path) -> dict[str, int]:
         write_rows(folder / f"fold{fold}" / "metrics.csv", columns, [(1, 4.0, 1.0), (2, 3.0, 0.0)])
     (folder / "fold0" / "config.yaml").write_text(to_yaml(config))
     (folder / "fold0" / "origin.json").write_text('{"pretrain": "none", "processes": 1}')
+    (folder / "summary.json").write_text('{"views": 2}')
     write_folds(folder / "fold0" / "folds.csv", records, fold_of)
     scores = [(name, 0.5, 0.75) for name, fold in fold_of.items() if fold >= 0]
     write_rows(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"), scores)
@@ -71,7 +72,7 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     accuracy.main(task)
     text = capsys.readouterr().out
     assert "fold 0 of cellpose is left out" in text
-    assert "24 crops a fold; 2 folds in 12 s, 4.00 crops/s" in text
+    assert "24 crops a fold; 2 folds in 12 s, 4.00 crops/s; views averaged: 2" in text
     assert "in 48 s, 0.50 crops/s" in text
     ((_, row),) = read_rows(out / "scores.csv", ("id", "cellpose"))
     assert row["id"] == kept_back.image_id
@@ -79,7 +80,7 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
 
     np.save(out / "fold1" / f"{kept_back.image_id}.augmented.npy", np.zeros_like(labels))
     accuracy.main([*task, "--peer-augment"])
-    ((_, row),) = read_rows(out / "scores.csv", ("id", "cellpose"))
+    ((_, row),) = read_rows(out / "scores.augmented.csv", ("id", "cellpose"))
     assert float(row["cellpose"]) == 0
 
     with pytest.raises(SystemExit, match="learned in another way"):

@@ -25,10 +25,12 @@ from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.tables import write_rows
 from flowseg.training.distributed import from_first, joined
-from flowseg.training.folder import CONFIG, SUMMARY, opened
+from flowseg.training.folder import CONFIG, ORIGIN, SUMMARY, opened
 from flowseg.training.images import check_images
+from flowseg.training.loop import BEST
 from flowseg.training.plan import plan
-from flowseg.training.pretraining import NONE, pretrained
+from flowseg.training.pretraining import LIVECELL, NONE, pretrained
+from flowseg.training.provenance import digest
 from flowseg.training.run import TrainResult, train
 from flowseg.training.tensorboard import load_writer
 
@@ -53,8 +55,9 @@ class OutOfFold(NamedTuple):
     named : str
         The cell type that the network takes it for.
     score : float
-        The competition's, with the thresholds that the cell type began with. Scale and thresholds
-        are those of the true cell type, whatever `named` says.
+        The competition's, of the average of ``config.views`` views, with the thresholds that the
+        cell type began with. Scale and thresholds are those of the true cell type, whatever
+        `named` says.
     calibrated_score : float
         With thresholds that were tuned on the images of other groups.
     """
@@ -82,12 +85,15 @@ class CrossValidation:
         In order of the ids.
     calibration : Calibration
         The thresholds that are now on the cards, and how they were found.
+    views : int
+        Views of each image that were averaged.
     """
 
     folder: Path
     folds: tuple[TrainResult, ...]
     images: tuple[OutOfFold, ...]
     calibration: Calibration
+    views: int
 
 
 def cross_validate(
@@ -158,7 +164,8 @@ def _cross_validate(
     from_first(lambda: check_images([*plans[0].records, *extra]))
     origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
     with opened(out, settings, origin, resume):
-        start = pretrained(pretrain, first, data, out, where)
+        start = from_first(lambda: _begun_with(out)) if resume and pretrain == LIVECELL else None
+        start = start or pretrained(pretrain, first, data, out, where)
         _warn_of_leaks(start, config.data.extra)
         folds = []
         for fold, own in enumerate(configs):
@@ -199,6 +206,7 @@ def report(result: CrossValidation, seed: int = 0) -> str:
             f"{name:<11} {len(own):>7}  {np.mean(scores):.4f}  {low:.4f} to {high:.4f}"
             f"  {calibrated:>10.4f}  {named:>10.0%}"
         )
+    lines.append(f"(averages of {result.views} views)" if result.views > 1 else "(one view)")
     return "\n".join(lines)
 
 
@@ -221,9 +229,22 @@ def _judge(
         for r in records
         for scores in [calibration.scores[r.image_id]]
     )
-    result = CrossValidation(out, tuple(folds), images, calibration)
+    result = CrossValidation(out, tuple(folds), images, calibration, config.views)
     _write(result)
     return result
+
+
+def _begun_with(out: Path) -> Path | None:
+    """The LIVECell stage that the first fold began with, if there is one.
+
+    The other folds do too, even if flowseg has changed since and would make another.
+    """
+    begun = out / "fold0" / ORIGIN
+    if not begun.is_file():
+        return None
+    wanted = json.loads(begun.read_text(encoding="utf-8")).get("pretrain")
+    stages = sorted(out.parent.glob(f"livecell-*/{BEST}"))
+    return next((path for path in stages if digest(path) == wanted), None)
 
 
 def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
@@ -286,6 +307,7 @@ def _write(result: CrossValidation) -> None:
         "stage": ENSEMBLE,
         "validation_score": float(np.mean([image.calibrated_score for image in result.images])),
         "folds": len(result.folds),
+        "views": result.views,
         "calibration": result.calibration.to_mapping(),
     }
     write_text(result.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")

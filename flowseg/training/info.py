@@ -75,7 +75,15 @@ def _run(folder: Path) -> str:
         lines.append(("state", f"not finished, {done}; continue it with --resume"))
     else:
         lines.append(("state", f"finished: {summary.get('stage', 'training')}"))
-        known = ("folds", "epochs", "best_epoch", "validation_score", "seconds", "training_images")
+        known = (
+            "folds",
+            "views",
+            "epochs",
+            "best_epoch",
+            "validation_score",
+            "seconds",
+            "training_images",
+        )
         lines += [
             (name.replace("_", " "), _short(summary[name])) for name in known if name in summary
         ]

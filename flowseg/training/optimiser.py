@@ -126,8 +126,10 @@ class MuonAdamW(torch.optim.Optimizer):
         for place, tensor in tensors.items():
             name, number, key = place.split(".")
             weight = self._weights(name)[int(number)]
+            if tensor.shape != (torch.Size() if key == "step" else weight.shape):
+                raise ValueError(f"{place} has the shape {tuple(tensor.shape)}")
             # Laid out in memory as the weight is. A copy: what was read is a view of the file.
-            home = torch.empty_like(weight if tensor.ndim else tensor)
+            home = torch.empty_like(tensor if key == "step" else weight)
             states[name].setdefault(int(number), {})[key] = home.copy_(tensor)
         for name, part in self.parts.items():
             kept = [set(values) for values in states[name].values()]

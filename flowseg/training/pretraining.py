@@ -101,8 +101,8 @@ def inherit(network: FlowNetwork, path: Path) -> None:
 def _key(config: Config, records: Iterable[Record], device: torch.device) -> str:
     """A short name for everything that decides the weights of a pre-training."""
     settings = to_mapping(config)
-    # Neither the schedule of the second stage nor the split changes the first.
-    for unrelated in ("training", "data"):
+    # Neither the schedule of the second stage, the split nor the scoring changes the first.
+    for unrelated in ("training", "data", "views"):
         del settings[unrelated]
     material: dict[str, Any] = {
         "settings": settings,

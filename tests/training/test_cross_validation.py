@@ -27,11 +27,13 @@ from flowseg.training.cross_validation import (
     FIELDS,
     TABLE,
     CrossValidation,
+    _begun_with,
     cross_validate,
     report,
 )
 from flowseg.training.info import describe
 from flowseg.training.plan import plan
+from flowseg.training.provenance import digest
 from flowseg.training.run import train
 
 
@@ -97,8 +99,25 @@ def test_what_it_leaves(result: CrossValidation) -> None:
     summary = json.loads((result.folder / "summary.json").read_text())
     expected = np.mean([image.calibrated_score for image in result.images])
     assert summary["validation_score"] == pytest.approx(expected)
-    table = report(result).splitlines()
+    assert summary["views"] == result.views == 2
+    *table, views = report(result).splitlines()
     assert [line.split()[0] for line in table[1:]] == ["shsy5y", "cort", "all"]
+    assert views == "(averages of 2 views)"
+
+
+def test_it_goes_on_from_the_start_that_the_first_fold_had(tmp_path: Path) -> None:
+    out, begun = tmp_path / "run", []
+    (out / "fold0").mkdir(parents=True)
+    for name in ("livecell-a", "livecell-b", "livecell-c"):
+        (tmp_path / name).mkdir()
+        begun.append(tmp_path / name / "best.safetensors")
+        begun[-1].write_text(name)
+    assert _begun_with(out) is None
+    origin = out / "fold0" / "origin.json"
+    origin.write_text(json.dumps({"pretrain": digest(begun[1])}))
+    assert _begun_with(out) == begun[1]
+    begun[1].unlink()
+    assert _begun_with(out) is None
 
 
 def test_the_cards_hold_the_calibrated_thresholds(result: CrossValidation) -> None:

@@ -115,6 +115,10 @@ def test_a_part_of_its_memory_is_refused(name: str) -> None:
     tensors = optimiser.tensors()
     optimiser.take_up(tensors)
     kept = tensors.pop(name)
+    for other in (kept[None], kept.sum(), kept[:1]) if kept.ndim else (torch.zeros(3),):
+        if other.shape != kept.shape:
+            with pytest.raises(ValueError, match="shape"):
+                optimiser.take_up(tensors | {name: other})
     with pytest.raises(ValueError, match="lacks"):
         optimiser.take_up(tensors)
     with pytest.raises(LookupError):  # as an older version of flowseg named it
