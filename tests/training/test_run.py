@@ -67,7 +67,7 @@ def test_what_changes_the_pretraining_changes_its_key(tmp_path: Path) -> None:
     records = read_livecell(tmp_path)
     config, cpu = load_config(), torch.device("cpu")
     key = _key(config, records, cpu)
-    same = ["training.epochs=3", "data.folds=3"]
+    same = ["training.epochs=3", "data.folds=3", "views=1"]
     assert _key(load_config(overrides=same), records, cpu) == key
     for change in ("seed=1", "pretraining.epochs=3", "augment.flip=false", "network.blocks=3"):
         assert _key(load_config(overrides=[change]), records, cpu) != key
