@@ -1,7 +1,7 @@
 """Whether a model's own labels of further images make it better, with the true ones put aside.
 
-    python benchmarks/pseudo_labels.py --data ../shared/data --out /tmp/pseudo --seeds 3
-    python benchmarks/pseudo_labels.py --data /tmp/drawn --draw 30 --edge 256 --out /tmp/pseudo
+    python benchmarks/pseudo_labels.py --data ../shared/data --out runs/pseudo --seeds 3
+    python benchmarks/pseudo_labels.py --data runs/drawn --draw 30 --edge 256 --out runs/pseudo
 
 Of the images that a fold trains on, half (by well) keep their labels. A model learns from these
 alone; it labels the other half; and a new model learns from both, once for each weight. "true
