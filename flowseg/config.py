@@ -19,6 +19,7 @@ from flowseg._plain import apply_values, nearest, parse_yaml, plain, read_yaml
 from flowseg.errors import FlowsegError
 
 __all__ = [
+    "VIEWS",
     "AugmentConfig",
     "CellType",
     "Config",
@@ -34,6 +35,8 @@ __all__ = [
     "to_yaml",
 ]
 
+VIEWS = (1, 2, 4, 8)
+"""How many views may be averaged: as it is; and upside down; all quarter turns; and mirrored."""
 
 _MACHINES = "machines"
 
@@ -279,7 +282,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed", "0 or more, and less than 2**63")
-        _require(self.views in (1, 2, 4, 8), "views", "1, 2, 4 or 8")
+        _require(self.views in VIEWS, "views", "1, 2, 4 or 8")
 
 
 def load_config(

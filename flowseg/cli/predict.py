@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.cli.export import add_folder_arguments
+from flowseg.config import VIEWS
 
 __all__ = ["add_arguments", "add_model_arguments", "run"]
 
@@ -87,7 +88,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--views",
         type=int,
-        choices=(1, 2, 4, 8),
+        choices=VIEWS,
         default=1,
         help="turned and mirrored views of each image that are averaged; as many times slower",
     )

@@ -11,15 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowseg.config import VIEWS
 from flowseg.errors import FlowsegError
 from flowseg.inference.field import fetch
 from flowseg.network.device import autocast
 from flowseg.network.unet import FlowNetwork, NetworkOutput, folded
 
-__all__ = ["VIEWS", "Answer", "Committee"]
-
-VIEWS = (1, 2, 4, 8)
-"""How many views may be averaged: as it is; and upside down; all quarter turns; and mirrored."""
+__all__ = ["Answer", "Committee"]
 
 _VIEWS = {
     1: ((0, False),),

@@ -25,12 +25,10 @@ from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.tables import write_rows
 from flowseg.training.distributed import from_first, joined
-from flowseg.training.folder import CONFIG, ORIGIN, SUMMARY, opened
+from flowseg.training.folder import CONFIG, SUMMARY, opened
 from flowseg.training.images import check_images
-from flowseg.training.loop import BEST
 from flowseg.training.plan import plan
-from flowseg.training.pretraining import LIVECELL, NONE, pretrained
-from flowseg.training.provenance import digest
+from flowseg.training.pretraining import NONE, pretrained
 from flowseg.training.run import TrainResult, train
 from flowseg.training.tensorboard import load_writer
 
@@ -127,8 +125,8 @@ def cross_validate(
     Notes
     -----
     Out of fold ``config.views`` views of each image are averaged. Folds are validated after their
-    last epoch only, on one view. A best epoch chosen on the images that are
-    scored would flatter the score.
+    last epoch only, on one view: a best epoch chosen on the images that are scored would flatter
+    the score.
     """
     if tensorboard:
         load_writer()
@@ -164,8 +162,7 @@ def _cross_validate(
     from_first(lambda: check_images([*plans[0].records, *extra]))
     origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
     with opened(out, settings, origin, resume):
-        start = from_first(lambda: _begun_with(out)) if resume and pretrain == LIVECELL else None
-        start = start or pretrained(pretrain, first, data, out, where)
+        start = pretrained(pretrain, first, data, out, where)
         _warn_of_leaks(start, config.data.extra)
         folds = []
         for fold, own in enumerate(configs):
@@ -232,19 +229,6 @@ def _judge(
     result = CrossValidation(out, tuple(folds), images, calibration, config.views)
     _write(result)
     return result
-
-
-def _begun_with(out: Path) -> Path | None:
-    """The LIVECell stage that the first fold began with, if there is one.
-
-    The other folds do too, even if flowseg has changed since and would make another.
-    """
-    begun = out / "fold0" / ORIGIN
-    if not begun.is_file():
-        return None
-    wanted = json.loads(begun.read_text(encoding="utf-8")).get("pretrain")
-    stages = sorted(out.parent.glob(f"livecell-*/{BEST}"))
-    return next((path for path in stages if digest(path) == wanted), None)
 
 
 def _warn_of_leaks(start: Path | None, extra: str | None) -> None:

@@ -23,7 +23,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose every direction is made equally long before it is followed.
 
     A kernel is taken as a matrix of its outputs by all that each sees. Of the singular values of a
-    momentum few are large; brought near 1, the small ones teach as much.
+    momentum few are large; brought near 1, the small ones teach as much. (torch's own Muon refuses
+    whatever has not two dimensions, and came after the oldest torch that flowseg works with.)
 
     Parameters
     ----------

@@ -17,12 +17,12 @@ from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.files import write_text
-from flowseg.network.checkpoint import load_network
+from flowseg.network.checkpoint import load_network, read_card
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.distributed import from_first, processes
 from flowseg.training.folder import CONFIG, SUMMARY, alone_in, close_folder
 from flowseg.training.images import check_images, measure_cells
-from flowseg.training.loop import BEST, STATE, Stage, fit
+from flowseg.training.loop import BEST, LAST, STATE, Stage, fit
 from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
 
 __all__ = ["LIVECELL", "NONE", "checkpoint_at", "inherit", "pretrained"]
@@ -36,11 +36,18 @@ _log = logging.getLogger(__name__)
 def pretrained(
     pretrain: str, config: Config, data: Path, out: Path, device: torch.device
 ) -> Path | None:
-    """The checkpoint to start from; made first if it is LIVECell's and not there yet."""
+    """The checkpoint to start from; made first if it is LIVECell's and not there yet.
+
+    What began with one in `out` goes on with it, even if flowseg has changed since and would make
+    another.
+    """
     if pretrain == NONE:
         return None
     if pretrain != LIVECELL:
         return checkpoint_at(pretrain)
+    begun = from_first(lambda: _begun_with(out))
+    if begun is not None:
+        return begun
     training = read_livecell(data, ("train",))
     validation = read_livecell(data, ("val",))
     names = sorted({record.cell_type for record in training})
@@ -53,6 +60,15 @@ def pretrained(
         else:
             _pretrain(folder, stage_config, training, validation, device)
     return folder / BEST
+
+
+def _begun_with(out: Path) -> Path | None:
+    """The LIVECell stage that the cards of a run or of a first fold name, if it is still there."""
+    for last in (out / LAST, out / "fold0" / LAST):
+        name = read_card(last).provenance.get("pretraining") if last.is_file() else None
+        if isinstance(name, str) and (out.parent / name).is_file():
+            return out.parent / name
+    return None
 
 
 def _pretrain(

@@ -27,13 +27,12 @@ from flowseg.training.cross_validation import (
     FIELDS,
     TABLE,
     CrossValidation,
-    _begun_with,
     cross_validate,
     report,
 )
 from flowseg.training.info import describe
 from flowseg.training.plan import plan
-from flowseg.training.provenance import digest
+from flowseg.training.pretraining import pretrained
 from flowseg.training.run import train
 
 
@@ -105,19 +104,23 @@ def test_what_it_leaves(result: CrossValidation) -> None:
     assert views == "(averages of 2 views)"
 
 
-def test_it_goes_on_from_the_start_that_the_first_fold_had(tmp_path: Path) -> None:
-    out, begun = tmp_path / "run", []
-    (out / "fold0").mkdir(parents=True)
-    for name in ("livecell-a", "livecell-b", "livecell-c"):
-        (tmp_path / name).mkdir()
-        begun.append(tmp_path / name / "best.safetensors")
-        begun[-1].write_text(name)
-    assert _begun_with(out) is None
-    origin = out / "fold0" / "origin.json"
-    origin.write_text(json.dumps({"pretrain": digest(begun[1])}))
-    assert _begun_with(out) == begun[1]
-    begun[1].unlink()
-    assert _begun_with(out) is None
+@pytest.mark.parametrize("place", ["last.safetensors", "fold0/last.safetensors"])
+def test_it_goes_on_from_the_livecell_stage_it_began_with(
+    tmp_path: Path, result: CrossValidation, config: Config, place: str
+) -> None:
+    network, card = load_network(result.folds[0].checkpoint)
+    named = {"pretraining": "livecell-before/best.safetensors"}
+    last, stage = tmp_path / "run" / place, tmp_path / named["pretraining"]
+    for path in (last, stage):
+        path.parent.mkdir(parents=True)
+    save_network(last, network.state_dict(), replace(card, provenance=named))
+    stage.write_bytes(b"")
+    nowhere = tmp_path / "no data"  # so that no other stage can be made
+    found = pretrained("livecell", config, nowhere, tmp_path / "run", torch.device("cpu"))
+    assert found == stage
+    stage.unlink()
+    with pytest.raises(FlowsegError, match="no data"):
+        pretrained("livecell", config, nowhere, tmp_path / "run", torch.device("cpu"))
 
 
 def test_the_cards_hold_the_calibrated_thresholds(result: CrossValidation) -> None:
