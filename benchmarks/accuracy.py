@@ -133,7 +133,10 @@ class Peer:
     ) -> None:
         self.python, self.out, self.device, self.precision = python, out, device, precision
         self.augment = augment
-        self.suffix = ".augmented.npy" if augment else ".npy"
+
+    @property
+    def suffix(self) -> str:
+        return ".augmented.npy" if self.augment else ".npy"
 
     def fold(self, run: Run, fold: int, crops: int) -> dict[str, Any] | None:
         """How it learned a fold, having predicted its images; None if it cannot."""
