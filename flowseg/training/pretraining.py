@@ -47,6 +47,7 @@ def pretrained(
         return checkpoint_at(pretrain)
     begun = from_first(lambda: _begun_with(out))
     if begun is not None:
+        _log.info("reusing the LIVECell pre-training in %s", begun.parent)
         return begun
     training = read_livecell(data, ("train",))
     validation = read_livecell(data, ("val",))
