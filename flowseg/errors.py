@@ -11,8 +11,16 @@ _NO_COMPILER = (
     *("No working C++ compiler", "C++ compile error", "Failed to find C compiler"),
     "Cannot find a working triton installation",
 )
-_NO_MEMORY = ("can't allocate", "not enough memory", "out of memory", "insufficient memory")
+_NO_MEMORY = (
+    *("can't allocate", "not enough memory", "out of memory", "insufficient memory"),
+    "bad_alloc",
+)
 """How torch, CUDA and OpenCV say it, which raise no MemoryError."""
+_ONEDNN_NO_MEMORY = frozenset(
+    f"could not {what}"
+    for what in ("create a primitive", "create a memory object", "execute a primitive")
+)
+"""All that oneDNN says where it finds no room for its code, its buffers or its scratch pad."""
 
 
 class FlowsegError(Exception):
@@ -68,7 +76,11 @@ def out_of_memory(
     slide.tif: there is not enough memory; free some, or use smaller images, crops or batches
     """
     said = str(error).lower()
-    if not isinstance(error, MemoryError) and not any(words in said for words in _NO_MEMORY):
+    if not (
+        isinstance(error, MemoryError)
+        or said in _ONEDNN_NO_MEMORY
+        or any(words in said for words in _NO_MEMORY)
+    ):
         return None
     remedy = "free some, or use smaller images, crops or batches"
     return FlowsegError("there is not enough memory", file=file, remedy=remedy)
