@@ -6,9 +6,10 @@
 Of the images that a fold trains on, half (by well) keep their labels. A model learns from these
 alone; it labels the other half; and a new model learns from both, once for each weight. "true
 labels" are those that were put aside, at the first weight: how much could be gained. All trainings
-take as many crops, start from fresh weights, and are scored after their last epoch on the images
-that the fold keeps back. Images are labelled under names as in train_semi_supervised, so that
-their cell type is read from the name.
+take as many crops, start from fresh weights or from `--pretrain` (such as a LIVECell stage that
+train.py has kept), and are scored after their last epoch on the images that the fold keeps back.
+Images are labelled under names as in train_semi_supervised, so that their cell type is read from
+the name.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from flowseg.network.device import pick_device
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.images import measure_cells
 from flowseg.training.loop import BEST, Stage, fit
+from flowseg.training.pretraining import inherit
 from flowseg.training.provenance import provenance_of
 
 
@@ -48,6 +50,7 @@ class Trial:
     labelled: list[Record]
     validation: list[Record]
     device: torch.device
+    start: Path | None
 
     def train(self, folder: Path, extra: Sequence[Record] = (), weight: float = 0.0) -> Path:
         """Learn from the labelled images and others; the checkpoint of the last epoch."""
@@ -56,6 +59,8 @@ class Trial:
         config = replace(self.config, data=data, cells=cells)
         provenance = provenance_of(config, self.labelled, ()) | {"stage": "training"}
         network = FlowNetwork(config.network, len(cells), config.seed)
+        if self.start is not None:
+            inherit(network, self.start)
         stage = Stage(
             folder.name,
             ensure_writable_folder(folder),
@@ -105,6 +110,7 @@ def main() -> None:
     parser.add_argument("--draw", type=int, help="draw so many images into --data first")
     parser.add_argument("--edge", type=int, default=384, help="of drawn images")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pretrain", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1)
@@ -124,7 +130,7 @@ def main() -> None:
     print(f"{'seed':4} {'trained on':28} " + " ".join(f"{c:>8}" for c in (*CELL_TYPES, "all")))
     for seed in range(args.seeds):
         config = load_config("all", overrides=[*args.set, f"seed={seed}"])
-        trial = Trial(config, labelled, validation, pick_device(args.device))
+        trial = Trial(config, labelled, validation, pick_device(args.device), args.pretrain)
         folder = args.out / f"seed{seed}"
 
         def tell(what: str, model: Path, trial: Trial = trial, seed: int = seed) -> None:

@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     )
     say(f"{done.cells} cells in {done.images} images: {done.submission}")
     if done.failed:
-        say(f"{len(done.failed)} images could not be done and have no row")
+        say(f"images that could not be done, without a row: {len(done.failed)}")
     # torchrun ends all processes where one of them fails, so a bad image must not look like that.
     launched = shard is not None and not args.shard
     return 1 if done.failed and not launched else 0

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
     )
     say(report(done))
-    say(f"{len(done.kept)} images to train on with --extra: {args.out}")
+    say(f"images to train on with --extra: {len(done.kept)}, in {args.out}")
     if done.failed:
-        say(f"{len(done.failed)} images could not be done")
+        say(f"images that could not be done: {len(done.failed)}")
     return 1 if done.failed else 0

@@ -226,7 +226,7 @@ def test_bad_images_are_told_and_the_rest_is_done(
     shutil.copyfile(home / "m.safetensors", tmp_path / "m.safetensors")
     argv = [*command(tmp_path, tmp_path / "out"), "--min-score", "0", "--min-share", "0"]
     assert main(argv) == 1
-    assert "2 images could not be done" in capsys.readouterr().out
+    assert "images that could not be done: 2" in capsys.readouterr().out
     assert "cort_bad.png" in caplog.text
     assert "cort_two.tif: is no file of one image" in caplog.text
     assert len(read_records(tmp_path / "out", CELL_TYPES)) == 4
