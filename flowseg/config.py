@@ -163,6 +163,9 @@ class AugmentConfig:
     swap_scale : float
         Share of crops rescaled as if they were of another cell type, so that the network learns
         to name the type of an image before its scale is known.
+    paste : float
+        Share of the cells of another crop, of an image of the same cell type, that are pasted over
+        a crop.
     contrast, brightness : float
         Largest relative change of contrast, largest shift of normalised intensity.
     gamma : float
@@ -176,6 +179,7 @@ class AugmentConfig:
     rotate: bool = True
     scale: float = 1.25
     swap_scale: float = 0.1
+    paste: float = 0.3
     contrast: float = 0.25
     brightness: float = 0.15
     gamma: float = 1.25
@@ -186,7 +190,8 @@ class AugmentConfig:
         _require(self.crop >= 32, "crop", "32 or more")
         _require(self.scale >= 1, "scale", "1 or more")
         _require(self.gamma >= 1, "gamma", "1 or more")
-        _require(0 <= self.swap_scale <= 1, "swap_scale", "from 0 to 1")
+        for name in ("swap_scale", "paste"):
+            _require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         _require(0 <= self.contrast < 1, "contrast", "from 0 to below 1")
         for name in ("brightness", "blur", "noise"):
             _require(getattr(self, name) >= 0, name, "0 or more")

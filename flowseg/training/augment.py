@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from flowseg.config import AugmentConfig
 from flowseg.files import load_cv2
 
-__all__ = ["cut_crop", "vary_intensity"]
+__all__ = ["cut_crop", "paste_cells", "vary_intensity"]
+
+Crop = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""An image and its labels, which reach a margin beyond it on each side."""
 
 
 def cut_crop(
@@ -18,7 +21,7 @@ def cut_crop(
     margin: int,
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+) -> Crop:
     """Cut a square at a random place, angle, scale and handedness.
 
     Parameters
@@ -75,6 +78,40 @@ def cut_crop(
     return crop.astype(np.float32, copy=False), ids.astype(np.int32)
 
 
+def paste_cells(crop: Crop, source: Crop, share: float, rng: np.random.Generator) -> Crop:
+    """Lay some cells of one crop over another, at their places.
+
+    Parameters
+    ----------
+    crop, source : tuple of ndarray
+        What is laid over, and where cells are taken from: crops of one size, as of
+        :func:`cut_crop`.
+    share : float
+        Share of the source's cells that are taken, from 0 to 1; each is drawn by itself.
+    rng : numpy.random.Generator
+        Source of all random numbers.
+
+    Returns
+    -------
+    tuple of ndarray
+        Cells lie over those of `crop`, under ids of their own. A few pixels around them the images
+        blend, and what is taken is as bright as its new surroundings are.
+    """
+    cv2 = load_cv2()
+    (image, labels), (other, cells) = crop, source
+    ids = np.unique(cells[cells > 0])
+    mask = np.isin(cells, ids[rng.random(ids.size) < share])
+    if not mask.any():
+        return crop
+    margin = (labels.shape[0] - image.shape[0]) // 2
+    inner = slice(margin, margin + image.shape[0])
+    near = cv2.dilate(mask.astype(np.float32), np.ones((5, 5), np.uint8))
+    blend = np.maximum(cv2.GaussianBlur(near, (0, 0), 1.5), mask)[inner, inner]
+    lift = _ground(image, labels[inner, inner]) - _ground(other, cells[inner, inner])
+    mixed = image + blend * (other + lift - image)
+    return mixed.astype(np.float32), np.where(mask, cells + labels.max(), labels).astype(np.int32)
+
+
 def vary_intensity(
     image: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
 ) -> NDArray[np.float32]:
@@ -95,6 +132,12 @@ def vary_intensity(
         spread = np.float32(rng.uniform(0, config.noise))
         varied = varied + spread * rng.standard_normal(varied.shape, dtype=np.float32)
     return varied.astype(np.float32, copy=False)
+
+
+def _ground(image: NDArray[np.float32], labels: NDArray[np.int32]) -> np.float32:
+    """The median of the background; 0 where there is none."""
+    ground = image[labels == 0]
+    return np.float32(np.median(ground) if ground.size else 0)
 
 
 def _centre(length: int, half: float, rng: np.random.Generator) -> float:

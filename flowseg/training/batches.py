@@ -22,7 +22,7 @@ from flowseg.files import load_cv2
 from flowseg.flow.diffusion import labels_to_flows
 from flowseg.image import normalize
 from flowseg.labels import largest_pieces, masks_to_labels
-from flowseg.training.augment import cut_crop, vary_intensity
+from flowseg.training.augment import Crop, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import processes_here
 
 __all__ = ["Batch", "CropDataset", "batches", "loader_processes", "named_losses_of_workers"]
@@ -81,6 +81,7 @@ class CropDataset(Dataset[Batch]):
         self._augment: AugmentConfig = config.augment
         self._seed = config.seed
         self._types = [list(cells).index(record.cell_type) for record in self._records]
+        self._of_type = [np.flatnonzero(np.equal(self._types, k)) for k in range(len(cells))]
         types = np.array(self._types[: len(records)])
         self._weights = np.bincount(types)[types] ** -balance
         self._extra_weights = np.ones(len(extra))
@@ -99,6 +100,11 @@ class CropDataset(Dataset[Batch]):
             zoom = self._zooms[rng.integers(len(self._zooms))]
         margin = self._augment.crop // 8
         crop, ids = cut_crop(image, labels, zoom, margin, self._augment, rng)
+        if self._augment.paste > 0:
+            alike = self._of_type[cell_type]
+            image, labels = self._cache.get(self._records[alike[rng.integers(len(alike))]])
+            source = cut_crop(image, labels, zoom, margin, self._augment, rng)
+            crop, ids = paste_cells((crop, ids), source, self._augment.paste, rng)
         flows = labels_to_flows(ids)
         inner = slice(margin, margin + self._augment.crop)
         return Batch(
@@ -210,9 +216,9 @@ class _Cache:
     def __init__(self, megabytes: int) -> None:
         self._limit = megabytes * 2**20
         self._size = 0
-        self._items: OrderedDict[str, tuple[NDArray[np.float32], NDArray[np.int32]]] = OrderedDict()
+        self._items: OrderedDict[str, Crop] = OrderedDict()
 
-    def get(self, record: Record) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def get(self, record: Record) -> Crop:
         if record.image_id in self._items:
             self._items.move_to_end(record.image_id)
             return self._items[record.image_id]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowseg.config import AugmentConfig
-from flowseg.training.augment import cut_crop, vary_intensity
+from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
 
 STILL = AugmentConfig(
     crop=32, flip=False, rotate=False, scale=1, contrast=0, brightness=0, gamma=1, blur=0, noise=0
@@ -99,3 +99,43 @@ def test_intensity_varies_within_bounds_and_stays_finite() -> None:
         assert (np.diff(varied.ravel()) >= 0).all()
         means.append(varied.mean())
     assert np.std(means) > 0.02
+
+
+def test_pasted_cells_lie_over_the_others_as_bright_as_their_new_place(
+    rng: np.random.Generator,
+) -> None:
+    # A margin of 4 pixels around images of 24; the source is brighter by 0.5 everywhere.
+    labels, cells = np.zeros((2, 32, 32), np.int32)
+    labels[6:14, 6:14], labels[22:26, 22:26] = 3, 5
+    cells[10:18, 10:18], cells[0:3, 0:3] = 1, 3
+    image, other = np.full((2, 24, 24), np.float32(0.25))
+    other += 0.5
+    other[6:14, 6:14] = 0.875
+    mixed, ids = paste_cells((image, labels), (other, cells), 1.0, rng)
+    expected = labels.copy()
+    expected[10:18, 10:18], expected[0:3, 0:3] = 1 + 5, 3 + 5
+    assert np.array_equal(ids, expected)
+    assert ids.dtype == np.int32
+    assert mixed.dtype == np.float32
+    np.testing.assert_array_equal(mixed[6:14, 6:14], np.float32(0.375))
+    far = np.ones((24, 24), bool)
+    far[:20, :20] = False
+    np.testing.assert_array_equal(mixed[far], image[far])
+
+
+def test_cells_are_pasted_as_often_as_said(rng: np.random.Generator) -> None:
+    crop = np.zeros((40, 40), np.float32), np.zeros((40, 40), np.int32)
+    source = crop[0] + 1, np.arange(1, 1601, dtype=np.int32).reshape(40, 40)
+    mixed, ids = paste_cells(crop, source, 0.0, rng)
+    assert mixed is crop[0]
+    assert ids is crop[1]
+    _, ids = paste_cells(crop, source, 0.3, rng)
+    assert 0.25 < np.count_nonzero(ids) / 1600 < 0.35
+
+
+def test_where_no_background_is_in_sight_brightness_stays(rng: np.random.Generator) -> None:
+    full = np.ones((8, 8), np.int32)
+    crop, source = (np.zeros((8, 8), np.float32), full), (np.ones((8, 8), np.float32), full)
+    mixed, ids = paste_cells(crop, source, 1.0, rng)
+    assert (mixed == 1).all()
+    assert (ids == 2).all()

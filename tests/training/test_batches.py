@@ -60,6 +60,22 @@ def test_an_error_in_a_loader_stays_as_it_is(tmp_path: Path, workers: int) -> No
     assert caught.value.file == "train.csv"
 
 
+def test_cells_are_pasted_from_images_of_the_same_type(tmp_path: Path) -> None:
+    bare = [
+        replace(record(tmp_path, name, 1, kind), annotation=Masks.from_dense([], (64, 80)))
+        for name, kind in (("a", "disc"), ("b", "other"))
+    ]
+    config = replace(CONFIG, augment=replace(CONFIG.augment, paste=1.0))
+    crops = CropDataset([*bare, record(tmp_path, "c", 2, "other")], CELLS, config)
+    full = dict.fromkeys(CELLS, 0)
+    for number in range(60):
+        crop = crops[number]
+        full[list(CELLS)[int(crop.cell_type)]] += int(crop.inside.any())
+    # 20 crops are of each image; without pasting, those of one image of "other" hold cells.
+    assert full["disc"] == 0
+    assert full["other"] > 20
+
+
 def test_crops_draw_from_their_own_number_only(tmp_path: Path) -> None:
     dataset = CropDataset([record(tmp_path, "a", 1)], CELLS, CONFIG)
     before = dataset[5]
