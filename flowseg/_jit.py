@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numba
+from numba.core.caching import FunctionCache
 
 __all__ = ["in_threads", "jit", "set_threads", "threads"]
 
@@ -39,7 +41,7 @@ def jit(function: Function | None = None, **options: Any) -> Any:
 
     Notes
     -----
-    A read-only install without a user cache folder compiles anew in every process.
+    A read-only install without a user cache folder, and a full disk, compile anew in every process.
 
     Examples
     --------
@@ -51,10 +53,19 @@ def jit(function: Function | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda later: jit(later, **options)
-    try:
-        return numba.njit(function, nogil=True, cache=True, **options)
-    except RuntimeError:  # "no locator available": no folder to cache in can be written
-        return numba.njit(function, nogil=True, **options)
+    compiled = numba.njit(function, nogil=True, **options)
+    # "no locator available" is a RuntimeError: no folder to cache in can be written.
+    with suppress(RuntimeError):
+        compiled._cache = _Cache(function)
+    return compiled
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's own, but a disk that is full keeps nothing instead of ending the call."""
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
 
 
 def threads() -> int:

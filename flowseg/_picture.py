@@ -201,8 +201,10 @@ def unpack(data: bytes, path: Path) -> npt.NDArray[Any]:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
         raise damaged(error, path, "is damaged") from error
-    if image is None:
-        raise FlowsegError("is damaged", file=path, remedy=AGAIN)
+    if image is None:  # OpenCV does not tell which
+        raise FlowsegError(
+            "is damaged, or there is too little memory to unpack it", file=path, remedy=AGAIN
+        )
     if image.ndim == 3 and image.shape[2] >= 3:
         image = image[..., [2, 1, 0, *range(3, image.shape[2])]]  # OpenCV keeps blue first
     return np.ascontiguousarray(image)

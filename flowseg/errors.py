@@ -12,15 +12,20 @@ _NO_COMPILER = (
     "Cannot find a working triton installation",
 )
 _NO_MEMORY = (
-    *("can't allocate", "not enough memory", "out of memory", "insufficient memory"),
-    "bad_alloc",
+    *("can't allocate", "cannot allocate memory", "unable to allocate", "bad_alloc"),
+    *("not enough memory", "out of memory", "insufficient memory", "paging file is too small"),
+    *("alloc_failed", "allocation_failed"),
 )
-"""How torch, CUDA and OpenCV say it, which raise no MemoryError."""
+"""How torch, CUDA, OpenCV, safetensors and the system say it, which raise no MemoryError."""
 _ONEDNN_NO_MEMORY = frozenset(
     f"could not {what}"
     for what in ("create a primitive", "create a memory object", "execute a primitive")
 )
-"""All that oneDNN says where it finds no room for its code, its buffers or its scratch pad."""
+"""What oneDNN says where it finds no room for its code, its buffers or its scratch pad.
+
+It never tells the cause; another one, such as a system that lets no code be made, is rare.
+"""
+_NO_THREAD = "can't start new thread"
 
 
 class FlowsegError(Exception):
@@ -99,7 +104,11 @@ def told(error: Exception) -> FlowsegError | None:
         return error
     if isinstance(error, OSError) and error.strerror is not None:
         place = error.filename if isinstance(error.filename, str | os.PathLike) else None
-        return FlowsegError(error.strerror, file=place)
+        return out_of_memory(error, place) or FlowsegError(error.strerror, file=place)
+    if _NO_THREAD in str(error):
+        return FlowsegError(
+            "no thread can be started", remedy="free memory, or allow more processes"
+        )
     if any(words in str(error) for words in _NO_COMPILER):
         return FlowsegError(
             "torch.compile finds no compiler that works",

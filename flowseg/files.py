@@ -172,7 +172,9 @@ def write_image(path: PathLike, image: npt.NDArray[Any]) -> None:
     if suffix in (".tif", ".tiff"):
         _write_tiff(path, image)
     elif suffix == ".png":
-        _, data = load_cv2().imencode(".png", image[..., ::-1] if colour else image)
+        done, data = load_cv2().imencode(".png", image[..., ::-1] if colour else image)
+        if not done:  # all else that could be wrong with it was looked at above
+            raise MemoryError
         with atomic_path(path) as part:
             part.write_bytes(data.tobytes())
     else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+
 from flowseg.errors import FlowsegError, told
 
 
@@ -21,3 +25,33 @@ def test_a_compiler_that_is_missing_is_the_users_to_mend() -> None:
     words = "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx"
     assert "install one" in str(told(RuntimeError(words)))
     assert told(RuntimeError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 GiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("OpenCV(5.0.0) error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("unable to mmap 9 bytes from file <m>: Cannot allocate memory (12)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory", "m.safetensors"),
+    ],
+)
+def test_a_lack_of_memory_is_named_whoever_says_it(error: Exception) -> None:
+    known = told(error)
+    assert known is not None
+    assert known.problem == "there is not enough memory"
+    assert known.file == ("m.safetensors" if isinstance(error, OSError) else None)
+
+
+def test_what_onednn_cannot_do_is_no_lack_of_memory() -> None:
+    what = "could not create a primitive descriptor for the convolution forward propagation"
+    assert told(RuntimeError(what)) is None
+
+
+def test_a_thread_that_cannot_be_started_is_told() -> None:
+    assert "allow more processes" in str(told(RuntimeError("can't start new thread")))

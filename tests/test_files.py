@@ -11,11 +11,13 @@ import tifffile
 from pictures import one_line
 
 from flowseg.errors import FlowsegError
+from flowseg.evaluation.page import picture
 from flowseg.files import (
     atomic_path,
     check_name,
     ensure_writable_folder,
     find_images,
+    load_cv2,
     read_labels,
     write_image,
     write_labels,
@@ -238,3 +240,19 @@ class TestFindImages:
             (folder / name / "same.png").touch()
         with pytest.raises(FlowsegError, match="rename"):
             find_images(f"{folder}/**/same.png")
+
+
+def test_a_picture_for_which_there_is_no_memory_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, image = tmp_path / "a.png", np.zeros((3, 3), np.uint8)
+    write_image(path, image)
+    before = path.read_bytes()
+    # What OpenCV has packed so far is given back, and no error is raised.
+    monkeypatch.setattr(load_cv2(), "imencode", lambda *_: (False, np.zeros(9, np.uint8)))
+    with pytest.raises(MemoryError):
+        write_image(path, image + 1)
+    with pytest.raises(MemoryError):
+        picture(np.zeros((3, 3, 3), np.uint8), "nothing")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numba.core.caching
 import pytest
 
+import flowseg
 from flowseg._jit import in_threads, jit, set_threads, threads
 
 
@@ -21,6 +25,41 @@ def test_compiles_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(triple, cache=True)
     assert jit(triple)(2) == 6
+
+
+def test_a_full_disk_keeps_no_machine_code_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = []
+
+    def save(*_: object) -> None:
+        refused.append(True)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, "save", save)
+
+    @jit
+    def fourfold(x: int) -> int:
+        return 4 * x
+
+    assert fourfold(2) == 8
+    assert refused == [True]
+
+
+def test_machine_code_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "kept.py").write_text(
+        "from flowseg._jit import jit\n"
+        "@jit\ndef half(x):\n    return x / 2\n"
+        "half(3.0)\nhits = sum(half.stats.cache_hits.values())\n"
+    )
+    code = "import sys; sys.path[0:0] = sys.argv[1:]; import kept; print(kept.hits)"
+    where = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code, str(Path(flowseg.__file__).parents[1]), str(tmp_path)]
+    hits = [
+        subprocess.run(command, env=where, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert hits == ["0\n", "1\n"]
 
 
 def test_options_reach_numba() -> None:
@@ -78,4 +117,4 @@ if child == 0:
     os._exit(0 if all(map(np.array_equal, both(), before)) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=600, check=False).returncode == 0

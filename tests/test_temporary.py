@@ -23,7 +23,7 @@ WRITER = """if True:
         part.write_bytes(b"half")
         sys.stdout.write("writing\\n")
         sys.stdout.flush()
-        time.sleep(60)
+        time.sleep(600)
 """
 
 

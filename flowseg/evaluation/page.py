@@ -117,7 +117,9 @@ def picture(image: NDArray[np.uint8], alt: str, width: int | None = None) -> Htm
     # colours at full resolution: at half of it lines one pixel wide turn grey
     how = [cv2.IMWRITE_JPEG_QUALITY, 80]
     how += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _, data = cv2.imencode(".jpg", image[..., ::-1], how)
+    done, data = cv2.imencode(".jpg", image[..., ::-1], how)
+    if not done:
+        raise MemoryError
     source = "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
     height = None if width is None else round(image.shape[0] * width / image.shape[1])
     return tag(

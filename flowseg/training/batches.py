@@ -178,11 +178,12 @@ def named_losses_of_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise FlowsegError(
             "a process that prepares training crops was killed",
-            remedy="if memory ran out, lower training.workers or data.cache_mb; then --resume",
+            remedy="if memory ran out (in a container, also that of /dev/shm), lower "
+            "training.workers or data.cache_mb; then --resume",
         ) from error
 
 

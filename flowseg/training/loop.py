@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from flowseg.config import CellType, Config, ScheduleConfig
 from flowseg.data.record import Record
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.evaluation.competition import competition_score
 from flowseg.files import write_text
 from flowseg.inference.segmenter import Segmenter
@@ -355,7 +355,7 @@ class _Run:
             self.best_epoch, self.rows = counters["best_epoch"], counters["rows"]
             scores = [row["score"] for row in self.rows if "score" in row]
         except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
-            raise FlowsegError(
+            raise out_of_memory(error, path) or FlowsegError(
                 "does not fit this run", file=path, remedy="start over in another --out folder"
             ) from error
         self.last_score = scores[-1] if scores else math.nan

@@ -24,7 +24,9 @@ RECIPE = cluster.Recipe(("model",), "key", "cpu", 1, False)
 @pytest.fixture
 def client() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    # Workers in this process would count all its memory, each against its own share.
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options["memory_limit"] = 0
     with distributed.Client(processes=False, **options) as made:
         yield made
 

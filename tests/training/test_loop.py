@@ -161,6 +161,18 @@ def test_a_translated_network_learns_the_same(
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+def test_a_state_for_which_there_is_no_memory_is_not_called_foreign(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_up(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    fit(stage, network(), CPU, resume=False)
+    monkeypatch.setattr(loop.MuonAdamW, "take_up", take_up)
+    with pytest.raises(FlowsegError, match="there is not enough memory"):
+        fit(stage, network(), CPU, resume=True)
+
+
 def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
     fit(stage, network(), CPU, resume=False)
     other = FlowNetwork(replace(CONFIG.network, channels=(4, 6)), len(CELLS), 1)
