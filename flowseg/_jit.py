@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -64,8 +65,14 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     """Numba's own, but a disk that is full keeps nothing instead of ending the call."""
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with suppress(OSError):
+        try:
             super().save_overload(sig, data)
+        except Exception as error:
+            # Numba writes the index first: it may now lead to machine code of an older source.
+            with suppress(OSError):
+                Path(self._cache_file._index_path).unlink()
+            if not isinstance(error, OSError):
+                raise
 
 
 def threads() -> int:

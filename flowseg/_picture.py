@@ -203,7 +203,9 @@ def unpack(data: bytes, path: Path) -> npt.NDArray[Any]:
         raise damaged(error, path, "is damaged") from error
     if image is None:  # OpenCV does not tell which
         raise FlowsegError(
-            "is damaged, or there is too little memory to unpack it", file=path, remedy=AGAIN
+            "is damaged, or there is too little memory to unpack it",
+            file=path,
+            remedy=f"free memory, or {AGAIN}",
         )
     if image.ndim == 3 and image.shape[2] >= 3:
         image = image[..., [2, 1, 0, *range(3, image.shape[2])]]  # OpenCV keeps blue first

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.errors import FlowsegError
 
 __all__ = ["apply_values", "nearest", "parse_yaml", "plain", "read_yaml"]
 
@@ -47,10 +47,10 @@ def parse_yaml(text: str, problem: str, file: Path | None = None) -> Any:
     """The plain values of a YAML text."""
     try:
         return yaml.load(text, _Loader)
+    except MemoryError:
+        raise
     except Exception as error:  # values of a wrong tag, such as !!bool x, fail with any exception
-        raise out_of_memory(error, file) or FlowsegError(
-            f"{problem}: {error}", file=file
-        ) from error
+        raise FlowsegError(f"{problem}: {error}", file=file) from error
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -164,8 +164,8 @@ class AugmentConfig:
         Share of crops rescaled as if they were of another cell type, so that the network learns
         to name the type of an image before its scale is known.
     paste : float
-        Share of the cells of another crop, of an image of the same cell type, that are pasted over
-        a crop.
+        Share of the cells of another crop, of a labelled image of the same cell type, that are
+        pasted over a crop. Each crop then takes two images: see ``data.cache_mb``.
     contrast, brightness : float
         Largest relative change of contrast, largest shift of normalised intensity.
     gamma : float
@@ -304,7 +304,7 @@ def load_config(
         Name of a file in ``configs/`` without its suffix, such as "shsy5y" or "all".
     path : path, optional
         A YAML file of differences, applied over the cell type's and the machine's; a whole one
-        (:func:`is_whole`) takes the place of both.
+        (:func:`is_whole`) takes the place of both, and pastes no cells where it does not say so.
     overrides : iterable of str
         "key=value" with dotted keys, such as "training.epochs=10"; applied last, and together.
     machine : str, optional
@@ -340,7 +340,8 @@ def load_config(
             config = apply_values(config, [read_yaml(file)], file)
     if path is not None:
         if is_whole(path):
-            config = Config()
+            # What an earlier version did not name it did not do.
+            config = Config(augment=AugmentConfig(paste=0.0))
         config = apply_values(config, [read_yaml(Path(path))], Path(path))
     layers = [_parse_override(text, config) for text in overrides]
     return cast(Config, apply_values(config, layers, None))

@@ -14,7 +14,7 @@ _NO_COMPILER = (
 _NO_MEMORY = (
     *("can't allocate", "cannot allocate memory", "unable to allocate", "bad_alloc"),
     *("not enough memory", "out of memory", "insufficient memory", "paging file is too small"),
-    *("alloc_failed", "allocation_failed"),
+    *("alloc_failed", "allocation_failed", "unable to write to file </torch"),
 )
 """How torch, CUDA, OpenCV, safetensors and the system say it, which raise no MemoryError."""
 _ONEDNN_NO_MEMORY = frozenset(
@@ -80,7 +80,8 @@ def out_of_memory(
     >>> print(out_of_memory(MemoryError(), "slide.tif"))
     slide.tif: there is not enough memory; free some, or use smaller images, crops or batches
     """
-    said = str(error).lower()
+    # An OSError's whole text holds a file's name, which may say anything.
+    said = str((isinstance(error, OSError) and error.strerror) or error).lower()
     if not (
         isinstance(error, MemoryError)
         or said in _ONEDNN_NO_MEMORY

@@ -173,8 +173,12 @@ def write_image(path: PathLike, image: npt.NDArray[Any]) -> None:
         _write_tiff(path, image)
     elif suffix == ".png":
         done, data = load_cv2().imencode(".png", image[..., ::-1] if colour else image)
-        if not done:  # all else that could be wrong with it was looked at above
-            raise MemoryError
+        if not done:  # OpenCV does not tell which
+            raise FlowsegError(
+                "cannot be packed: it is too large for a PNG, or there is too little memory",
+                file=path,
+                remedy="name it .tif, or free memory",
+            )
         with atomic_path(path) as part:
             part.write_bytes(data.tobytes())
     else:

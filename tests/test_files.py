@@ -250,9 +250,10 @@ def test_a_picture_for_which_there_is_no_memory_is_not_written(
     before = path.read_bytes()
     # What OpenCV has packed so far is given back, and no error is raised.
     monkeypatch.setattr(load_cv2(), "imencode", lambda *_: (False, np.zeros(9, np.uint8)))
-    with pytest.raises(MemoryError):
+    with pytest.raises(FlowsegError, match="too little memory") as error:
         write_image(path, image + 1)
-    with pytest.raises(MemoryError):
+    assert str(error.value).startswith(str(path))
+    with pytest.raises(FlowsegError, match="too little memory"):
         picture(np.zeros((3, 3, 3), np.uint8), "nothing")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -27,39 +26,41 @@ def test_compiles_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -
     assert jit(triple)(2) == 6
 
 
-def test_a_full_disk_keeps_no_machine_code_and_ends_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    refused = []
+def run_kept(folder: Path, source: str, after: str = "") -> str:
+    """What a process prints that runs a compiled function of some source, cached in a folder."""
+    text = f"from flowseg._jit import jit\n@jit\ndef f(x):\n    {source}\n"
+    (folder / "kept.py").write_text(text)
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import kept, numba.core.caching as c\n"
+    code += f"{after}\n"
+    code += "print(kept.f(8.0), sum(kept.f.stats.cache_hits.values()))"
+    return subprocess.run(
+        [sys.executable, "-c", code, str(Path(flowseg.__file__).parents[1]), str(folder)],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
 
-    def save(*_: object) -> None:
-        refused.append(True)
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, "save", save)
-
-    @jit
-    def fourfold(x: int) -> int:
-        return 4 * x
-
-    assert fourfold(2) == 8
-    assert refused == [True]
+FULL = """
+def refuse(*_):
+    raise OSError(28, "No space left on device")
+c.IndexDataCacheFile.{} = refuse
+"""
 
 
 def test_machine_code_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "kept.py").write_text(
-        "from flowseg._jit import jit\n"
-        "@jit\ndef half(x):\n    return x / 2\n"
-        "half(3.0)\nhits = sum(half.stats.cache_hits.values())\n"
-    )
-    code = "import sys; sys.path[0:0] = sys.argv[1:]; import kept; print(kept.hits)"
-    where = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", code, str(Path(flowseg.__file__).parents[1]), str(tmp_path)]
-    hits = [
-        subprocess.run(command, env=where, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    ]
-    assert hits == ["0\n", "1\n"]
+    assert run_kept(tmp_path, "return x / 2") == "4.0 0"
+    assert run_kept(tmp_path, "return x / 2") == "4.0 1"
+
+
+@pytest.mark.parametrize("write", ["_save_index", "_save_data"])
+def test_a_full_disk_keeps_no_machine_code_and_ends_nothing(tmp_path: Path, write: str) -> None:
+    run_kept(tmp_path, "return x / 2")
+    assert run_kept(tmp_path, "return x / 16", FULL.format(write)) == "0.5 0"
+    # Neither is the code of the older source taken for that of the newer one.
+    assert run_kept(tmp_path, "return x / 16") == "0.5 0"
+    assert run_kept(tmp_path, "return x / 16") == "0.5 1"
 
 
 def test_options_reach_numba() -> None:

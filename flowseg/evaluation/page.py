@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg import __version__
+from flowseg.errors import FlowsegError
 from flowseg.files import PathLike, load_cv2, write_text
 
 __all__ = ["Html", "data_table", "picture", "section", "tag", "write_page"]
@@ -118,8 +119,11 @@ def picture(image: NDArray[np.uint8], alt: str, width: int | None = None) -> Htm
     how = [cv2.IMWRITE_JPEG_QUALITY, 80]
     how += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     done, data = cv2.imencode(".jpg", image[..., ::-1], how)
-    if not done:
-        raise MemoryError
+    if not done:  # OpenCV does not tell which
+        raise FlowsegError(
+            "a picture is too large for a page, or there is too little memory",
+            remedy="use smaller images, or free memory",
+        )
     source = "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
     height = None if width is None else round(image.shape[0] * width / image.shape[1])
     return tag(

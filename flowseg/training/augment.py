@@ -10,8 +10,8 @@ from flowseg.files import load_cv2
 
 __all__ = ["cut_crop", "paste_cells", "vary_intensity"]
 
-Crop = tuple[NDArray[np.float32], NDArray[np.int32]]
-"""An image and its labels, which reach a margin beyond it on each side."""
+Labelled = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""An image and its labels; those of a crop reach a margin beyond it on each side."""
 
 
 def cut_crop(
@@ -21,7 +21,7 @@ def cut_crop(
     margin: int,
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> Crop:
+) -> Labelled:
     """Cut a square at a random place, angle, scale and handedness.
 
     Parameters
@@ -78,7 +78,9 @@ def cut_crop(
     return crop.astype(np.float32, copy=False), ids.astype(np.int32)
 
 
-def paste_cells(crop: Crop, source: Crop, share: float, rng: np.random.Generator) -> Crop:
+def paste_cells(
+    crop: Labelled, source: Labelled, share: float, rng: np.random.Generator
+) -> Labelled:
     """Lay some cells of one crop over another, at their places.
 
     Parameters
@@ -94,8 +96,13 @@ def paste_cells(crop: Crop, source: Crop, share: float, rng: np.random.Generator
     Returns
     -------
     tuple of ndarray
-        Cells lie over those of `crop`, under ids of their own. A few pixels around them the images
-        blend, and what is taken is as bright as its new surroundings are.
+        Cells cover those of `crop`; their ids follow its own. A few pixels around them the images
+        blend, and what is taken is shifted so that both backgrounds are equally bright.
+
+    Notes
+    -----
+    A cell that is cut in two by one that is laid over it stays two pieces, each of which is
+    learned as a cell of its own: what is seen of it is no less a cell.
     """
     cv2 = load_cv2()
     (image, labels), (other, cells) = crop, source
@@ -107,9 +114,12 @@ def paste_cells(crop: Crop, source: Crop, share: float, rng: np.random.Generator
     inner = slice(margin, margin + image.shape[0])
     near = cv2.dilate(mask.astype(np.float32), np.ones((5, 5), np.uint8))
     blend = np.maximum(cv2.GaussianBlur(near, (0, 0), 1.5), mask)[inner, inner]
-    lift = _ground(image, labels[inner, inner]) - _ground(other, cells[inner, inner])
-    mixed = image + blend * (other + lift - image)
-    return mixed.astype(np.float32), np.where(mask, cells + labels.max(), labels).astype(np.int32)
+    grounds = image[labels[inner, inner] == 0], other[cells[inner, inner] == 0]
+    # Without a background there is nothing to compare brightness by.
+    lift = np.median(grounds[0]) - np.median(grounds[1]) if all(g.size for g in grounds) else 0
+    mixed = image + blend * (other + np.float32(lift) - image)
+    covered = np.where(mask, cells + labels.max(), labels)
+    return mixed.astype(np.float32, copy=False), covered.astype(np.int32, copy=False)
 
 
 def vary_intensity(
@@ -132,12 +142,6 @@ def vary_intensity(
         spread = np.float32(rng.uniform(0, config.noise))
         varied = varied + spread * rng.standard_normal(varied.shape, dtype=np.float32)
     return varied.astype(np.float32, copy=False)
-
-
-def _ground(image: NDArray[np.float32], labels: NDArray[np.int32]) -> np.float32:
-    """The median of the background; 0 where there is none."""
-    ground = image[labels == 0]
-    return np.float32(np.median(ground) if ground.size else 0)
 
 
 def _centre(length: int, half: float, rng: np.random.Generator) -> float:

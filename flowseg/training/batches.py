@@ -22,7 +22,7 @@ from flowseg.files import load_cv2
 from flowseg.flow.diffusion import labels_to_flows
 from flowseg.image import normalize
 from flowseg.labels import largest_pieces, masks_to_labels
-from flowseg.training.augment import Crop, cut_crop, paste_cells, vary_intensity
+from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import processes_here
 
 __all__ = ["Batch", "CropDataset", "batches", "loader_processes", "named_losses_of_workers"]
@@ -81,8 +81,8 @@ class CropDataset(Dataset[Batch]):
         self._augment: AugmentConfig = config.augment
         self._seed = config.seed
         self._types = [list(cells).index(record.cell_type) for record in self._records]
-        self._of_type = [np.flatnonzero(np.equal(self._types, k)) for k in range(len(cells))]
         types = np.array(self._types[: len(records)])
+        self._of_type = [np.flatnonzero(types == kind) for kind in range(len(cells))]
         self._weights = np.bincount(types)[types] ** -balance
         self._extra_weights = np.ones(len(extra))
         self._zooms = [
@@ -182,8 +182,8 @@ def named_losses_of_workers() -> Iterator[None]:
             raise
         raise FlowsegError(
             "a process that prepares training crops was killed",
-            remedy="if memory ran out (in a container, also that of /dev/shm), lower "
-            "training.workers or data.cache_mb; then --resume",
+            remedy="if memory ran out, lower training.workers or data.cache_mb (in a container, "
+            "give /dev/shm more); then --resume",
         ) from error
 
 
@@ -217,9 +217,9 @@ class _Cache:
     def __init__(self, megabytes: int) -> None:
         self._limit = megabytes * 2**20
         self._size = 0
-        self._items: OrderedDict[str, Crop] = OrderedDict()
+        self._items: OrderedDict[str, Labelled] = OrderedDict()
 
-    def get(self, record: Record) -> Crop:
+    def get(self, record: Record) -> Labelled:
         if record.image_id in self._items:
             self._items.move_to_end(record.image_id)
             return self._items[record.image_id]

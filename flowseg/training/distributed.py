@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.errors import FlowsegError, told
 from flowseg.export.shards import Shard, local_device
 from flowseg.network.device import pick_device
 
@@ -170,7 +170,7 @@ def _join(where: torch.device) -> None:
         dist.init_process_group(backends[where.type])
         _waiting_room = dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise out_of_memory(error) or FlowsegError(
+        raise told(error) or FlowsegError(
             f"the other processes of this training cannot be reached: {error}",
             remedy="start all of them with torchrun",
         ) from error
@@ -189,7 +189,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise out_of_memory(error) or FlowsegError(
+        raise told(error) or FlowsegError(
             f"process {rank() + 1} of {processes()} ends because another one has ended or cannot "
             "be reached",
             remedy="see what that one says, then start all of them again with --resume",

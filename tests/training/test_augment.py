@@ -133,9 +133,13 @@ def test_cells_are_pasted_as_often_as_said(rng: np.random.Generator) -> None:
     assert 0.25 < np.count_nonzero(ids) / 1600 < 0.35
 
 
-def test_where_no_background_is_in_sight_brightness_stays(rng: np.random.Generator) -> None:
-    full = np.ones((8, 8), np.int32)
-    crop, source = (np.zeros((8, 8), np.float32), full), (np.ones((8, 8), np.float32), full)
-    mixed, ids = paste_cells(crop, source, 1.0, rng)
-    assert (mixed == 1).all()
+@pytest.mark.parametrize("bare", [0, 3])
+def test_where_no_background_is_in_sight_brightness_stays(
+    rng: np.random.Generator, bare: int
+) -> None:
+    full, part = np.ones((2, 8, 8), np.int32)
+    part[:bare] = 0
+    image, other = np.float32(0.25) * np.ones((2, 8, 8), np.float32)
+    mixed, ids = paste_cells((image, part), (other, full), 1.0, rng)
+    assert (mixed == 0.25).all()
     assert (ids == 2).all()

@@ -76,6 +76,14 @@ def test_cells_are_pasted_from_images_of_the_same_type(tmp_path: Path) -> None:
     assert full["other"] > 20
 
 
+def test_no_cells_are_pasted_from_extra_images(tmp_path: Path) -> None:
+    bare = replace(record(tmp_path, "a", 1), annotation=Masks.from_dense([], (64, 80)))
+    augment, data = replace(CONFIG.augment, paste=1.0), replace(CONFIG.data, extra_weight=0.0)
+    config = replace(CONFIG, augment=augment, data=data)
+    crops = CropDataset([bare], CELLS, config, extra=[record(tmp_path, "b", 2)])
+    assert not any(crops[number].inside.any() for number in range(8))
+
+
 def test_crops_draw_from_their_own_number_only(tmp_path: Path) -> None:
     dataset = CropDataset([record(tmp_path, "a", 1)], CELLS, CONFIG)
     before = dataset[5]
