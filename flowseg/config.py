@@ -91,7 +91,8 @@ class DataConfig:
         What to do with broken masks (holes, several pieces, duplicates) of training images; see
         :mod:`flowseg.data.defects`. Scores are always against the truth as it was annotated.
     cache_mb : int
-        Memory for decoded images and labels, in MB for each loading process.
+        Memory for decoded images and labels, in MB for each loading process. An image of the
+        competition takes 3; those that find no room are decoded for each crop.
     extra : str or None
         A folder of more images that are trained on and never validated on, such as those of
         ``flowseg pseudo-label``; ``{fold}`` in it stands for the number of the fold.
