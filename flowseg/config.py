@@ -305,7 +305,7 @@ def load_config(
         Name of a file in ``configs/`` without its suffix, such as "shsy5y" or "all".
     path : path, optional
         A YAML file of differences, applied over the cell type's and the machine's; a whole one
-        (:func:`is_whole`) takes the place of both, and pastes no cells where it does not say so.
+        (:func:`is_whole`) takes the place of both.
     overrides : iterable of str
         "key=value" with dotted keys, such as "training.epochs=10"; applied last, and together.
     machine : str, optional
@@ -341,8 +341,7 @@ def load_config(
             config = apply_values(config, [read_yaml(file)], file)
     if path is not None:
         if is_whole(path):
-            # What an earlier version did not name it did not do.
-            config = Config(augment=AugmentConfig(paste=0.0))
+            config = Config()
         config = apply_values(config, [read_yaml(Path(path))], Path(path))
     layers = [_parse_override(text, config) for text in overrides]
     return cast(Config, apply_values(config, layers, None))

@@ -150,8 +150,6 @@ def test_a_whole_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
     assert load_config("cort", file, machine="gpu") == load_config("all")
     file.write_text(to_yaml(load_config("all")).replace("views: 4\n", ""))
     assert is_whole(file)
-    file.write_text(to_yaml(load_config("all")).replace("  paste: 0.3\n", ""))
-    assert load_config(path=file).augment.paste == 0  # a run of before there was pasting
     file.write_text("{cells: {cort: {}}, seed: 1, data: , network: , augment: , training: }")
     assert not is_whole(file)
 

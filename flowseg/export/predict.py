@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -287,18 +288,20 @@ class _Job:
         return self.journal.holds(page.image_id, page.path) and all(p.exists() for p in pictures)
 
     def _images(self, pages: Iterable[Page]) -> None:
-        for outcome in segment_many(
+        outcomes = segment_many(
             self.segmenter,
             pages,
             self.request,
             read=Page.read,
             write=self._write,
             weight=lambda page: page.shape[0] * page.shape[1],
-        ):
-            if outcome.error is not None:
-                self._fail(outcome.error, outcome.item.path)
-            else:
-                self._keep(outcome.item, outcome.result or [])
+        )
+        with closing(outcomes):
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    self._fail(outcome.error, outcome.item.path)
+                else:
+                    self._keep(outcome.item, outcome.result or [])
 
     def _write(self, page: Page, grey: NDArray[np.float32], prediction: Prediction) -> list[str]:
         """Write an image's files; its row texts."""

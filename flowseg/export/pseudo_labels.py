@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,20 +255,22 @@ class _Job:
                 self._images(paths, Request(name))
 
     def _images(self, paths: Iterable[Path], request: Request) -> None:
-        for outcome in segment_many(
+        outcomes = segment_many(
             self.segmenter,
             self._pages(paths),
             request,
             read=Page.read,
             write=self._write,
             weight=lambda page: page.shape[0] * page.shape[1],
-        ):
-            if outcome.error is not None:
-                self._fail(outcome.error, outcome.item.path)
-                continue
-            row = outcome.get()
-            (self.kept if self._suffices(row) else self.left_out).append(row)
-            self.progress.update()
+        )
+        with closing(outcomes):
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    self._fail(outcome.error, outcome.item.path)
+                    continue
+                row = outcome.get()
+                (self.kept if self._suffices(row) else self.left_out).append(row)
+                self.progress.update()
 
     def _pages(self, paths: Iterable[Path]) -> Iterator[Page]:
         for path in paths:

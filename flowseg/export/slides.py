@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -24,7 +25,7 @@ __all__ = ["SegmentSlide", "here", "write_slide"]
 
 Ints = NDArray[np.int32]
 
-SegmentSlide = Callable[[Segmenter, Page, ReadRegion, SlidePlan], Iterator[Ints]]
+SegmentSlide = Callable[[Segmenter, Page, ReadRegion, SlidePlan], Generator[Ints, None, None]]
 """Who computes: from a slide, a way to read it and its plan to its labels in strips."""
 
 _KINDS = frozenset({"labels", "overlays"})
@@ -33,7 +34,12 @@ _EDGE = 4000
 """Pixels; a picture is not larger."""
 
 
-def here(segmenter: Segmenter, page: Page, read: ReadRegion, plan: SlidePlan) -> Iterator[Ints]:  # noqa: ARG001
+def here(
+    segmenter: Segmenter,
+    page: Page,  # noqa: ARG001
+    read: ReadRegion,
+    plan: SlidePlan,
+) -> Generator[Ints, None, None]:
     """Compute on this machine."""
     return segment_slide(segmenter, read, plan)
 
@@ -82,12 +88,13 @@ def write_slide(
         if picture is not None:
             watching.append(picture.add)
         watching.append(lambda strip: bar.update(len(strip)))
-        strips = _watched(compute(segmenter, page, read, plan), watching)
-        if "labels" in pictures:
-            write_strips(pictures["labels"], strips, page.shape)
-        else:
-            for _ in strips:
-                pass
+        with closing(compute(segmenter, page, read, plan)) as computed:
+            strips = _watched(computed, watching)
+            if "labels" in pictures:
+                write_strips(pictures["labels"], strips, page.shape)
+            else:
+                for _ in strips:
+                    pass
         if picture is not None:
             write_image(pictures["overlays"], draw_overlay(picture.grey, picture.labels))
     return masks.masks().to_strings() or [""]

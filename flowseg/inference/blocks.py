@@ -7,7 +7,7 @@ with the neighbours that decide its shape, is larger than the reach.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,9 @@ def cut_blocks(shape: Shape, sizes: BlockSizes, reach: int) -> list[list[Block]]
     return [[Block(*zip(row, column, strict=True)) for column in columns] for row in rows]
 
 
-def assemble(rows: Sequence[Sequence[Block]], labels: Iterator[Ints]) -> Iterator[Ints]:
+def assemble(
+    rows: Sequence[Sequence[Block]], labels: Iterator[Ints]
+) -> Generator[Ints, None, None]:
     """Put the labels of blocks together.
 
     Parameters

@@ -9,7 +9,7 @@ same place.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -82,7 +82,7 @@ class Cluster:
         read: ReadRegion,  # noqa: ARG002  (workers read for themselves)
         plan: SlidePlan,
         sizes: BlockSizes = BlockSizes(),  # noqa: B008
-    ) -> Iterator[Ints]:
+    ) -> Generator[Ints, None, None]:
         """As :func:`flowseg.inference.slides.segment_slide`."""
         page = replace(page, path=page.path.resolve())
         rows = plan.blocks(sizes)

@@ -7,7 +7,8 @@ image. Only a band of it is in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -122,7 +123,7 @@ def segment_slide(
     read: ReadRegion,
     plan: SlidePlan,
     sizes: BlockSizes = BlockSizes(),  # noqa: B008
-) -> Iterator[Ints]:
+) -> Generator[Ints, None, None]:
     """Find the instances of an image of any size.
 
     Parameters
@@ -153,7 +154,8 @@ def segment_slide(
         limit=len(blocks),
         ahead=threads() + 2,
     )
-    return assemble(rows, (outcome.get() for outcome in outcomes))
+    with closing(outcomes):
+        yield from assemble(rows, (outcome.get() for outcome in outcomes))
 
 
 class _Band:

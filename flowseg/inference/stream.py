@@ -9,7 +9,7 @@ number of images.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def pipeline(
     weight: Callable[[Item], int],
     limit: int,
     ahead: int,
-) -> Iterator[Outcome[Item, Any]]:
+) -> Generator[Outcome[Item, Any], None, None]:
     """Pass each item through all stages; while one item is in a stage, others are in the others.
 
     Parameters
@@ -82,6 +82,11 @@ def pipeline(
     Outcome
         In the order of the items. A FlowsegError stops its own item only, and so does a lack of
         memory; any other error ends the pipeline.
+
+    Notes
+    -----
+    Whoever does not take all outcomes closes it (``contextlib.closing``). Left to Python's garbage
+    collector it may end in one of its own threads, which then waits for itself.
     """
     with ExitStack() as stack:
         pools = [stack.enter_context(ThreadPoolExecutor(stage.workers)) for stage in stages]
@@ -114,7 +119,7 @@ def segment_many(
     read: Callable[[Item], NDArray[Any]],
     write: Callable[[Item, NDArray[np.float32], Prediction], Result],
     weight: Callable[[Item], int],
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result], None, None]:
     """Segment many images side by side, in bounded memory.
 
     Parameters

@@ -8,10 +8,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
+from flowseg._plain import read_yaml
 from flowseg.config import Config, Precision, load_config, to_mapping, to_yaml
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
@@ -104,7 +105,9 @@ def opened(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -
 
 def _begin(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> bool:
     if resume:
-        before = to_mapping(load_config(path=out / CONFIG))
+        load_config(path=out / CONFIG)  # refuses what no run has written
+        # As it was written: what an earlier flowseg did not know is not taken for today's default.
+        before = cast("dict[str, Any]", read_yaml(out / CONFIG) or {})
         changed = _differences(before, to_mapping(config))
         changed += _differences(_read_origin(out / ORIGIN), origin)
         if changed:

@@ -49,6 +49,20 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path: Path) ->
             os.killpg(other.pid, signal.SIGKILL)
 
 
+def test_a_run_of_a_flowseg_that_lacked_a_setting_is_not_resumed(tmp_path: Path) -> None:
+    config, file = load_config("cort"), tmp_path / "run" / "config.yaml"
+    with opened(file.parent, config, {"processes": 1}, resume=False):
+        pass
+    with opened(file.parent, config, {"processes": 1}, resume=True) as begun:
+        assert not begun
+    file.write_text(file.read_text().replace("  paste: 0.3\n", ""))
+    with (
+        pytest.raises(FlowsegError, match=r"other settings: augment\.paste None -> 0\.3;"),
+        opened(file.parent, config, {"processes": 1}, resume=True),
+    ):
+        pass
+
+
 def test_what_is_not_there_is_not_made_by_resuming(tmp_path: Path) -> None:
     with (
         pytest.raises(FlowsegError, match="holds no run to resume"),
