@@ -32,14 +32,15 @@ import numpy as np
 from cellpose_peer import ask, write_images
 from dynamics import table
 
-from flowseg.config import Config, ScheduleConfig, load_config
+from flowseg.config.loading import load_config
+from flowseg.config.schema import Config, ScheduleConfig
+from flowseg.data.detect import read_records
 from flowseg.data.folds import read_folds, split_fold
-from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import bootstrap_interval
-from flowseg.evaluation.competition import competition_score
-from flowseg.files import ensure_writable_folder, write_text
-from flowseg.tables import read_rows, write_rows
+from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.tables import read_rows, write_rows
+from flowseg.metrics.competition import competition_score
 from flowseg.training.provenance import fingerprint
 
 SEED = 42

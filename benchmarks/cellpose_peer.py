@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from flowseg.arrays.labels import largest_pieces, masks_to_labels
 from flowseg.data.record import Record
-from flowseg.files import atomic_path, ensure_writable_folder
-from flowseg.labels import largest_pieces, masks_to_labels
+from flowseg.io.atomic import atomic_path, ensure_writable_folder
 
 
 def ask(python: str, do: str, **task: Any) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
+from flowseg.arrays.labels import largest_pieces, masks_to_labels
 from flowseg.data.sartorius import read_annotations
-from flowseg.evaluation.competition import competition_score
-from flowseg.labels import largest_pieces, masks_to_labels
+from flowseg.metrics.competition import competition_score
 
 Labels = NDArray[np.int32]
 STEPS = {

@@ -25,8 +25,9 @@ Sides = tuple[str, Callable[[Any], Any], Callable[[Any, Any, float], Any]]
 
 
 def ours(threads: int) -> Sides:
-    from flowseg import __version__, flows_to_labels, labels_to_flows
-    from flowseg._jit import set_threads
+    from flowseg import flows_to_labels, labels_to_flows
+    from flowseg._version import __version__
+    from flowseg.arrays.jit import set_threads
 
     set_threads(threads)
 

@@ -49,9 +49,9 @@ class Clock:
 
 def prepare(paths: list[Path], model: Path, folder: Path) -> None:
     """Save the trained model's fields, and a checkpoint of Cellpose's size with random weights."""
-    from flowseg.config import NetworkConfig
-    from flowseg.files import read_image
+    from flowseg.config.schema import NetworkConfig
     from flowseg.inference.segmenter import Segmenter
+    from flowseg.io.images import read_image
     from flowseg.network.checkpoint import read_card, save_network
     from flowseg.network.unet import FlowNetwork
 
@@ -69,11 +69,12 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
     """Through the command's own worker; with `model` as it is, else at Cellpose's size."""
     import torch
 
-    from flowseg.export.predict import Outputs, predict
-    from flowseg.inference import committee, segmenter
-    from flowseg.inference.scale import rescale
+    from flowseg.inference import ensemble as committee
+    from flowseg.inference import segmenter
+    from flowseg.inference.rescale import rescale
+    from flowseg.io.image_source import Page
     from flowseg.network.checkpoint import load_network
-    from flowseg.pages import Page
+    from flowseg.prediction.predict import Outputs, predict
 
     clock = Clock()
     if model is None:

@@ -9,7 +9,7 @@ From the out-of-fold flow fields, at the thresholds on the cards, the mean score
 - with the true mask and the network's flows, and with the true flows and the network's mask,
 - with each image at the cellprob threshold that is best for it, which nobody can know: annotators
   draw outlines tighter or looser,
-- without the cells whose score (`flowseg.flow.quality.scores`) is below a cut: the best cut for
+- without the cells whose score (`flowseg.flow.residuals.scores`) is below a cut: the best cut for
   these images, and, nested, each image at the cut that wins on other groups. A cut wins by its mean
   gain less the standard error, as in the calibration.
 """
@@ -25,17 +25,16 @@ from dynamics import table
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from flowseg.config import CellType
-from flowseg.data.layouts import read_records
+from flowseg.arrays.labels import masks_to_labels
+from flowseg.config.schema import CellType
+from flowseg.data.detect import read_records
 from flowseg.data.record import Record
-from flowseg.evaluation.competition import competition_score
-from flowseg.evaluation.sweep import load_fields
-from flowseg.flow.diffusion import labels_to_flows
-from flowseg.flow.dynamics import flows_to_labels
-from flowseg.flow.quality import scores
-from flowseg.labels import masks_to_labels
+from flowseg.flow.representation import flows_to_labels, labels_to_flows
+from flowseg.flow.residuals import scores
+from flowseg.inference.flow_field import load_fields
+from flowseg.io.tables import read_rows
+from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import read_card
-from flowseg.tables import read_rows
 
 CUTS = np.arange(0.0, 0.9, 0.05)
 SHIFTS = np.arange(-2.0, 2.01, 0.25)

@@ -31,10 +31,10 @@ TILE = 512
 
 def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: int) -> Any:
     """Predict `count` images; megabytes at the peak, and after each tenth of them."""
-    from flowseg.export.journal import Journal
-    from flowseg.export.predict import Outputs, predict
-    from flowseg.files import read_image, write_image
     from flowseg.inference.segmenter import Request
+    from flowseg.io.images import read_image, write_image
+    from flowseg.prediction.journal import Journal
+    from flowseg.prediction.predict import Outputs, predict
 
     images = []
     for k in range(count):
@@ -56,7 +56,7 @@ def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: 
 
 def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
     """Predict a slide; megabytes at the peak."""
-    from flowseg.export.predict import Outputs, predict
+    from flowseg.prediction.predict import Outputs, predict
 
     outputs = Outputs(folder / "s.csv", folder, folder)
     request = _request(diameter)
@@ -66,12 +66,12 @@ def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
 
 def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) -> Any:
     """The slide's cells against those of its upper left part in one piece."""
-    from flowseg.inference.field import FlowField, follow
-    from flowseg.inference.scale import rescale_part
+    from flowseg.inference.flow_field import FlowField, follow
+    from flowseg.inference.rescale import rescale_part
     from flowseg.inference.segmenter import Segmenter
     from flowseg.inference.slides import plan_slide
     from flowseg.inference.tiles import predict_field
-    from flowseg.pages import list_pages
+    from flowseg.io.image_source import list_pages
 
     segmenter = Segmenter.load(model, "cpu")
     (page,), (found,) = list_pages(slide), list_pages(labels)
@@ -108,7 +108,7 @@ def lay(paths: list[Path], slide: Path, edge: int) -> None:
     """Real images side by side, turned and mirrored, as a tiled BigTIFF."""
     import tifffile
 
-    from flowseg.files import read_image
+    from flowseg.io.images import read_image
 
     images = [read_image(path)[:TILE, :TILE] for path in paths]
 

@@ -18,11 +18,11 @@ from typing import get_args
 
 import numpy as np
 
-from flowseg._pieces import connected_pieces
+from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.labels import Policy, largest_pieces, masks_to_labels, remove_small
+from flowseg.arrays.rle import Masks
 from flowseg.data.sartorius import CELL_TYPES, read_annotations
-from flowseg.evaluation.competition import competition_score
-from flowseg.labels import Policy, largest_pieces, masks_to_labels, remove_small
-from flowseg.rle import Masks
+from flowseg.metrics.competition import competition_score
 
 READINGS = {
     "whole": lambda labels: labels,

@@ -23,23 +23,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowseg.config import Config, load_config
+from flowseg.arrays.labels import masks_to_labels
+from flowseg.config.loading import load_config
+from flowseg.config.schema import Config
+from flowseg.data.detect import read_records
 from flowseg.data.folds import assign_folds, split_fold
-from flowseg.data.layouts import read_records
 from flowseg.data.record import Record
 from flowseg.data.sartorius import CELL_TYPES
-from flowseg.data.synthetic import write_synthetic_sartorius
-from flowseg.evaluation.competition import competition_score
-from flowseg.export.pseudo_labels import Limits, pseudo_label, report
-from flowseg.files import ensure_writable_folder
 from flowseg.inference.segmenter import Segmenter
-from flowseg.labels import masks_to_labels
+from flowseg.io.atomic import ensure_writable_folder
+from flowseg.metrics.competition import competition_score
 from flowseg.network.device import pick_device
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.images import measure_cells
-from flowseg.training.loop import BEST, Stage, fit
+from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report
+from flowseg.synthetic.datasets import write_synthetic_sartorius
+from flowseg.training.plan import measure_cells
 from flowseg.training.pretraining import inherit
 from flowseg.training.provenance import provenance_of
+from flowseg.training.run_folder import BEST
+from flowseg.training.trainer import Stage, fit
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from flowseg.data.layouts import read_records
+from flowseg.arrays.intensity import normalize
+from flowseg.arrays.labels import masks_to_labels
+from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import default_grid
-from flowseg.evaluation.sweep import Sample, sweep
-from flowseg.flow.diffusion import labels_to_flows
-from flowseg.image import normalize
+from flowseg.evaluation.threshold_grid import Sample, sweep
+from flowseg.flow.representation import labels_to_flows
 from flowseg.inference.segmenter import Request, Segmenter
-from flowseg.labels import masks_to_labels
 
 
 def main() -> None:

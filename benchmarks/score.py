@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg._jit import in_threads, threads
+from flowseg.arrays.jit import in_threads, threads
+from flowseg.arrays.labels import largest_pieces, masks_to_labels, outlines, remove_small, renumber
+from flowseg.arrays.rle import Masks
 from flowseg.data.sartorius import read_annotations
-from flowseg.evaluation.competition import THRESHOLDS, compare, competition_score
-from flowseg.labels import largest_pieces, masks_to_labels, outlines, remove_small, renumber
-from flowseg.rle import Masks
+from flowseg.metrics.competition import THRESHOLDS, compare, competition_score
 
 Labels = NDArray[np.int32]
 SHAPE = (520, 704)

@@ -3,7 +3,7 @@
     python benchmarks/training.py --data ../shared/data --peer CP3/bin/python --cores 2
 
 `--peer` is the interpreter of an environment with cellpose 3.x. Both sides learn from the same
-images, in crops of one size and batches of one size; ours through `flowseg.training.loop.fit`,
+images, in crops of one size and batches of one size; ours through `flowseg.training.trainer.fit`,
 loader, targets, running mean of the weights and all, Cellpose through `train_seg`. Ours runs with
 the network of the defaults and with one of about Cellpose's size. The sides take turns, each time
 in a process of its own; steps that warm up are left out, and so is what comes before the first and
@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from cellpose_peer import answer_of, ask, write_images
 
-from flowseg.config import Config, load_config
-from flowseg.data.layouts import read_records
+from flowseg.config.loading import load_config
+from flowseg.config.schema import Config
+from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
-from flowseg.training import loop
-from flowseg.training.images import measure_cells
+from flowseg.training import trainer as loop
+from flowseg.training.plan import measure_cells
 
 PEER_PARAMETERS = 6.6e6
 

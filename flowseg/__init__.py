@@ -8,30 +8,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from flowseg._version import __version__
 
 if TYPE_CHECKING:
-    from flowseg.config import Config, load_config
+    from flowseg.arrays.rle import rle_decode, rle_encode
+    from flowseg.config.loading import load_config
+    from flowseg.config.schema import Config
     from flowseg.errors import FlowsegError
-    from flowseg.evaluation.competition import competition_score
     from flowseg.evaluation.evaluate import evaluate
-    from flowseg.flow.diffusion import labels_to_flows
-    from flowseg.flow.dynamics import flows_to_labels
+    from flowseg.flow.representation import flows_to_labels, labels_to_flows
     from flowseg.inference.segmenter import Segmenter
-    from flowseg.rle import rle_decode, rle_encode
+    from flowseg.metrics.competition import competition_score
     from flowseg.training.run import train
 
 _HOMES = {
-    "Config": "flowseg.config",
+    "Config": "flowseg.config.schema",
     "FlowsegError": "flowseg.errors",
     "Segmenter": "flowseg.inference.segmenter",
-    "competition_score": "flowseg.evaluation.competition",
+    "competition_score": "flowseg.metrics.competition",
     "evaluate": "flowseg.evaluation.evaluate",
-    "flows_to_labels": "flowseg.flow.dynamics",
-    "labels_to_flows": "flowseg.flow.diffusion",
-    "load_config": "flowseg.config",
-    "rle_decode": "flowseg.rle",
-    "rle_encode": "flowseg.rle",
+    "flows_to_labels": "flowseg.flow.representation",
+    "labels_to_flows": "flowseg.flow.representation",
+    "load_config": "flowseg.config.loading",
+    "rle_decode": "flowseg.arrays.rle",
+    "rle_encode": "flowseg.arrays.rle",
     "train": "flowseg.training.run",
 }
 

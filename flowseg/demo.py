@@ -6,14 +6,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowseg.config import load_config
-from flowseg.data.synthetic import TEST_TRUTH, write_synthetic_livecell, write_synthetic_sartorius
+from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import evaluate
-from flowseg.evaluation.explore import explore
-from flowseg.evaluation.report import write_report
-from flowseg.export.predict import Outputs, predict
-from flowseg.files import find_images
+from flowseg.io.paths import find_images
+from flowseg.prediction.predict import Outputs, predict
+from flowseg.reports.dataset_report import explore
+from flowseg.reports.evaluation_report import write_report
+from flowseg.synthetic.datasets import (
+    TEST_TRUTH,
+    write_synthetic_livecell,
+    write_synthetic_sartorius,
+)
 from flowseg.training.run import train
 
 __all__ = ["DemoResult", "demo"]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowseg.config import load_config, to_yaml
+from flowseg.arrays.labels import masks_to_labels
+from flowseg.config.loading import load_config, to_yaml
+from flowseg.data.detect import read_records
 from flowseg.data.folds import split_fold, write_folds
-from flowseg.data.layouts import read_records
-from flowseg.data.synthetic import write_synthetic_sartorius
-from flowseg.evaluation.competition import competition_score
-from flowseg.labels import masks_to_labels
-from flowseg.tables import read_rows, write_rows
+from flowseg.io.tables import read_rows, write_rows
+from flowseg.metrics.competition import competition_score
+from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.provenance import fingerprint
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -8,7 +8,7 @@ import pytest
 
 from flowseg import demo as room
 from flowseg.cli import main
-from flowseg.files import read_image
+from flowseg.io.images import read_image
 
 TINY = (
     *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "data.folds=2"),

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 
 from flowseg.cli import main
-from flowseg.config import CellType, NetworkConfig
+from flowseg.config.schema import CellType, NetworkConfig
 from flowseg.data.sartorius import read_annotations
-from flowseg.data.synthetic import write_synthetic_sartorius
 from flowseg.errors import FlowsegError
-from flowseg.export.journal import Journal
-from flowseg.files import read_image, write_image, write_labels, write_text
-from flowseg.inference.stream import Stage, pipeline
+from flowseg.inference.pipeline import Stage, pipeline
+from flowseg.io.atomic import write_text
+from flowseg.io.image_source import list_pages
+from flowseg.io.images import read_image, write_image, write_labels
 from flowseg.network.checkpoint import Card, load_network, save_network
 from flowseg.network.unet import FlowNetwork
-from flowseg.pages import list_pages
-from flowseg.training.loop import STATE
+from flowseg.prediction.journal import Journal
+from flowseg.synthetic.datasets import write_synthetic_sartorius
+from flowseg.training.run_folder import STATE
 
 resource = pytest.importorskip("resource", reason="limits are set as POSIX does")
 
@@ -139,7 +140,7 @@ def test_a_full_disk_in_training_loses_nothing(
     argv, undisturbed = (command(home, "train", tmp_path / name) for name in ("run", "other"))
     assert main(undisturbed) == 0
     with monkeypatch.context() as patched:
-        patched.setattr("flowseg.training.loop._Run.validate", stop)
+        patched.setattr("flowseg.training.trainer._Run.validate", stop)
         assert main(argv) == 130
     before = contents(tmp_path / "run")
     assert STATE in before
@@ -230,7 +231,9 @@ def test_a_folder_that_vanishes(
     assert "cannot be written: No such file or directory" in line
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr("flowseg.training.loop._Run.validate", lambda _: shutil.rmtree(run) or {})
+        patched.setattr(
+            "flowseg.training.trainer._Run.validate", lambda _: shutil.rmtree(run) or {}
+        )
         line = fails(command(home, "train", run), capsys)
     assert str(run) in line
     assert "cannot be written: No such file or directory" in line

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowseg.files import write_labels
+from flowseg.io.images import write_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKEND = "setuptools.build_meta"
@@ -95,7 +95,7 @@ INSTALLED = """if True:
     import pathlib, sys
     import flowseg
     from flowseg.cli import main
-    from flowseg.config import available_cell_types
+    from flowseg.config.loading import available_cell_types
     assert str(pathlib.Path(flowseg.__file__)).startswith(sys.argv[1]), flowseg.__file__
     assert flowseg.load_config("cort").cells["cort"].diameter == 17.5
     assert len(available_cell_types()) >= 5

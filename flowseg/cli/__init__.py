@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from flowseg import __version__
+from flowseg._version import __version__
 from flowseg.errors import told
 
 __all__ = ["build_parser", "main", "say"]

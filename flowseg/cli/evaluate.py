@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     """Score, print the table, and write what was asked for."""
     from flowseg.data.folds import read_ids
     from flowseg.evaluation.evaluate import evaluate
-    from flowseg.evaluation.report import write_report
-    from flowseg.evaluation.tables import as_text, write_csv, write_json
+    from flowseg.reports.evaluation_report import write_report
+    from flowseg.reports.text import as_text, write_csv, write_json
 
     result = evaluate(
         args.truth,

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
-    from flowseg.evaluation.explore import explore
+    from flowseg.reports.dataset_report import explore
 
     images, cells = explore(args.data, args.out, folds=args.folds, pictures=args.pictures)
     say(f"{images} images, {cells} cells: open {args.out} in a browser")

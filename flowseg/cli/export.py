@@ -43,8 +43,8 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and say what was written."""
-    from flowseg.export.formats import Formats
-    from flowseg.export.labels import export_labels
+    from flowseg.formats.writers import Formats
+    from flowseg.prediction.export import export_labels
 
     formats = Formats(args.rois, args.seg_npy, args.label_tiff, args.coco, args.cells)
     images, cells = export_labels(args.labels, formats, args.images, args.cell_type)

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is known of it."""
-    from flowseg.training.info import describe
+    from flowseg.training.describe import describe
 
     say(describe(args.path))
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.cli.export import add_folder_arguments
-from flowseg.config import VIEWS
+from flowseg.config.schema import VIEWS
 
 __all__ = ["add_arguments", "add_model_arguments", "run"]
 
@@ -103,10 +103,11 @@ def _diameter(text: str) -> float | str:
 
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, predict, and say where the result lies."""
-    from flowseg.export.inputs import find_inputs, find_models
-    from flowseg.export.predict import Machines, Outputs, predict
-    from flowseg.export.shards import Shard, join_shards, local_device
     from flowseg.inference.segmenter import Request
+    from flowseg.network.device import local_device
+    from flowseg.prediction.find_models import find_inputs, find_models
+    from flowseg.prediction.predict import Machines, Outputs, predict
+    from flowseg.prediction.shards import Shard, join_shards
 
     if args.join:
         shards, cells = join_shards(args.out)

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, label them, and say what was kept."""
-    from flowseg.export.inputs import find_inputs, find_models
-    from flowseg.export.pseudo_labels import Limits, pseudo_label, report
+    from flowseg.prediction.find_models import find_inputs, find_models
+    from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report
 
     limits = Limits(args.min_score, args.min_share)
     images = find_inputs(args.images, args.data)

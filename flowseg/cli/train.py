@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.config import available_cell_types, available_machines, is_whole, load_config
+from flowseg.config.loading import available_cell_types, available_machines, is_whole, load_config
 from flowseg.errors import FlowsegError
 
 __all__ = ["add_arguments", "run"]
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if every_fold:
         short["data.fold"] = 0  # one that --config names does not matter
     overrides = [*(f"{key}={value}" for key, value in short.items()), *args.set]
-    from flowseg.data.layouts import layout_of
+    from flowseg.data.detect import layout_of
     from flowseg.training.cross_validation import cross_validate, report
     from flowseg.training.distributed import is_first, joined
     from flowseg.training.run import train

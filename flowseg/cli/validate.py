@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Name every problem; the exit code is 1 where there is one."""
-    from flowseg.export.submission import image_shapes, validate_submission
+    from flowseg.formats.submission import image_shapes, validate_submission
 
     found = validate_submission(args.submission, image_shapes(args.images))
     for problem in found.problems:

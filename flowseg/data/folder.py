@@ -10,20 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from flowseg._pieces import connected_pieces
+from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.rle import Masks
 from flowseg.data.record import Record, size_differs
-from flowseg.data.seg_npy import SEG_SUFFIX, read_seg
 from flowseg.errors import FlowsegError
-from flowseg.files import (
-    LABEL_ENDINGS,
-    PathLike,
-    check_name,
-    find_images,
-    image_shape,
-    read_labels,
-)
-from flowseg.rle import Masks
-from flowseg.tables import read_rows
+from flowseg.formats.seg_npy import SEG_SUFFIX, read_seg
+from flowseg.io.images import image_shape, read_labels
+from flowseg.io.paths import LABEL_ENDINGS, PathLike, check_name, find_images
+from flowseg.io.tables import read_rows
 
 __all__ = ["CELL_TYPE", "LAYOUTS", "TYPE_TABLE", "find_labels", "read_folder", "read_own_labels"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import PathLike, check_name
-from flowseg.tables import read_rows, write_rows
+from flowseg.io.paths import PathLike, check_name
+from flowseg.io.tables import read_rows, write_rows
 
 __all__ = ["TRAIN_ONLY", "assign_folds", "read_folds", "read_ids", "split_fold", "write_folds"]
 

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from flowseg.data.jsonscan import Item, scan_items
-from flowseg.data.polygons import polygons_to_masks
+from flowseg.arrays.polygons import polygons_to_masks
+from flowseg.arrays.rle import Masks
+from flowseg.data.json_stream import Item, scan_items
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import MAX_PIXELS, PathLike, check_name
-from flowseg.rle import Masks
+from flowseg.io.paths import PathLike, check_name
+from flowseg.io.png_jpeg import MAX_PIXELS
 
 __all__ = ["CELL_TYPES", "FOLDER", "SPLITS", "Polygons", "read_livecell"]
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flowseg.arrays.intensity import to_grey
+from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
-from flowseg.files import read_image
-from flowseg.image import to_grey
-from flowseg.rle import Masks
+from flowseg.io.images import read_image
 
 __all__ = ["Annotation", "Record", "size_differs"]
 

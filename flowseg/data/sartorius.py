@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
-from flowseg.files import MAX_PIXELS, PathLike, check_name, image_shape
-from flowseg.rle import Masks, fault_reason, parse_runs
-from flowseg.tables import read_rows
+from flowseg.io.images import image_shape
+from flowseg.io.paths import PathLike, check_name
+from flowseg.io.png_jpeg import MAX_PIXELS
+from flowseg.io.tables import read_rows
 
 __all__ = [
     "CELL_TYPES",

@@ -1,1 +1,1 @@
-"""How good a segmentation is."""
+"""Scores of files, and thresholds calibrated on them."""

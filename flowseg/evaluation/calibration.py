@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import convolve1d
 from tqdm import tqdm
 
-from flowseg.config import CellType
+from flowseg.config.schema import CellType
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.sweep import Grid, Sample, sweep
+from flowseg.evaluation.threshold_grid import Grid, Sample, sweep
 
 __all__ = [
     "Calibration",

@@ -9,17 +9,17 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.competition import THRESHOLDS, Counts, Mistakes, compare
-from flowseg.evaluation.other_metrics import (
+from flowseg.evaluation.sources import read_predictions, read_truth
+from flowseg.io.paths import PathLike
+from flowseg.metrics.competition import THRESHOLDS, Counts, Mistakes, compare
+from flowseg.metrics.other import (
     CocoPrecision,
     aggregated_jaccard,
     coco_mask_precision,
     pooled_precision,
 )
-from flowseg.evaluation.sources import read_predictions, read_truth
-from flowseg.files import PathLike
-from flowseg.rle import Masks
 
 __all__ = ["Evaluation", "ImageResult", "OtherMetrics", "evaluate"]
 

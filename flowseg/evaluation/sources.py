@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowseg.arrays.polygons import polygons_to_masks
+from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.data import livecell
 from flowseg.data.folder import find_labels, read_own_labels
-from flowseg.data.polygons import polygons_to_masks
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
-from flowseg.files import MAX_PIXELS, PathLike, find_images, image_shape, read_labels
-from flowseg.rle import Masks, fault_reason, parse_runs
-from flowseg.tables import read_rows
+from flowseg.io.images import image_shape, read_labels
+from flowseg.io.paths import PathLike, find_images
+from flowseg.io.png_jpeg import MAX_PIXELS
+from flowseg.io.tables import read_rows
 
 __all__ = ["Source", "read_predictions", "read_truth"]
 

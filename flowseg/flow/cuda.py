@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from flowseg.flow import basins, diffusion
+from flowseg.flow import diffusion
+from flowseg.flow import dynamics as basins
 from flowseg.flow.diffusion import Floats, Ints, Longs, make_plan
 
 __all__ = ["diffuse", "find_basins", "misfits", "send"]
@@ -127,7 +128,7 @@ def diffuse(
 
 
 def misfits(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
-    """`flowseg.flow.quality.misfits` of a flow field on a CUDA device."""
+    """`flowseg.flow.residuals.misfits` of a flow field on a CUDA device."""
     import torch
 
     if not table.shape[1]:
@@ -245,7 +246,7 @@ def _climb(heat: Any, at: Any, stride: Any) -> Any:
 
 
 def find_basins(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
-    """`flowseg.flow.basins.find_basins` of a flow field on a CUDA device.
+    """`flowseg.flow.dynamics.find_basins` of a flow field on a CUDA device.
 
     `flows` are those of `maps` on the host, where the sinks, few as they are, are put together.
     """

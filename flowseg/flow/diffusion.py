@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from flowseg._jit import in_threads, jit, threads
-from flowseg.flow.kernels import diffuser
-from flowseg.flow.runs import find_runs, group
-from flowseg.labels import check_labels
+from flowseg.arrays.jit import in_threads, jit, threads
 
-__all__ = ["diffuse", "diffuse_planned", "labels_to_flows", "make_plan"]
+__all__ = ["diffuse", "diffuse_planned", "make_plan"]
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -28,53 +25,6 @@ WARMTH_DOUBLE = np.float64(1e290)
 
 # Below this many pixel updates, starting threads takes longer than they save.
 _WORTH_THREADS = 4_000_000
-
-
-def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> Floats:
-    """Unit vectors that lead every pixel of a cell to the cell's centre, by a way inside the cell.
-
-    Parameters
-    ----------
-    labels : (H, W) integer
-        0 is background, every other id one cell; ids may have gaps.
-    device : str
-        `cpu`, or a CUDA device such as `cuda` or `cuda:1`, with the same result but for rounding.
-
-    Returns
-    -------
-    flows : (2, H, W) float32
-        (dy, dx), of length 1 inside cells and 0 outside. Length 0 inside a cell only where the heat
-        has its top: at the centre of a symmetric cell.
-
-    Raises
-    ------
-    FlowsegError
-        Where labels is not a 2-D image of integers or has negative ids, or the device is missing.
-
-    Notes
-    -----
-    The representation of Cellpose (Stringer et al., Nature Methods 18, 2021; rounds and centre as
-    in version 3): heat enters at the pixel nearest to the cell's mean, in each of
-    2 x (height + width + 4) rounds, and in a round every pixel becomes the mean of its 3 x 3
-    neighbourhood, where all outside the cell is 0. Flows are the heat's central differences.
-
-    Beyond it, where the heat underflows, never arrives, or is level, flows point along a shortest
-    way inside the cell to where it is. Of a cell in several pieces (8 neighbours), the piece with
-    the centre has the flows of the reference, and every other piece those of a cell of its own.
-
-    Examples
-    --------
-    >>> labels_to_flows(np.array([[0, 2, 2, 2, 0]]))[1]
-    array([[ 0.,  1.,  0., -1.,  0.]], dtype=float32)
-    """
-    image = check_labels(labels)
-    flows = np.zeros((2, *image.shape), dtype=np.float32)
-    runs = find_runs(image)
-    order, offsets = group(runs.pieces, runs.total)
-    table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
-    places = table[0].astype(np.int64) * image.shape[1] + table[1]
-    diffuser(device)(table, offsets, places, flows.reshape(2, -1))
-    return flows
 
 
 def diffuse(table: Ints, offsets: Longs, places: Longs, flows: Floats) -> None:

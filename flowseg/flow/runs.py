@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg._jit import jit
-from flowseg._pieces import find_root
+from flowseg.arrays.components import find_root
+from flowseg.arrays.jit import jit
 
 __all__ = ["Runs", "find_runs", "group"]
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flowseg.arrays.rle import Masks
 from flowseg.flow.runs import find_runs
-from flowseg.rle import Masks
 
 __all__ = ["Block", "BlockSizes", "StripMasks", "assemble", "cut_blocks"]
 

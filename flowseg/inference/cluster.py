@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowseg._jit import set_threads, threads
+from flowseg.arrays.jit import set_threads, threads
 from flowseg.errors import FlowsegError
 from flowseg.inference.blocks import Block, BlockSizes, assemble
-from flowseg.inference.field import FlowField, fetch, follow
-from flowseg.inference.scale import rescale_part
+from flowseg.inference.flow_field import FlowField, fetch, follow
+from flowseg.inference.rescale import rescale_part
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
 from flowseg.inference.tiles import Tile, predict_tiles, tile_rows
-from flowseg.pages import Page, ReadRegion
+from flowseg.io.image_source import Page, ReadRegion
 
 __all__ = ["LOCAL", "Cluster", "Recipe", "connect", "load_distributed"]
 

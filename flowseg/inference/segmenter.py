@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from flowseg.config import CellType, Precision
+from flowseg.arrays.intensity import normalize, to_grey
+from flowseg.config.schema import CellType, Precision
 from flowseg.errors import FlowsegError
-from flowseg.image import normalize, to_grey
-from flowseg.inference.committee import Committee
-from flowseg.inference.field import FlowField, ResidentField, follow
-from flowseg.inference.glance import estimate_diameter, known_diameter, name_cell_type
-from flowseg.inference.scale import rescale
+from flowseg.inference.auto_scale import estimate_diameter, known_diameter, name_cell_type
+from flowseg.inference.ensemble import Committee
+from flowseg.inference.flow_field import FlowField, ResidentField, follow
+from flowseg.inference.rescale import rescale
 from flowseg.inference.tiles import predict_field
 from flowseg.network.checkpoint import Card, load_network
 from flowseg.network.device import pick_device, pick_precision
@@ -181,8 +181,8 @@ class Segmenter:
         diameter : float or "auto", optional
             Mean cell diameter in pixels. "auto" measures it; see :meth:`judge`.
         cellprob_threshold, flow_threshold, min_size : optional
-            As in :class:`flowseg.config.CellType`; by default the card's for the cell type, as for
-            `diameter`.
+            As in :class:`flowseg.config.schema.CellType`; by default the card's for the cell
+            type, as for `diameter`.
         disagreement : bool
             Whether to map how far the networks and views are apart.
 
@@ -202,7 +202,7 @@ class Segmenter:
         return self.finish(self.infer(self.prepare(image, request)))
 
     # The three steps of `segment`: one reads, one computes on the device, one follows the flows.
-    # Many images go through them side by side (see `flowseg.inference.stream`).
+    # Many images go through them side by side (see `flowseg.inference.pipeline`).
 
     def prepare(self, image: ArrayLike, request: Request) -> Prepared:
         """Grey and normalised."""
@@ -237,7 +237,7 @@ class Segmenter:
         Parameters
         ----------
         grey : ndarray, shape (H, W), float32
-            From :func:`flowseg.image.normalize`.
+            From :func:`flowseg.arrays.intensity.normalize`.
         needs : CellType
             Its diameter says how far the image is rescaled.
 
@@ -265,7 +265,7 @@ class Segmenter:
     def judge(self, grey: NDArray[np.float32], request: Request) -> tuple[str, CellType]:
         """The cell type of a normalised grey image and what it needs, by a glance where not given.
 
-        See :func:`flowseg.inference.glance.estimate_diameter` for how the size is measured.
+        See :func:`flowseg.inference.auto_scale.estimate_diameter` for how the size is measured.
         """
         name = name_cell_type(self, grey) if request.cell_type is None else request.cell_type
         needs = self.needs(name, request)

@@ -15,17 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg._jit import threads
-from flowseg.config import CellType
+from flowseg.arrays.intensity import Span, intensity_span, normalize, to_grey
+from flowseg.arrays.jit import threads
+from flowseg.config.schema import CellType
 from flowseg.errors import FlowsegError
-from flowseg.image import Span, intensity_span, normalize, to_grey
 from flowseg.inference.blocks import Block, BlockSizes, assemble, cut_blocks
-from flowseg.inference.field import FlowField, fetch, follow
-from flowseg.inference.scale import footprint, rescale_part
+from flowseg.inference.flow_field import FlowField, fetch, follow
+from flowseg.inference.pipeline import Stage, pipeline
+from flowseg.inference.rescale import footprint, rescale_part
 from flowseg.inference.segmenter import Request, Segmenter
-from flowseg.inference.stream import Stage, pipeline
 from flowseg.inference.tiles import predict_tiles, tile_rows
-from flowseg.pages import ReadRegion
+from flowseg.io.image_source import ReadRegion
 
 __all__ = ["SlidePlan", "plan_slide", "segment_slide"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowseg.inference.committee import Answer, Committee
-from flowseg.inference.field import ResidentField
+from flowseg.inference.ensemble import Answer, Committee
+from flowseg.inference.flow_field import ResidentField
 
 __all__ = ["Tile", "cut", "predict_field", "predict_tiles", "tile_rows"]
 

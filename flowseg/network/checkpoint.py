@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from flowseg import __version__
-from flowseg.config import CellType, NetworkConfig, from_mapping, to_mapping
+from flowseg._version import __version__
+from flowseg.config.loading import from_mapping, to_mapping
+from flowseg.config.schema import CellType, NetworkConfig
 from flowseg.errors import FlowsegError, out_of_memory
-from flowseg.files import atomic_path
+from flowseg.io.atomic import atomic_path
 from flowseg.network.unet import FlowNetwork
 
 __all__ = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 import torch
 
-from flowseg.config import Precision
+from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 
-__all__ = ["autocast", "pick_device", "pick_precision"]
+__all__ = ["autocast", "local_device", "pick_device", "pick_precision", "torchrun_rank"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -73,3 +76,16 @@ def _cpu_has_bfloat16() -> bool:
         return False
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe is not None and probe())
+
+
+def local_device(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The device of this process: of several that torchrun started here each has its own."""
+    if name not in ("auto", "cuda") or "LOCAL_RANK" not in environment:
+        return name
+    return f"cuda:{environment['LOCAL_RANK']}" if torch.cuda.is_available() else name
+
+
+def torchrun_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Rank and world size of this process where torchrun started several, else None."""
+    size = int(environment.get("WORLD_SIZE", "1"))
+    return (int(environment["RANK"]), size) if size > 1 and "RANK" in environment else None

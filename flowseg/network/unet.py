@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flowseg.config import NetworkConfig
+from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
 
 __all__ = ["FlowNetwork", "NetworkOutput", "folded"]

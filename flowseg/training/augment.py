@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.config import AugmentConfig
-from flowseg.files import load_cv2
+from flowseg.config.schema import AugmentConfig
+from flowseg.io.opencv import load_cv2
 
 __all__ = ["cut_crop", "paste_cells", "vary_intensity"]
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from flowseg._jit import set_threads, threads
-from flowseg.config import AugmentConfig, CellType, Config
+from flowseg.arrays.intensity import normalize
+from flowseg.arrays.jit import set_threads, threads
+from flowseg.arrays.labels import largest_pieces, masks_to_labels
+from flowseg.config.schema import AugmentConfig, CellType, Config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import load_cv2
-from flowseg.flow.diffusion import labels_to_flows
-from flowseg.image import normalize
-from flowseg.labels import largest_pieces, masks_to_labels
+from flowseg.flow.representation import labels_to_flows
+from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import processes_here
 
@@ -62,7 +62,7 @@ class CropDataset(Dataset[Batch]):
     extra : sequence of Record
         More images; ``config.data.extra_weight`` crops of them for each crop of `records`.
     balance : float
-        As in :class:`flowseg.config.ScheduleConfig`.
+        As in :class:`flowseg.config.schema.ScheduleConfig`.
     """
 
     def __init__(

@@ -14,22 +14,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flowseg.config import Config
+from flowseg.arrays.intensity import normalize
+from flowseg.config.schema import Config
 from flowseg.data.folds import TRAIN_ONLY
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import Calibration, bootstrap_interval, calibrate
-from flowseg.evaluation.sweep import Sample, load_fields, save_fields
-from flowseg.files import ensure_writable_folder, write_text
-from flowseg.image import normalize
+from flowseg.evaluation.threshold_grid import Sample
+from flowseg.inference.flow_field import load_fields, save_fields
 from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.tables import write_rows
 from flowseg.network.checkpoint import load_network, read_card, save_network
-from flowseg.tables import write_rows
 from flowseg.training.distributed import from_first, joined
-from flowseg.training.folder import CONFIG, SUMMARY, opened
-from flowseg.training.images import check_images
-from flowseg.training.plan import plan
-from flowseg.training.pretraining import NONE, pretrained
+from flowseg.training.plan import NONE, check_images, plan
+from flowseg.training.pretraining import pretrained
 from flowseg.training.run import TrainResult, train
+from flowseg.training.run_folder import CONFIG, SUMMARY, opened
 from flowseg.training.tensorboard import load_writer
 
 __all__ = ["CrossValidation", "OutOfFold", "cross_validate", "report"]

@@ -19,8 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from flowseg.errors import FlowsegError, told
-from flowseg.export.shards import Shard, local_device
-from flowseg.network.device import pick_device
+from flowseg.network.device import local_device, pick_device, torchrun_rank
 
 __all__ = [
     "average",
@@ -85,7 +84,7 @@ def joined(device: str) -> Iterator[torch.device]:
 
 def launched() -> bool:
     """Whether torchrun started this process."""
-    return Shard.from_environment() is not None
+    return torchrun_rank() is not None
 
 
 def processes() -> int:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
-from flowseg.config import Config, NetworkConfig, available_machines, load_config
-from flowseg.data.defects import repair
-from flowseg.data.folds import split_fold
-from flowseg.data.layouts import layout_of, read_records
+from flowseg.config.loading import available_machines, load_config
+from flowseg.config.schema import CellType, Config, DataConfig, NetworkConfig
+from flowseg.data.detect import layout_of, read_records
+from flowseg.data.folds import assign_folds, read_ids, split_fold
+from flowseg.data.mask_repair import repair
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import read_card
 from flowseg.training.distributed import from_first, processes
-from flowseg.training.images import extra_images, measure_cells, split_images
-from flowseg.training.pretraining import LIVECELL, NONE, checkpoint_at
 from flowseg.training.provenance import digest, fingerprint
+from flowseg.training.run_folder import checkpoint_at
 
-__all__ = ["Plan", "plan"]
+__all__ = ["LIVECELL", "NONE", "Plan", "check_images", "measure_cells", "plan"]
+
+NONE = "none"
+LIVECELL = "livecell"
+
+_MEASURED_IMAGES = 50
 
 _log = logging.getLogger(__name__)
 
@@ -104,3 +112,88 @@ def _check_crop(config: Config) -> None:
             f"augment.crop is {crop}, but this network needs a multiple of {stride}",
             remedy=f"set augment.crop={-(-crop // stride) * stride}",
         )
+
+
+def check_images(records: Sequence[Record]) -> None:
+    """Read every image once: a damaged one ends a run before it starts, not days later."""
+    for record in tqdm(records, desc="checking images", unit="image", delay=2, leave=False):
+        record.image()
+
+
+def extra_images(config: Config, labelled: Sequence[Record]) -> list[Record]:
+    """The images of ``config.data.extra``; none of them may be one of the `labelled` ones."""
+    if config.data.extra is None:
+        return []
+    folder = Path(config.data.extra.replace("{fold}", str(config.data.fold)))
+    if not folder.is_dir():
+        raise FlowsegError("is no folder of extra images", file=folder, remedy="see --extra")
+    extra = read_records(folder, tuple(config.cells), config.data.include_flawed)
+    shared = sorted({r.image_id for r in extra} & {r.image_id for r in labelled})
+    if shared:
+        raise FlowsegError(
+            f"{len(shared)} of its images are among the labelled ones, first {shared[0]!r}: "
+            "validation would be on images that were trained on",
+            file=folder,
+            remedy="remove them there, or name a folder of other images with --extra",
+        )
+    _log.info("%d extra images to train on: %s", len(extra), folder)
+    return extra
+
+
+def split_images(
+    records: Sequence[Record],
+    config: DataConfig,
+    train_only: str | os.PathLike[str] | None,
+    fewer: bool,
+) -> tuple[DataConfig, dict[str, int]]:
+    """The fold of each image; `train_only` may also name images of other cell types.
+
+    With `fewer`, images that are too few for the folds asked for make fewer.
+    """
+    known = {record.image_id for record in records}
+    kept: frozenset[str] = frozenset()
+    if train_only is not None:
+        named = read_ids(train_only)
+        kept = named & known
+        if named and not kept:
+            raise FlowsegError(
+                f"names no image of this training, such as {min(known)!r}", file=train_only
+            )
+    if fewer:
+        config = _fewer_folds(config, len(known - kept))
+    return config, assign_folds(records, config.folds, config.split_seed, kept)
+
+
+def _fewer_folds(config: DataConfig, images: int) -> DataConfig:
+    """As many folds as images, where someone's own are fewer than the folds asked for."""
+    if images < 2:
+        raise FlowsegError(
+            "there is one image with labels, but one to learn from and one to check on are needed",
+            remedy="label one more",
+        )
+    if images >= config.folds:
+        return config
+    _log.info("%d images make %d folds, not %d", images, images, config.folds)
+    return replace(config, folds=images)
+
+
+def measure_cells(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[str, CellType]:
+    """`cells` with every unknown diameter replaced by the mean one of the training masks."""
+    measured = {}
+    for name, cell in cells.items():
+        own = [record for record in records if record.cell_type == name]
+        if not own:
+            raise FlowsegError(f"there is no image of cell type {name!r} to train on")
+        if cell.diameter is None:
+            # An even sample is enough for a mean, and a large data set is read lazily.
+            sample = own[:: -(-len(own) // _MEASURED_IMAGES)]
+            areas = np.concatenate([record.masks().areas() for record in sample])
+            areas = areas[areas > 0]
+            if not areas.size:
+                raise FlowsegError(f"the images of cell type {name!r} hold no cell to measure")
+            diameter = float(np.mean(2 * np.sqrt(areas / np.pi)))
+            _log.info("cell type %s: mean diameter %.1f px, measured", name, diameter)
+            measured[name] = replace(cell, diameter=round(diameter, 2))
+        else:
+            measured[name] = cell
+    return measured

@@ -12,23 +12,23 @@ from typing import Any
 
 import torch
 
-from flowseg.config import CellType, Config, to_mapping, to_yaml
+from flowseg.config.loading import to_mapping, to_yaml
+from flowseg.config.schema import CellType, Config
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.files import write_text
+from flowseg.io.atomic import write_text
 from flowseg.network.checkpoint import load_network, read_card
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.distributed import from_first, processes
-from flowseg.training.folder import CONFIG, SUMMARY, alone_in, close_folder
-from flowseg.training.images import check_images, measure_cells
-from flowseg.training.loop import BEST, LAST, STATE, Stage, fit
+from flowseg.training.finish import close_folder
+from flowseg.training.plan import LIVECELL, NONE, check_images, measure_cells
 from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
+from flowseg.training.run_folder import BEST, CONFIG, LAST, STATE, SUMMARY, alone_in, checkpoint_at
+from flowseg.training.trainer import Stage, fit
 
-__all__ = ["LIVECELL", "NONE", "checkpoint_at", "inherit", "pretrained"]
+__all__ = ["inherit", "pretrained"]
 
-NONE = "none"
-LIVECELL = "livecell"
 
 _log = logging.getLogger(__name__)
 
@@ -94,11 +94,6 @@ def _pretrain(
     resume = from_first((folder / STATE).is_file)
     result = fit(stage, network, device, resume)
     from_first(lambda: close_folder(folder, stage, result))
-
-
-def checkpoint_at(path: str) -> Path:
-    """The checkpoint that `path` is, or the best one of the run's folder that it is."""
-    return Path(path) / BEST if Path(path).is_dir() else Path(path)
 
 
 def inherit(network: FlowNetwork, path: Path) -> None:

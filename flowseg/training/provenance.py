@@ -13,12 +13,12 @@ import numba
 import numpy as np
 import torch
 
-import flowseg
-from flowseg import __version__
-from flowseg.config import Config, to_mapping
+from flowseg._version import __version__
+from flowseg.arrays.rle import Masks
+from flowseg.config.loading import to_mapping
+from flowseg.config.schema import Config
 from flowseg.data.livecell import Polygons
 from flowseg.data.record import Record
-from flowseg.rle import Masks
 
 __all__ = ["digest", "digest_of_code", "fingerprint", "provenance_of"]
 
@@ -53,7 +53,7 @@ def digest(path: Path) -> str:
 def digest_of_code() -> str:
     """The SHA-256 of flowseg's own source: its version says too little between two releases."""
     total = hashlib.sha256()
-    package = Path(flowseg.__file__).parent
+    package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py"), key=lambda path: path.as_posix()):
         total.update(f"{path.relative_to(package).as_posix()} {digest(path)} ".encode())
     return total.hexdigest()

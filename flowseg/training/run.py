@@ -12,25 +12,19 @@ from typing import Any
 
 import torch
 
-from flowseg.config import Config, to_yaml
+from flowseg.config.loading import to_yaml
+from flowseg.config.schema import Config
 from flowseg.data.folds import write_folds
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.distributed import check_alike, from_first, is_first, joined
-from flowseg.training.folder import (
-    FOLDS,
-    OVERLAYS,
-    SUMMARY,
-    close_folder,
-    draw_overlays,
-    opened,
-)
-from flowseg.training.images import check_images
-from flowseg.training.loop import BEST, Stage, fit
-from flowseg.training.plan import Plan, plan
+from flowseg.training.finish import close_folder, draw_overlays
+from flowseg.training.plan import Plan, check_images, plan
 from flowseg.training.pretraining import inherit, pretrained
 from flowseg.training.provenance import provenance_of
+from flowseg.training.run_folder import BEST, FOLDS, OVERLAYS, SUMMARY, opened
 from flowseg.training.tensorboard import Board, load_writer
+from flowseg.training.trainer import Stage, fit
 
 __all__ = ["TrainResult", "train"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flowseg.errors import FlowsegError
-from flowseg.files import read_image
+from flowseg.io.images import read_image
+from flowseg.training.run_folder import TENSORBOARD
 
-__all__ = ["TENSORBOARD", "Board", "load_writer"]
+__all__ = ["Board", "load_writer"]
 
-TENSORBOARD = "tensorboard"
 _GROUPS = {"loss": "losses", "score": "scores"}
 
 

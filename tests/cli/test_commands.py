@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flowseg.arrays.rle import rle_decode
 from flowseg.cli import main
-from flowseg.config import load_config, to_yaml
-from flowseg.data.synthetic import TEST_TRUTH, write_synthetic_livecell, write_synthetic_sartorius
-from flowseg.files import read_image, read_labels
-from flowseg.rle import rle_decode
+from flowseg.config.loading import load_config, to_yaml
+from flowseg.io.images import read_image, read_labels
+from flowseg.synthetic.datasets import (
+    TEST_TRUTH,
+    write_synthetic_livecell,
+    write_synthetic_sartorius,
+)
 
 SHAPE = (96, 128)
 TINY = [

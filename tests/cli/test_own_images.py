@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from flowseg.arrays.labels import masks_to_labels
 from flowseg.cli import main
 from flowseg.data.sartorius import read_sartorius
-from flowseg.data.synthetic import write_synthetic_sartorius
-from flowseg.files import find_images, write_image, write_labels
-from flowseg.labels import masks_to_labels
+from flowseg.io.images import write_image, write_labels
+from flowseg.io.paths import find_images
+from flowseg.synthetic.datasets import write_synthetic_sartorius
 
 TINY = [
     *("--set", "augment.crop=64", "--set", "training.crops=8", "--set", "training.batch_size=4"),

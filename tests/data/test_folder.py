@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import tifffile
 
+from flowseg.arrays.labels import masks_to_labels
+from flowseg.data.detect import layout_of, read_records
 from flowseg.data.folder import read_folder
-from flowseg.data.layouts import layout_of, read_records
-from flowseg.data.seg_npy import read_seg
-from flowseg.data.synthetic import write_synthetic_livecell, write_synthetic_sartorius
 from flowseg.errors import FlowsegError
-from flowseg.files import find_images, write_image, write_labels
-from flowseg.labels import masks_to_labels
+from flowseg.formats.seg_npy import read_seg
+from flowseg.io.images import write_image, write_labels
+from flowseg.io.paths import find_images
+from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
 LABELS = np.zeros((12, 16), np.int32)
 LABELS[1:4, 2:7] = 1

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowseg.arrays.rle import Masks
 from flowseg.data.folds import (
     TRAIN_ONLY,
     assign_folds,
@@ -21,7 +22,6 @@ from flowseg.data.folds import (
 from flowseg.data.record import Record
 from flowseg.data.sartorius import read_sartorius
 from flowseg.errors import FlowsegError
-from flowseg.rle import Masks
 
 NOTHING = Masks.from_strings([], (4, 4))
 

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowseg.data import jsonscan
-from flowseg.data.jsonscan import scan_items
+from flowseg.data import json_stream as jsonscan
+from flowseg.data.json_stream import scan_items
 from flowseg.data.livecell import read_livecell
 from flowseg.errors import FlowsegError
-from flowseg.files import write_image
+from flowseg.io.images import write_image
 
 NAME = "Huh7_Phase_A12_1_02d12h00m_3.tif"
 SQUARE = [1.0, 1.0, 4.0, 1.0, 4.0, 3.0, 1.0, 3.0]

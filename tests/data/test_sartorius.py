@@ -19,8 +19,8 @@ from flowseg.data.sartorius import (
     read_sartorius,
 )
 from flowseg.errors import FlowsegError
-from flowseg.files import write_image
-from flowseg.tables import write_rows
+from flowseg.io.images import write_image
+from flowseg.io.tables import write_rows
 
 HEAD = "id,annotation,width,height,cell_type,plate_time,sample_date,sample_id,elapsed_timedelta\n"
 SAMPLE = "shsy5y[diff]_E10-4_Vessel-714_Ph_3"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flowseg import FlowsegError, competition_score, flows_to_labels, labels_to_flows
-from flowseg.config import CellType
+from flowseg.arrays.rle import Masks
+from flowseg.config.schema import CellType
 from flowseg.evaluation.calibration import (
     _choose,
     _tune,
@@ -18,8 +19,8 @@ from flowseg.evaluation.calibration import (
     calibrate,
     default_grid,
 )
-from flowseg.evaluation.sweep import Grid, Sample, load_fields, save_fields, sweep
-from flowseg.rle import Masks
+from flowseg.evaluation.threshold_grid import Grid, Sample, sweep
+from flowseg.inference.flow_field import load_fields, save_fields
 
 CELL = CellType(diameter=12.0)
 GRID = Grid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8, 0.0), (0, 15, 40, 70))

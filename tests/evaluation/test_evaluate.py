@@ -9,14 +9,14 @@ import json
 import numpy as np
 import pytest
 
+from flowseg.arrays.rle import Masks, rle_encode
 from flowseg.cli import evaluate as command
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.competition import competition_score
 from flowseg.evaluation.evaluate import evaluate
 from flowseg.evaluation.sources import _coco_runs
-from flowseg.evaluation.tables import as_text
-from flowseg.files import write_labels
-from flowseg.rle import Masks, rle_encode
+from flowseg.io.images import write_labels
+from flowseg.metrics.competition import competition_score
+from flowseg.reports.text import as_text
 
 TRUTH = {
     "a": np.repeat([[1, 1, 0, 2, 2, 2]], 4, axis=0),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shapes import blobs, smooth_noise
 
 from flowseg import FlowsegError, flows_to_labels, labels_to_flows
+from helpers.shapes import blobs, smooth_noise
 
 INTERPRETED = """
 import numpy as np
-from shapes import blobs, smooth_noise
+from helpers.shapes import blobs, smooth_noise
 from flowseg.flow import basins, cuda, diffusion, kernels, quality
 from flowseg.flow.dynamics import find_cells, flows_to_labels
 from flowseg.flow.runs import find_runs, group
@@ -60,7 +60,7 @@ def test_kernels_equal_the_cpu_in_the_interpreter() -> None:
     if find_spec("triton") is None:
         pytest.skip("Triton is not installed (it comes with the CUDA builds of torch)")
     here = Path(__file__).parent
-    path = os.pathsep.join((str(here), str(here.parents[1])))
+    path = os.pathsep.join((str(here.parent), str(here.parents[1])))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     command = [sys.executable, "-W", "ignore", "-c", INTERPRETED]
     done = subprocess.run(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from shapes import blobs, disc, spiral
 
 from flowseg import FlowsegError, labels_to_flows
-from flowseg._jit import set_threads
+from flowseg.arrays.jit import set_threads
+from helpers.shapes import blobs, disc, spiral
 
 Labels = NDArray[np.int32]
 Field = NDArray[np.float64]
@@ -51,7 +51,7 @@ def test_equals_the_definition(seed: int) -> None:
 
 
 def largest_pieces_only(labels: Labels) -> Labels:
-    from flowseg.labels import largest_pieces
+    from flowseg.arrays.labels import largest_pieces
 
     return largest_pieces(labels)
 

@@ -25,19 +25,20 @@ from typing import Any
 import mutations
 import numpy as np
 
-from flowseg.config import CellType, NetworkConfig, load_config, to_yaml
+from flowseg.arrays.rle import Masks, rle_decode
+from flowseg.config.loading import load_config, to_yaml
+from flowseg.config.schema import CellType, NetworkConfig
 from flowseg.data.livecell import read_livecell
 from flowseg.data.sartorius import read_annotations
-from flowseg.data.seg_npy import read_seg
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import read_predictions, read_truth
-from flowseg.export.seg_npy import write_seg
-from flowseg.export.submission import validate_submission
-from flowseg.files import load_cv2, read_image, read_labels, write_image
+from flowseg.formats.seg_npy import read_seg, write_seg
+from flowseg.formats.submission import validate_submission
+from flowseg.io.image_source import list_pages
+from flowseg.io.images import read_image, read_labels, write_image
+from flowseg.io.opencv import load_cv2
 from flowseg.network.checkpoint import Card, load_network, read_card, save_network
 from flowseg.network.unet import FlowNetwork
-from flowseg.pages import list_pages
-from flowseg.rle import Masks, rle_decode
 
 __all__ = ["TARGETS", "Target"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from flowseg.config import CellType, NetworkConfig
-from flowseg.inference.committee import Answer
+from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.inference.ensemble import Answer
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.inference import slides
 from flowseg.inference.blocks import BlockSizes, StripMasks
 from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.inference.slides import plan_slide, segment_slide
-from flowseg.rle import Masks
 
 
 def strips_of(
@@ -57,6 +59,25 @@ def test_only_parts_are_read(slopes: Segmenter, monkeypatch: pytest.MonkeyPatch)
     strips = segment_slide(slopes, read, plan, BlockSizes(100, 300))
     assert len(list(strips)) == 20
     assert largest <= 512
+
+
+def test_a_slide_that_fails_midway_leaves_no_thread(
+    slopes: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((2000, 300), np.uint8)
+
+    def read(rows: slice, columns: slice) -> np.ndarray:
+        if rows.stop > 1000:
+            raise FlowsegError("is cut off")
+        return image[rows, columns]
+
+    monkeypatch.setattr(slides, "_GLANCE", 64)
+    plan = plan_slide(slopes, lambda *region: image[region], image.shape, Request(cell_type="a"))
+    before = set(threading.enumerate())
+    # Its traceback, while it is held, holds all that was under way.
+    with pytest.raises(FlowsegError, match="is cut off"):
+        list(segment_slide(slopes, read, plan, BlockSizes(100, 300)))
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_type_is_named_and_the_size_measured_on_the_middle(

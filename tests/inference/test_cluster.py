@@ -16,7 +16,7 @@ from flowseg.inference import cluster
 from flowseg.inference.blocks import BlockSizes
 from flowseg.inference.segmenter import Request, Segmenter
 from flowseg.inference.slides import plan_slide
-from flowseg.pages import list_pages
+from flowseg.io.image_source import list_pages
 
 RECIPE = cluster.Recipe(("model",), "key", "cpu", 1, False)
 

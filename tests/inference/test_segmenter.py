@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowseg.config import CellType, NetworkConfig
+from flowseg.config.schema import CellType, NetworkConfig
 from flowseg.errors import FlowsegError
-from flowseg.inference.scale import rescale
+from flowseg.inference.rescale import rescale
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork

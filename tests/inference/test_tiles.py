@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowseg.config import NetworkConfig
-from flowseg.inference.committee import Committee
+from flowseg.config.schema import NetworkConfig
+from flowseg.inference.ensemble import Committee
 from flowseg.inference.tiles import predict_field
 from flowseg.network.unet import FlowNetwork
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flowseg.config import CellType, NetworkConfig
+from flowseg.config.schema import CellType, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import (
     Card,

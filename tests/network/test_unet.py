@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flowseg.config import NetworkConfig
+from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 

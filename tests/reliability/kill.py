@@ -30,14 +30,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import flowseg.export.predict
+import flowseg.prediction.predict
 import flowseg.training.run  # noqa: F401
-from flowseg._jit import set_threads
+from flowseg.arrays.jit import set_threads
 from flowseg.cli import main
-from flowseg.data.synthetic import write_synthetic_livecell, write_synthetic_sartorius
+from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from shared import differences, save_wild_network
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from helpers.runs import differences, save_wild_network
 
 Command = Callable[[Path], list[str]]
 

@@ -30,11 +30,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from flowseg.data.synthetic import write_synthetic_sartorius
-from flowseg.files import read_image, write_image
+from flowseg.io.images import read_image, write_image
+from flowseg.synthetic.datasets import write_synthetic_sartorius
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from shared import differences, save_wild_network
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from helpers.runs import differences, save_wild_network
 
 Command = Callable[[Path], list[str]]
 

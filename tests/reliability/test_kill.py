@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import differences, save_wild_network
 
-from flowseg import files, load_config, train
-from flowseg.data.synthetic import write_synthetic_livecell, write_synthetic_sartorius
-from flowseg.export.predict import Outputs, predict
-from flowseg.files import find_images
-from flowseg.training import loop, provenance
+from flowseg import load_config, train
+from flowseg.io import atomic
+from flowseg.io.paths import find_images
+from flowseg.prediction.predict import Outputs, predict
+from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
+from flowseg.training import provenance
+from flowseg.training import trainer as loop
+from helpers.runs import differences, save_wild_network
 
 CONFIG = load_config(
     "all",
@@ -40,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Die in the n-th write from now on, the temporary file written and not yet in its place."""
-    flush = files._flush
+    flush = atomic._flush
     left = 0
 
     def dying(path: Path) -> None:
@@ -54,8 +56,8 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         nonlocal left
         left = writes
 
-    monkeypatch.setattr(files, "_flush", dying)
-    monkeypatch.setattr(files, "discard", lambda _: None)
+    monkeypatch.setattr(atomic, "_flush", dying)
+    monkeypatch.setattr(atomic, "discard", lambda _: None)
     return arm
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from shared import differences, save_wild_network
 
 import flowseg
 from flowseg import Segmenter, load_config, train
-from flowseg.data.synthetic import write_synthetic_sartorius
-from flowseg.files import find_images, read_image
+from flowseg.io.images import read_image
+from flowseg.io.paths import find_images
+from flowseg.synthetic.datasets import write_synthetic_sartorius
+from helpers.runs import differences, save_wild_network
 
 SETTINGS = [
     *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "data.folds=2"),

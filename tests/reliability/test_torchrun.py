@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from shared import save_wild_network
 
 import flowseg
 from flowseg.cli import main
-from flowseg.data.synthetic import write_synthetic_livecell, write_synthetic_sartorius
+from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
+from helpers.runs import save_wild_network
 
 START = """if True:
     import sys

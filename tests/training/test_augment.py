@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowseg.config import AugmentConfig
+from flowseg.config.schema import AugmentConfig
 from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
 
 STILL = AugmentConfig(

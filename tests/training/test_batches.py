@@ -12,15 +12,13 @@ from typing import NoReturn
 
 import pytest
 import torch
-from test_loop import CELLS, CONFIG, CPU, network, record, stage
 
 import flowseg
+from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
-from flowseg.rle import Masks
 from flowseg.training.batches import CropDataset, batches, loader_processes
-from flowseg.training.loop import Stage, fit
-
-__all__ = ["stage"]
+from flowseg.training.trainer import Stage, fit
+from helpers.training import CELLS, CONFIG, CPU, network, record
 
 CHECKOUT = Path(flowseg.__file__).parents[1]
 

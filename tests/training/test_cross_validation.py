@@ -11,26 +11,21 @@ import numpy as np
 import pytest
 import torch
 
+from flowseg.arrays.intensity import normalize
 from flowseg.cli import main
-from flowseg.config import Config, load_config
-from flowseg.data.synthetic import write_synthetic_sartorius
+from flowseg.config.loading import load_config
+from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.competition import competition_score
-from flowseg.evaluation.sweep import load_fields
-from flowseg.export.inputs import find_models
-from flowseg.flow.dynamics import flows_to_labels
-from flowseg.image import normalize
+from flowseg.flow.representation import flows_to_labels
+from flowseg.inference.flow_field import load_fields
 from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.io.tables import read_rows
+from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
-from flowseg.tables import read_rows
-from flowseg.training.cross_validation import (
-    FIELDS,
-    TABLE,
-    CrossValidation,
-    cross_validate,
-    report,
-)
-from flowseg.training.info import describe
+from flowseg.prediction.find_models import find_models
+from flowseg.synthetic.datasets import write_synthetic_sartorius
+from flowseg.training.cross_validation import FIELDS, TABLE, CrossValidation, cross_validate, report
+from flowseg.training.describe import describe
 from flowseg.training.plan import plan
 from flowseg.training.pretraining import pretrained
 from flowseg.training.run import train

@@ -15,27 +15,30 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-from one_of_two import with_batch, without_statistics
-from test_loop import CPU, network, stage
 
 import flowseg
-from flowseg.config import load_config
+from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
-from flowseg.training import distributed, loop
+from flowseg.training import distributed
+from flowseg.training import trainer as loop
 from flowseg.training.distributed import from_first, joined
-from flowseg.training.folder import ORIGIN, opened
-from flowseg.training.loop import Stage, fit
+from flowseg.training.run_folder import ORIGIN, opened
+from flowseg.training.trainer import Stage, fit
+from helpers.one_of_two import with_batch, without_statistics
+from helpers.training import CPU, network
 
-__all__ = ["stage"]
-
-WORKER = Path(__file__).with_name("one_of_two.py")
+WORKER = Path(__file__).parents[1] / "helpers" / "one_of_two.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def environment(**more: str) -> dict[str, str]:
     home = str(Path(flowseg.__file__).parents[1])
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": home} | more
+    return (
+        os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((home, str(WORKER.parents[1])))}
+        | more
+    )
 
 
 def free_port() -> str:

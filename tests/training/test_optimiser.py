@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_loop import network
 
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.optimiser import Muon, MuonAdamW, _orthogonal
+from helpers.training import network
 
 SHAPES = [(8, 8), (4, 36), (36, 4), (32, 288), (16, 8, 3, 3)]
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from flowseg.config import CellType, NetworkConfig, load_config
+from flowseg.arrays.rle import Masks
+from flowseg.config.loading import load_config
+from flowseg.config.schema import CellType, NetworkConfig
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
-from flowseg.data.synthetic import write_synthetic_livecell
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
-from flowseg.rle import Masks
-from flowseg.training.images import measure_cells
-from flowseg.training.plan import _inherited
+from flowseg.synthetic.datasets import write_synthetic_livecell
+from flowseg.training.plan import _inherited, measure_cells
 from flowseg.training.pretraining import _key, inherit
 from flowseg.training.provenance import fingerprint
 

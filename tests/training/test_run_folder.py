@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flowseg.config import load_config
+from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
-from flowseg.training.folder import alone_in, opened
+from flowseg.training.run_folder import alone_in, opened
 
 pytest.importorskip("fcntl", reason="Windows has no such lock")
 
@@ -20,7 +20,7 @@ pytest.importorskip("fcntl", reason="Windows has no such lock")
 OTHER = """
 import os, sys, time
 from pathlib import Path
-from flowseg.training.folder import alone_in
+from flowseg.training.run_folder import alone_in
 with alone_in(Path(sys.argv[1])):
     if os.fork():
         print("in", flush=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flowseg.errors import FlowsegError
-from flowseg.files import write_image
+from flowseg.io.images import write_image
 from flowseg.training.tensorboard import Board, load_writer
 
 

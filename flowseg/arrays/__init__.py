@@ -1,0 +1,1 @@
+"""NumPy in, NumPy out: run lengths, label images, overlaps, intensities. No files, no torch."""

@@ -1,0 +1,225 @@
+"""Label images: (H, W) int32, 0 is background, every other id one cell."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.jit import jit
+from flowseg.arrays.overlaps import most_hits, nearest_centre, stack
+from flowseg.arrays.rle import Masks
+from flowseg.errors import FlowsegError
+
+__all__ = [
+    "Policy",
+    "check_labels",
+    "fill_holes",
+    "largest_pieces",
+    "masks_to_labels",
+    "outlines",
+    "remove_small",
+    "renumber",
+]
+
+Labels = NDArray[np.int32]
+
+Policy = Literal["most_hits", "small_on_top", "nearest_centre", "last_annotated"]
+
+
+def check_labels(labels: ArrayLike) -> Labels:
+    """`labels` as a contiguous int32 array, or an error that says what is wrong with it.
+
+    Parameters
+    ----------
+    labels : (H, W) integer
+        Any integer type; ids may have gaps.
+
+    Raises
+    ------
+    FlowsegError
+        Where it is not 2-D, not integer, has negative ids, or ids beyond int32.
+
+    Examples
+    --------
+    >>> check_labels(np.array([[0, 7]], dtype=np.uint8))
+    array([[0, 7]], dtype=int32)
+    """
+    image = np.asarray(labels)
+    if image.ndim != 2 or not np.issubdtype(image.dtype, np.integer):
+        raise FlowsegError(
+            f"a label image is a 2-D array of integers, not {image.ndim}-D {image.dtype}"
+        )
+    if image.size and image.dtype != np.int32:
+        top = int(image.max())
+        if top > np.iinfo(np.int32).max:
+            raise FlowsegError(
+                f"the label image holds the id {top}, beyond int32", remedy="renumber its ids"
+            )
+    if image.size and (low := int(image.min())) < 0:
+        raise FlowsegError(f"a label image has no negative ids, this one has {low}")
+    return np.ascontiguousarray(image, dtype=np.int32)
+
+
+def renumber(labels: ArrayLike) -> Labels:
+    """The same cells with ids 1..N without gaps, order of the ids kept: (H, W) int32.
+
+    Takes ids of any size, beyond int32 too.
+
+    Examples
+    --------
+    >>> renumber([[0, 7, 7], [70000, 0, 3]])
+    array([[0, 2, 2],
+           [3, 0, 1]], dtype=int32)
+    """
+    masks = Masks.from_labels(labels)
+    return stack(masks, np.arange(len(masks)))
+
+
+def masks_to_labels(masks: Masks, policy: Policy = "most_hits") -> Labels:
+    """One label image from masks that may overlap: mask ``i`` becomes id ``i + 1``.
+
+    Parameters
+    ----------
+    masks : Masks
+    policy : str
+        Who owns a pixel that several masks claim.
+
+        `most_hits`
+            Each contested region goes to one cell whole, so that as many cells as can be stay
+            above as many of the competition's thresholds as can be, each in one piece: see
+            `flowseg.arrays.overlaps`.
+        `small_on_top`
+            The mask with the fewest pixels.
+        `nearest_centre`
+            The mask whose centre of mass is nearest.
+        `last_annotated`
+            The mask that comes last.
+
+    Returns
+    -------
+    labels : (H, W) int32
+        A mask that loses every pixel leaves a gap in the ids.
+
+    Examples
+    --------
+    >>> masks_to_labels(Masks.from_strings(["1 6", "5 3"], (1, 8)))
+    array([[1, 1, 1, 1, 2, 2, 2, 0]], dtype=int32)
+    """
+    choices = get_args(Policy)
+    if policy not in choices:
+        raise FlowsegError(
+            f"unknown overlap policy {policy!r}", remedy=f"choose from {', '.join(choices)}"
+        )
+    if policy == "most_hits":
+        return most_hits(masks)
+    if policy == "nearest_centre":
+        return nearest_centre(masks)
+    if policy == "small_on_top":
+        return stack(masks, np.argsort(-masks.areas(), kind="stable"))
+    return stack(masks, np.arange(len(masks)))
+
+
+def outlines(labels: ArrayLike) -> NDArray[np.bool_]:
+    """Where a cell's outermost pixels are: (H, W) bool.
+
+    A pixel is on the outline when one of its four neighbours is another cell, background, or
+    beyond the image.
+
+    Examples
+    --------
+    >>> outlines(np.pad(np.ones((3, 3), int), 1)).astype(int)
+    array([[0, 0, 0, 0, 0],
+           [0, 1, 1, 1, 0],
+           [0, 1, 0, 1, 0],
+           [0, 1, 1, 1, 0],
+           [0, 0, 0, 0, 0]])
+    """
+    image = check_labels(labels)
+    framed = np.pad(image, 1)
+    core = framed[1:-1, 1:-1]
+    differs = (core != framed[:-2, 1:-1]) | (core != framed[2:, 1:-1])
+    differs |= (core != framed[1:-1, :-2]) | (core != framed[1:-1, 2:])
+    edge: NDArray[np.bool_] = differs & (core != 0)
+    return edge
+
+
+def remove_small(labels: ArrayLike, min_size: int) -> Labels:
+    """Without the cells of fewer than `min_size` pixels; the other ids stay as they are.
+
+    Examples
+    --------
+    >>> remove_small([[5, 5, 0, 9]], 2)
+    array([[5, 5, 0, 0]], dtype=int32)
+    """
+    image = check_labels(labels)
+    ids, inverse, counts = np.unique(image, return_inverse=True, return_counts=True)
+    keep = np.where(counts < min_size, 0, ids).astype(np.int32)
+    return keep[inverse].reshape(image.shape)
+
+
+def fill_holes(labels: ArrayLike) -> Labels:
+    """With every hole filled: background that touches one cell only and not the image's edge.
+
+    A hole that holds another cell stays open. Background joins over edges, not over corners.
+
+    Examples
+    --------
+    >>> fill_holes([[4, 4, 4, 0], [4, 0, 4, 0], [4, 4, 4, 0]])
+    array([[4, 4, 4, 0],
+           [4, 4, 4, 0],
+           [4, 4, 4, 0]], dtype=int32)
+    """
+    image = check_labels(labels)
+    filled: Labels = _fill(image, connected_pieces(image == 0, False))
+    return filled
+
+
+def largest_pieces(labels: ArrayLike) -> Labels:
+    """Each cell's largest connected piece only (pixels join over edges and corners).
+
+    Of pieces equally large the one first in reading order stays.
+
+    Examples
+    --------
+    >>> largest_pieces([[2, 0, 2, 2], [0, 0, 0, 0], [3, 0, 0, 2]])
+    array([[0, 0, 2, 2],
+           [0, 0, 0, 0],
+           [3, 0, 0, 0]], dtype=int32)
+    """
+    image = check_labels(labels)
+    pieces = connected_pieces(image, True)
+    sizes = np.bincount(pieces.reshape(-1))
+    firsts = np.unique(pieces, return_index=True)[1]
+    # no number is left out, and background may be missing: the pieces are the last ones
+    owners = image.reshape(-1)[firsts[-(len(sizes) - 1) :]] if len(sizes) > 1 else image[:0, 0]
+    order = np.lexsort((np.arange(1, len(sizes)), -sizes[1:], owners))
+    best = np.zeros(len(sizes), dtype=np.bool_)
+    best[1 + order[np.unique(owners[order], return_index=True)[1]]] = True
+    return np.where(best[pieces], image, 0).astype(np.int32)
+
+
+@jit
+def _fill(image: Any, gaps: Any) -> Any:
+    height, width = image.shape
+    # the one cell a gap touches: 0 none seen yet, -1 several, or the image's edge
+    owner = np.zeros(gaps.max() + 1 if gaps.size else 1, np.int32)
+    for y in range(height):
+        for x in range(width):
+            gap = gaps[y, x]
+            if gap == 0:
+                continue
+            for dy, dx in ((0, -1), (-1, 0), (0, 1), (1, 0)):
+                v, u = y + dy, x + dx
+                if v < 0 or u < 0 or v >= height or u >= width:
+                    owner[gap] = -1
+                elif image[v, u] != 0 and owner[gap] != image[v, u]:
+                    owner[gap] = image[v, u] if owner[gap] == 0 else -1
+    filled = image.copy()
+    for y in range(height):
+        for x in range(width):
+            if gaps[y, x] != 0 and owner[gaps[y, x]] > 0:
+                filled[y, x] = owner[gaps[y, x]]
+    return filled

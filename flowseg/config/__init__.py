@@ -1,0 +1,1 @@
+"""Settings: a typed schema, and the layers of YAML that fill it."""

@@ -1,0 +1,175 @@
+"""Annotations that are broken, and what can be done about them.
+
+Many astro masks of the competition were filled wrongly when they were drawn: parts of the cell are
+only an outline one pixel wide around a hole, or end in a long straight horizontal edge where the
+filling stopped. Masks also come in several pieces, twice, or with a few pixels only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.labels import fill_holes, largest_pieces
+from flowseg.arrays.rle import Masks
+from flowseg.config.schema import Repair
+from flowseg.errors import FlowsegError
+
+__all__ = ["SMALL", "STRAIGHT", "Defects", "find_defects", "repair"]
+
+SMALL = 10
+"""Pixels; a mask with fewer is no cell."""
+
+STRAIGHT = 40
+"""Pixels; a horizontal edge this long, inside the image, is one that filling left behind."""
+
+
+@dataclass(frozen=True, eq=False)
+class Defects:
+    """What is wrong with each of N masks.
+
+    Attributes
+    ----------
+    small : (N,) bool
+        Fewer than `SMALL` pixels.
+    holes : (N,) int64
+        Pixels that the mask encloses and does not hold.
+    pieces : (N,) int64
+        Connected pieces, over edges and corners; 0 for an empty mask.
+    straight : (N,) int64
+        Pixels of its longest straight horizontal edge, those on the image's border aside.
+    duplicate_of : (N,) int64
+        The earlier mask that is the same in every pixel, -1 where there is none.
+    """
+
+    small: NDArray[np.bool_]
+    holes: NDArray[np.int64]
+    pieces: NDArray[np.int64]
+    straight: NDArray[np.int64]
+    duplicate_of: NDArray[np.int64]
+
+    def any(self) -> NDArray[np.bool_]:
+        """Which masks have a defect: (N,) bool."""
+        found: NDArray[np.bool_] = (
+            self.small
+            | (self.holes > 0)
+            | (self.pieces > 1)
+            | (self.straight >= STRAIGHT)
+            | (self.duplicate_of >= 0)
+        )
+        return found
+
+
+def find_defects(masks: Masks) -> Defects:
+    """Look at every mask for defects.
+
+    Examples
+    --------
+    A ring of eight pixels around a hole, and the same once more:
+
+    >>> ring = "1 3 5 1 7 1 9 3"
+    >>> found = find_defects(Masks.from_strings([ring, ring], (4, 4)))
+    >>> found.holes.tolist(), found.duplicate_of.tolist(), found.small.tolist()
+    ([1, 1], [-1, 0], [True, True])
+    """
+    count = len(masks)
+    holes, pieces, straight = np.zeros((3, count), dtype=np.int64)
+    duplicate_of = np.full(count, -1, dtype=np.int64)
+    seen: dict[bytes, int] = {}
+    for index in range(count):
+        duplicate_of[index] = _earlier(masks, index, seen)
+        crop, top = _crop(masks, index)
+        if not crop.size:
+            continue
+        holes[index] = int(fill_holes(crop).sum() - crop.sum())
+        pieces[index] = int(connected_pieces(crop, True).max())
+        straight[index] = _longest_edge(crop, top, masks.shape[0])
+    return Defects(masks.areas() < SMALL, holes, pieces, straight, duplicate_of)
+
+
+def repair(masks: Masks, how: Repair = "repair") -> Masks:
+    """The masks without their defects.
+
+    Parameters
+    ----------
+    masks : Masks
+    how : str
+        `none` leaves them as they are. `repair` fills holes, keeps the largest piece, and drops
+        duplicates and masks of fewer than `SMALL` pixels; a straight edge stays. `drop` drops
+        every mask with a defect.
+
+    Examples
+    --------
+    >>> ring = "1 4 5 1 8 1 9 4"
+    >>> repair(Masks.from_strings([ring, ring, "16 1"], (4, 4))).to_strings()
+    ['1 12']
+    """
+    if how not in ("none", "repair", "drop"):
+        raise FlowsegError(f"unknown repair {how!r}", remedy="choose from none, repair, drop")
+    if how == "none":
+        return masks
+    found = find_defects(masks)
+    if how == "drop":
+        return masks.select(~found.any())
+    kept = np.flatnonzero((found.duplicate_of < 0) & ~found.small)
+    changed = set(np.flatnonzero((found.holes > 0) | (found.pieces > 1)).tolist())
+    parts = [
+        _mended(masks, index) if index in changed else masks.select([index])
+        for index in kept.tolist()
+    ]
+    return _joined(parts, masks.shape)
+
+
+def _earlier(masks: Masks, index: int, seen: dict[bytes, int]) -> int:
+    """The earlier mask with the very same runs, or -1."""
+    runs = slice(masks.offsets[index], masks.offsets[index + 1])
+    key = masks.starts[runs].tobytes() + masks.lengths[runs].tobytes()
+    first = seen.setdefault(key, index)
+    return first if first != index else -1
+
+
+def _crop(masks: Masks, index: int) -> tuple[NDArray[np.int32], int]:
+    """The mask within its bounding box and a margin of one pixel, and the box's first row."""
+    runs = slice(masks.offsets[index], masks.offsets[index + 1])
+    starts, lengths = masks.starts[runs], masks.lengths[runs]
+    if not len(starts):
+        return np.zeros((0, 0), dtype=np.int32), 0
+    width = masks.shape[1]
+    top, bottom = int(starts[0] // width), int((starts[-1] + lengths[-1] - 1) // width)
+    rows = np.zeros((bottom - top + 1, width), dtype=np.int32)
+    flat = rows.reshape(-1)
+    for start, length in zip((starts - top * width).tolist(), lengths.tolist(), strict=True):
+        flat[start : start + length] = 1
+    columns = np.flatnonzero(rows.any(axis=0))
+    return np.pad(rows[:, columns[0] : columns[-1] + 1], 1), top
+
+
+def _longest_edge(crop: NDArray[np.int32], top: int, height: int) -> int:
+    """The longest run of pixels in one row whose upper, or whose lower, neighbours are outside."""
+    core = crop[1:-1, 1:-1] > 0
+    above, below = core & (crop[:-2, 1:-1] == 0), core & (crop[2:, 1:-1] == 0)
+    if top == 0:
+        above[0] = False
+    if top + len(core) == height:
+        below[-1] = False
+    edges = np.pad(np.concatenate([above, below]), ((0, 0), (1, 1)))
+    ends = np.flatnonzero(np.diff(edges.astype(np.int8).reshape(-1)))
+    return int((ends[1::2] - ends[0::2]).max(initial=0))
+
+
+def _mended(masks: Masks, index: int) -> Masks:
+    return Masks.from_labels(largest_pieces(fill_holes(masks.dense(index).astype(np.int32))))
+
+
+def _joined(parts: list[Masks], shape: tuple[int, int]) -> Masks:
+    nothing = np.zeros(0, dtype=np.int64)
+    counts = [len(part.starts) for part in parts]
+    return Masks(
+        shape,
+        np.concatenate([nothing, *(part.starts for part in parts)]),
+        np.concatenate([nothing, *(part.lengths for part in parts)]),
+        np.cumsum([0, *counts], dtype=np.int64),
+    )

@@ -1,0 +1,131 @@
+"""The score of one image at every setting of a grid, from its flow field alone.
+
+The dynamics run once for each cellprob threshold. The flow threshold and the minimum size only say
+which of the cells found are kept, and so each further setting costs a matching and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.arrays.jit import in_threads
+from flowseg.arrays.rle import Masks
+from flowseg.config.schema import CellType
+from flowseg.flow.representation import find_cells
+from flowseg.metrics.competition import Contingency, compare
+
+__all__ = ["Grid", "Sample", "sweep"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image that the network has not learned from: its truth and its flow field.
+
+    Attributes
+    ----------
+    image_id, cell_type : str
+    group : str
+        Images of one group (a well) are never tuned on and scored at once.
+    truth : Masks
+        As annotated, overlaps kept.
+    flows : (2, H, W) float16 or float32
+        (dy, dx), at the image's own size.
+    cellprob : (H, W) float16 or float32
+        Logit of being a cell.
+    """
+
+    image_id: str
+    cell_type: str
+    group: str
+    truth: Masks
+    flows: NDArray[np.floating]
+    cellprob: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings to try, all with all.
+
+    Attributes
+    ----------
+    cellprob_thresholds, flow_thresholds : tuple of float
+    min_sizes : tuple of int
+        Each in an order in which neighbours are alike; a flow threshold of 0 keeps all cells, so
+        that it stands beside the largest.
+    """
+
+    cellprob_thresholds: tuple[float, ...]
+    flow_thresholds: tuple[float, ...]
+    min_sizes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many of each."""
+        return len(self.cellprob_thresholds), len(self.flow_thresholds), len(self.min_sizes)
+
+    def at(self, place: Sequence[int], cell: CellType) -> CellType:
+        """`cell` with the setting that stands at a place of the grid."""
+        return replace(
+            cell,
+            cellprob_threshold=self.cellprob_thresholds[place[0]],
+            flow_threshold=self.flow_thresholds[place[1]],
+            min_size=self.min_sizes[place[2]],
+        )
+
+    def place(self, cell: CellType) -> tuple[int, int, int]:
+        """Where the setting of `cell` stands."""
+        return (
+            self.cellprob_thresholds.index(cell.cellprob_threshold),
+            self.flow_thresholds.index(cell.flow_threshold),
+            self.min_sizes.index(cell.min_size),
+        )
+
+
+def sweep(sample: Sample, grid: Grid) -> NDArray[np.float64]:
+    """The competition's score of one image at every setting.
+
+    Returns
+    -------
+    scores : (C, F, S) float64
+        In the order of the grid; exactly those of :func:`flowseg.flows_to_labels` run with each
+        setting.
+
+    Raises
+    ------
+    FlowsegError
+        Where shapes differ or a value of the flow field is not finite.
+    """
+    scores = np.empty(grid.shape)
+
+    def score(k: int) -> None:
+        threshold = grid.cellprob_thresholds[k]
+        cells = find_cells(sample.flows, sample.cellprob, cellprob_threshold=threshold)
+        every = cells.kept(0, 0)
+        table = compare(sample.truth, cells.labels(every))
+        near = 2 * table.shared > table.unions()  # others match at no threshold
+        table = replace(
+            table, truth=table.truth[near], pred=table.pred[near], shared=table.shared[near]
+        )
+        for i, flow_threshold in enumerate(grid.flow_thresholds):
+            for j, min_size in enumerate(grid.min_sizes):
+                kept = cells.kept(flow_threshold, min_size)[every]
+                scores[k, i, j] = _only(table, kept).counts().score
+
+    in_threads(score, len(grid.cellprob_thresholds))
+    return scores
+
+
+def _only(table: Contingency, kept: NDArray[np.bool_]) -> Contingency:
+    """The table without the predictions that are not kept."""
+    pairs = kept[table.pred]
+    return replace(
+        table,
+        pred_areas=table.pred_areas[kept],
+        truth=table.truth[pairs],
+        pred=(np.cumsum(kept) - 1)[table.pred[pairs]],
+        shared=table.shared[pairs],
+    )

@@ -1,1 +1,0 @@
-"""What leaves flowseg for other programs."""

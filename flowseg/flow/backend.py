@@ -1,0 +1,97 @@
+"""Where the two long loops run: compiled by Numba on the CPU, by Triton on a CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.errors import FlowsegError
+
+__all__ = ["FieldLoops", "diffuser", "field_loops"]
+
+Floats = NDArray[np.float32]
+
+
+class FieldLoops(NamedTuple):
+    """The loops over one flow field, on the device where it lies.
+
+    Attributes
+    ----------
+    find_basins : callable
+        From (threshold, niter) to basins, as :func:`flowseg.flow.dynamics.find_basins`.
+    misfits : callable
+        From (table, offsets) to sums, as :func:`flowseg.flow.residuals.misfits`.
+    """
+
+    find_basins: Callable[[float, int], NDArray[np.int32]]
+    misfits: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.float64]]
+
+
+def field_loops(flows: Floats, cellprob: Floats, device: str, resident: Any = None) -> FieldLoops:
+    """The loops over a flow field on a device.
+
+    Parameters
+    ----------
+    flows : (2, H, W) float32
+    cellprob : (H, W) float32
+    device : str
+        `cpu` or a CUDA device.
+    resident : tensor (3, H, W), optional
+        Flows and cellprob where they lie on that device already; else they are sent there.
+
+    Raises
+    ------
+    FlowsegError
+        Where there is no such device, or no Triton to compile for it.
+    """
+    if device == "cpu":
+        from flowseg.flow import dynamics as basins
+        from flowseg.flow import residuals as quality
+
+        return FieldLoops(
+            partial(basins.find_basins, flows, cellprob), partial(quality.misfits, flows=flows)
+        )
+    cuda = _cuda(device)
+    maps = cuda.send(np.stack((*flows, cellprob)), device) if resident is None else resident
+    return FieldLoops(
+        _on(device, partial(cuda.find_basins, flows, maps)),
+        _on(device, partial(cuda.misfits, maps)),
+    )
+
+
+def diffuser(device: str) -> Callable[..., None]:
+    """`flowseg.flow.diffusion.diffuse` of a device; errors as for :func:`field_loops`."""
+    if device == "cpu":
+        from flowseg.flow import diffusion
+
+        return diffusion.diffuse
+    return _on(device, partial(_cuda(device).diffuse, device=device))
+
+
+def _cuda(device: str) -> Any:
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        raise FlowsegError(f"there is no device {device!r} for the dynamics", remedy="take cpu")
+    try:
+        from flowseg.flow import cuda
+    except ImportError as error:
+        raise FlowsegError(
+            f"the dynamics on {device} need Triton ({error})", remedy="install it, or take cpu"
+        ) from error
+    return cuda
+
+
+def _on(device: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton starts its kernels on the thread's current device, which may be another one."""
+    import torch
+
+    def there(*arguments: Any) -> Any:
+        with torch.cuda.device(device):
+            return work(*arguments)
+
+    return there

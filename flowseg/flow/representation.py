@@ -1,0 +1,241 @@
+"""Flows to labels: pixels follow the flows to sinks; sinks that are one cell are joined."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flowseg.arrays.jit import jit
+from flowseg.arrays.labels import check_labels
+from flowseg.flow.backend import diffuser, field_loops
+from flowseg.flow.merging import join
+from flowseg.flow.residuals import check_flows
+from flowseg.flow.runs import Runs, find_runs, group
+
+__all__ = ["Cells", "find_cells", "flows_to_labels", "labels_to_flows"]
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+
+_HOLE = 4  # pixels; larger ones are background that the cell winds around
+
+
+def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.float32]:
+    """Unit vectors that lead every pixel of a cell to the cell's centre, by a way inside the cell.
+
+    Parameters
+    ----------
+    labels : (H, W) integer
+        0 is background, every other id one cell; ids may have gaps.
+    device : str
+        `cpu`, or a CUDA device such as `cuda` or `cuda:1`, with the same result but for rounding.
+
+    Returns
+    -------
+    flows : (2, H, W) float32
+        (dy, dx), of length 1 inside cells and 0 outside. Length 0 inside a cell only where the heat
+        has its top: at the centre of a symmetric cell.
+
+    Raises
+    ------
+    FlowsegError
+        Where labels is not a 2-D image of integers or has negative ids, or the device is missing.
+
+    Notes
+    -----
+    The representation of Cellpose (Stringer et al., Nature Methods 18, 2021; rounds and centre as
+    in version 3): heat enters at the pixel nearest to the cell's mean, in each of
+    2 x (height + width + 4) rounds, and in a round every pixel becomes the mean of its 3 x 3
+    neighbourhood, where all outside the cell is 0. Flows are the heat's central differences.
+
+    Beyond it, where the heat underflows, never arrives, or is level, flows point along a shortest
+    way inside the cell to where it is. Of a cell in several pieces (8 neighbours), the piece with
+    the centre has the flows of the reference, and every other piece those of a cell of its own.
+
+    Examples
+    --------
+    >>> labels_to_flows(np.array([[0, 2, 2, 2, 0]]))[1]
+    array([[ 0.,  1.,  0., -1.,  0.]], dtype=float32)
+    """
+    image = check_labels(labels)
+    flows = np.zeros((2, *image.shape), dtype=np.float32)
+    runs = find_runs(image)
+    order, offsets = group(runs.pieces, runs.total)
+    table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
+    places = table[0].astype(np.int64) * image.shape[1] + table[1]
+    diffuser(device)(table, offsets, places, flows.reshape(2, -1))
+    return flows
+
+
+class Cells(NamedTuple):
+    """All cells of a flow field, of which none is dropped yet.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Of the image.
+    runs : Runs
+        Of cells and background.
+    names : (P,) int32
+        For each piece, the piece that stands for its cell, which is its first; for a hole, the
+        piece that stands for the cell around it.
+    areas, filled : (P,) int64
+        Pixels of the cell without its holes and with them, at the piece that stands for it;
+        0 at the others.
+    misfit : (P,) float64
+        Sum over the cell's pixels of the squared difference between the flows and those it would
+        have, at the piece that stands for it; NaN where it was not measured.
+    """
+
+    shape: tuple[int, int]
+    runs: Runs
+    names: Ints
+    areas: Longs
+    filled: Longs
+    misfit: NDArray[np.float64]
+
+    def kept(self, flow_threshold: float, min_size: int) -> Bools:
+        """Which pieces stand for a cell that passes both, as in `flows_to_labels`: (P,) bool."""
+        kept: Bools = (self.areas > 0) & (self.filled >= min_size)
+        if flow_threshold > 0:
+            kept &= ~(self.misfit > flow_threshold * self.areas)
+        return kept
+
+    def labels(self, kept: Bools) -> Ints:
+        """The label image of the cells that these pieces stand for, ids in order of the pieces."""
+        ids = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+        image = np.empty(self.shape, dtype=np.int32)
+        _paint(self.runs, ids[self.names], image)
+        return image
+
+
+def flows_to_labels(
+    flows: ArrayLike,
+    cellprob: ArrayLike,
+    *,
+    cellprob_threshold: float = 0.0,
+    flow_threshold: float = 0.4,
+    min_size: int = 15,
+    niter: int = 200,
+    device: str = "cpu",
+) -> NDArray[np.int32]:
+    """Cells from a flow field.
+
+    Parameters
+    ----------
+    flows : (2, H, W) float32
+        (dy, dx), about unit length inside cells.
+    cellprob : (H, W) float32
+        Logit of being a cell.
+    cellprob_threshold : float
+        A pixel is part of a cell where cellprob is above it.
+    flow_threshold : float
+        Cells with a flow error above it are dropped; 0 or less keeps them all.
+    min_size : int
+        Cells with fewer pixels are dropped.
+    niter : int
+        Steps a pixel follows the flows at most.
+    device : str
+        `cpu`, or a CUDA device such as `cuda`, with the same result but for rounding.
+
+    Returns
+    -------
+    labels : (H, W) int32
+        0 is background; ids 1..N without gaps, in reading order, each one connected piece.
+
+    Raises
+    ------
+    FlowsegError
+        Where a shape is wrong, shapes differ, a value is not finite, or the device is missing.
+    """
+    cells = find_cells(
+        flows,
+        cellprob,
+        cellprob_threshold=cellprob_threshold,
+        niter=niter,
+        measure=flow_threshold > 0,
+        device=device,
+    )
+    return cells.labels(cells.kept(flow_threshold, min_size))
+
+
+def find_cells(
+    flows: ArrayLike,
+    cellprob: ArrayLike,
+    *,
+    cellprob_threshold: float = 0.0,
+    niter: int = 200,
+    measure: bool = True,
+    device: str = "cpu",
+    resident: Any = None,
+) -> Cells:
+    """All cells of a flow field; parameters and errors as for `flows_to_labels`.
+
+    `measure` says whether the misfits are wanted, without which no flow threshold can be asked for.
+    `resident` is a tensor (3, H, W): flows and cellprob, where they lie on `device` already.
+    """
+    field, prob = check_flows(flows, cellprob)
+    loops = field_loops(field, prob, device, resident)
+    basins = loops.find_basins(cellprob_threshold, niter)
+    runs = find_runs(basins, background=True)
+    cells, areas, misfit = join(runs, field, measure, loops.misfits)
+    around, filled = _holes(runs, cells, areas, basins.shape)
+    height, width = basins.shape
+    return Cells((height, width), runs, np.where(around < 0, cells, around), areas, filled, misfit)
+
+
+@jit
+def _holes(runs: Any, cells: Any, areas: Any, shape: Any) -> Any:
+    """The cell each piece is a hole of, -1 if it is none; the cells' areas with their holes.
+
+    A small piece of background that only one cell touches is a hole.
+    """
+    rows, starts, stops, ids, pieces = runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces
+    count = cells.size
+    around = np.full(count, -1, np.int32)  # the only cell around, -2 where there are more
+    sizes = np.zeros(count, np.int64)
+    above = 0
+    for k in range(pieces.size):
+        p = pieces[k]
+        if ids[k] == 0:
+            sizes[p] += stops[k] - starts[k]
+            if rows[k] == 0 or rows[k] == shape[0] - 1 or starts[k] == 0 or stops[k] == shape[1]:
+                around[p] = -2
+        if k > 0 and rows[k - 1] == rows[k]:
+            _meet(around, cells, ids[k - 1], ids[k], pieces[k - 1], p)
+        while rows[above] < rows[k] - 1 or (
+            rows[above] == rows[k] - 1 and stops[above] <= starts[k]
+        ):
+            above += 1
+        i = above
+        while rows[i] == rows[k] - 1 and starts[i] < stops[k]:
+            _meet(around, cells, ids[i], ids[k], pieces[i], p)
+            i += 1
+    filled = areas.copy()
+    for p in range(count):
+        if around[p] < 0 or sizes[p] > _HOLE:
+            around[p] = -1
+        else:
+            filled[around[p]] += sizes[p]
+    return around, filled
+
+
+@jit
+def _meet(around: Any, cells: Any, id_a: int, id_b: int, a: int, b: int) -> None:
+    """Note that two pieces touch, where one is background and the other is not."""
+    if (id_a == 0) == (id_b == 0):
+        return
+    hole, cell = (a, cells[b]) if id_a == 0 else (b, cells[a])
+    if around[hole] == -1:
+        around[hole] = cell
+    elif around[hole] != cell:
+        around[hole] = -2
+
+
+@jit
+def _paint(runs: Any, ids: Any, image: Any) -> None:
+    for k in range(runs.rows.size):
+        image[runs.rows[k], runs.starts[k] : runs.stops[k]] = ids[runs.pieces[k]]

@@ -1,0 +1,264 @@
+"""The submission CSV: one row an instance, checked the same way when written and when validated.
+
+Columns `id,predicted`; `predicted` is ``"start length start length ..."``, row-major and 1-based;
+an image without instances has one row with a blank `predicted`; masks of one image share no pixel.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.arrays.jit import jit
+from flowseg.arrays.rle import Masks, fault_reason, parse_runs
+from flowseg.errors import FlowsegError
+from flowseg.io.atomic import atomic_path
+from flowseg.io.image_source import list_pages
+from flowseg.io.paths import PathLike, check_name, find_images
+from flowseg.io.tables import read_rows
+
+__all__ = [
+    "COLUMNS",
+    "Problem",
+    "Validation",
+    "image_shapes",
+    "mask_texts",
+    "validate_submission",
+    "write_submission",
+]
+
+COLUMNS = ("id", "predicted")
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with a submission.
+
+    Attributes
+    ----------
+    row : int
+        As a spreadsheet counts them, the names of the columns being row 1; 0 where no row is to
+        blame, as for an image that has none.
+    text : str
+    """
+
+    row: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.text}" if self.row else self.text
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What `validate_submission` found.
+
+    Attributes
+    ----------
+    problems : tuple of Problem
+        By row; none where the submission is valid.
+    n_rows, n_images, n_masks : int
+        What the file holds.
+    """
+
+    problems: tuple[Problem, ...]
+    n_rows: int
+    n_images: int
+    n_masks: int
+
+
+def mask_texts(
+    image_id: str, objects: NDArray[np.integer[Any]] | Masks, path: PathLike
+) -> list[str]:
+    """The column `predicted` of one image, checked: a text for each cell, one blank for none.
+
+    Parameters
+    ----------
+    image_id : str
+    objects : (H, W) label image or Masks
+        Cells are written in order of their ids.
+    path : path
+        The CSV it is meant for, for messages.
+
+    Raises
+    ------
+    FlowsegError
+        Where masks overlap, or one of them is empty.
+    """
+    masks = objects if isinstance(objects, Masks) else Masks.from_labels(objects)
+    texts = masks.to_strings() or [""]
+    problems = _check_image([(number, text) for number, text in enumerate(texts)], masks.shape)
+    if problems:
+        raise FlowsegError(f"the prediction of {image_id!r}: {problems[0].text}", file=path)
+    return texts
+
+
+def write_submission(
+    path: PathLike,
+    predictions: Iterable[tuple[str, NDArray[np.integer[Any]] | Masks | Sequence[str]]],
+) -> int:
+    """Write a submission; nothing is written where a prediction would not pass the checks.
+
+    Parameters
+    ----------
+    path : path
+        The CSV; it appears when the last prediction has been taken.
+    predictions : iterable of (str, (H, W) label image or Masks or texts)
+        Each image once, in the order of the rows; may be made one by one, and none is kept. Texts
+        are those of `mask_texts`.
+
+    Returns
+    -------
+    int
+        Cells written.
+
+    Raises
+    ------
+    FlowsegError
+        Where an image comes twice, its masks overlap or one of them is empty, or there is no
+        image at all.
+    """
+    seen: set[str] = set()
+    cells = 0
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for image_id, objects in predictions:
+            if image_id in seen:
+                raise FlowsegError(f"the prediction of {image_id!r}: comes twice", file=path)
+            seen.add(check_name(image_id, file=path))
+            texts = (
+                mask_texts(image_id, objects, path)
+                if isinstance(objects, Masks | np.ndarray)
+                else objects
+            )
+            writer.writerows((image_id, text) for text in texts)
+            cells += sum(bool(text) for text in texts)
+        if not seen:
+            raise FlowsegError("no image was predicted, so there is nothing to write", file=path)
+    return cells
+
+
+def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validation:
+    """Find everything that is wrong with a submission.
+
+    Parameters
+    ----------
+    path : path
+        The CSV.
+    shapes : mapping of (int, int)
+        Height and width of every image the submission must hold, by id: see `image_shapes`.
+
+    Returns
+    -------
+    Validation
+
+    Raises
+    ------
+    FlowsegError
+        Where the file is no CSV with these columns, so that there are no rows to check.
+    """
+    images: dict[str, list[tuple[int, str]]] = {}
+    problems: list[Problem] = []
+    count = 0
+    for number, fields in read_rows(path, COLUMNS):
+        if count == 0 and tuple(fields) != COLUMNS:
+            problems.append(Problem(1, f"the columns are {','.join(fields)}, not id,predicted"))
+        count += 1
+        images.setdefault(fields["id"], []).append((number, fields["predicted"]))
+    cells = 0
+    swapped = straight = 0
+    for image_id, rows in images.items():
+        cells += sum(bool(text.strip()) for _, text in rows)
+        if image_id not in shapes:
+            problems.append(Problem(rows[0][0], f"the image {image_id[:60]!r} is not known"))
+            continue
+        problems += _check_image(rows, shapes[image_id])
+        down, along = _directions(rows, shapes[image_id])
+        swapped += down
+        straight += along
+    if swapped > straight:
+        problems.append(
+            Problem(
+                0,
+                f"the runs go down columns: of {swapped + straight} pairs of runs {swapped} lie a "
+                f"column apart; they must go along rows (encode the mask, not its transpose)",
+            )
+        )
+    problems += [
+        Problem(0, f"the image {image_id!r} has no row")
+        for image_id in sorted(set(shapes) - set(images))
+    ]
+    return Validation(tuple(sorted(problems)), count, len(images), cells)
+
+
+def image_shapes(folder: PathLike) -> dict[str, Shape]:
+    """Height and width of each image of a folder, by file name without suffix."""
+    return {page.image_id: page.shape for path in find_images(folder) for page in list_pages(path)}
+
+
+def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]:
+    """What is wrong with the rows, (number, text), of one image."""
+    problems = []
+    filled = [(number, text) for number, text in rows if text.strip()]
+    blank = [number for number, text in rows if not text.strip()]
+    if filled:
+        problems += [Problem(n, "is blank, but its image has masks in other rows") for n in blank]
+    else:
+        problems += [Problem(n, f"is blank, as row {blank[0]} of its image is") for n in blank[1:]]
+    masks, faults = parse_runs([text for _, text in filled], shape)
+    others, shared = _collisions(shape[0] * shape[1], masks.starts, masks.lengths, masks.offsets)
+    for k, (number, _) in enumerate(filled):
+        if faults[k]:
+            problems.append(Problem(number, f"'predicted' {fault_reason(int(faults[k]))}"))
+        elif shared[k]:
+            other = filled[others[k]][0]
+            problems.append(Problem(number, f"shares pixels with row {other} ({shared[k]} shared)"))
+    return problems
+
+
+def _directions(rows: Sequence[tuple[int, str]], shape: Shape) -> tuple[int, int]:
+    """Pairs of runs of one mask that lie a column's length apart, and a row's length.
+
+    A cell's runs follow each other from row to row: their starts are about a row's length apart.
+    Where they are about a column's length apart, the mask was read down its columns. A square
+    image does not tell.
+    """
+    height, width = shape
+    reach = abs(height - width) // 4
+    if reach == 0:
+        return 0, 0
+    masks, _ = parse_runs([text for _, text in rows], shape)
+    steps = np.diff(masks.starts)
+    # from the last run of a mask to the first of the next is no step
+    inside = np.ones(len(steps), dtype=np.bool_)
+    bounds = masks.offsets[1:-1]
+    inside[bounds[(bounds > 0) & (bounds <= len(steps))] - 1] = False
+    steps = steps[inside]
+    down, along = abs(steps - height) <= reach, abs(steps - width) <= reach
+    return int(down.sum()), int(along.sum())
+
+
+@jit
+def _collisions(size: int, starts: Any, lengths: Any, offsets: Any) -> Any:
+    """For each mask the first earlier one it shares pixels with, and how many with all earlier."""
+    owners = np.full(size, -1, np.int32)
+    others = np.full(len(offsets) - 1, -1, np.int64)
+    shared = np.zeros(len(offsets) - 1, np.int64)
+    for mask in range(len(offsets) - 1):
+        for run in range(offsets[mask], offsets[mask + 1]):
+            for pixel in range(starts[run], starts[run] + lengths[run]):
+                if owners[pixel] < 0:
+                    owners[pixel] = mask
+                else:
+                    if others[mask] < 0:
+                        others[mask] = owners[pixel]
+                    shared[mask] += 1
+    return others, shared

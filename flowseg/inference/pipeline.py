@@ -1,0 +1,180 @@
+"""Many images through the segmenter: reading, network, dynamics and writing side by side.
+
+Every step runs on threads of its own. The compiled loops, torch and the image codecs leave
+Python's lock, so that one process keeps all cores and the device busy. Results come in the order of
+the images, and the number of pixels under way is bounded, so that memory does not grow with the
+number of images.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.arrays.jit import threads
+from flowseg.errors import FlowsegError, told
+from flowseg.inference.segmenter import Prediction, Request, Segmenter
+
+__all__ = ["Outcome", "Stage", "pipeline", "segment_many"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PIXELS = 2**24
+"""Pixels under way at once; a larger image goes alone."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """What became of one item: a result, or the error that stopped it."""
+
+    item: Item
+    result: Result | None
+    error: FlowsegError | None
+
+    def get(self) -> Result:
+        """The result; the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return cast(Result, self.result)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a pipeline: what is done with an item, and by how many threads."""
+
+    work: Callable[[Any], Any]
+    workers: int
+
+
+def pipeline(
+    items: Iterable[Item],
+    stages: Sequence[Stage],
+    *,
+    weight: Callable[[Item], int],
+    limit: int,
+    ahead: int,
+) -> Generator[Outcome[Item, Any], None, None]:
+    """Pass each item through all stages; while one item is in a stage, others are in the others.
+
+    Parameters
+    ----------
+    items : iterable
+        Taken one by one as room is made.
+    stages : sequence of Stage
+        Each takes what the one before it returns, the first the item itself.
+    weight : callable
+        How much memory an item needs, in any unit.
+    limit : int
+        Total weight of the items under way, unless one alone exceeds it.
+    ahead : int
+        Number of items under way.
+
+    Yields
+    ------
+    Outcome
+        In the order of the items. A FlowsegError stops its own item only, and so does a lack of
+        memory; any other error ends the pipeline.
+
+    Notes
+    -----
+    Whoever does not take all outcomes closes it (``contextlib.closing``). Left to Python's garbage
+    collector it may end in one of its own threads, which then waits for itself.
+    """
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(stage.workers)) for stage in stages]
+        waiting: deque[tuple[Item, Future[Any]]] = deque()
+        try:
+            for item in items:
+                while waiting and (
+                    len(waiting) >= ahead
+                    or sum(weight(other) for other, _ in waiting) + weight(item) > limit
+                ):
+                    yield _outcome(*waiting.popleft())
+                future: Future[Any] = Future()
+                future.set_result(item)
+                for pool, stage in zip(pools, stages, strict=True):
+                    future = pool.submit(_work, stage, future)
+                waiting.append((item, future))
+            while waiting:
+                yield _outcome(*waiting.popleft())
+        finally:
+            # Reached early when the caller stops or an error ends it all: start nothing more.
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def segment_many(
+    segmenter: Segmenter,
+    items: Iterable[Item],
+    request: Request,
+    *,
+    read: Callable[[Item], NDArray[Any]],
+    write: Callable[[Item, NDArray[np.float32], Prediction], Result],
+    weight: Callable[[Item], int],
+) -> Generator[Outcome[Item, Result], None, None]:
+    """Segment many images side by side, in bounded memory.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    items : iterable
+        What names the images.
+    request : Request
+        What is asked of every image.
+    read : callable
+        From an item to its image; runs on several threads.
+    write : callable
+        From an item, its normalised grey image and its prediction to what is yielded; runs on
+        several threads.
+    weight : callable
+        The pixels of an item's image.
+
+    Yields
+    ------
+    Outcome
+        In the order of `items`.
+    """
+    # Where the network runs on the same cores, one thread to each side of it keeps up.
+    cores = 1 if segmenter.device.type == "cpu" else threads()
+
+    def prepare(item: Item) -> Any:
+        return item, segmenter.prepare(read(item), request)
+
+    def infer(job: Any) -> Any:
+        item, prepared = job
+        return item, prepared.grey, segmenter.infer(prepared)
+
+    def finish(job: Any) -> Result:
+        item, grey, inferred = job
+        return write(item, grey, segmenter.finish(inferred))
+
+    stages = (Stage(prepare, min(cores, 8)), Stage(infer, 1), Stage(finish, min(cores, 16)))
+    yield from pipeline(
+        items,
+        stages,
+        weight=weight,
+        limit=_PIXELS,
+        ahead=sum(stage.workers for stage in stages) + 1,
+    )
+
+
+def _work(stage: Stage, before: Future[Any]) -> Any:
+    return stage.work(before.result())
+
+
+def _outcome(item: Item, future: Future[Any]) -> Outcome[Item, Any]:
+    try:
+        return Outcome(item, future.result(), None)
+    except Exception as error:
+        known = told(error)
+        if known is None:
+            raise
+        return Outcome(item, None, known)

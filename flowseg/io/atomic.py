@@ -1,0 +1,119 @@
+"""Every write is atomic: under a temporary name first, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowseg.errors import FlowsegError
+from flowseg.io.paths import PathLike
+from flowseg.io.temporary import discard, part_of, sweep
+
+__all__ = ["atomic_folder", "atomic_path", "ensure_writable_folder", "write_text"]
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """A temporary path in the folder of `path`; what is written there replaces `path` at the end.
+
+    A reader sees the old file or the whole new one, and so does whoever starts after a crash or
+    a power cut. When the block fails nothing is left behind and `path` is as it was; what a killed
+    process left in the folder is removed by the next that writes there.
+
+    Parameters
+    ----------
+    path : path
+        The file to write; its folder must exist.
+
+    Yields
+    ------
+    Path
+        A name that does not exist yet and ends with the name of `path`, suffixes included.
+
+    Raises
+    ------
+    FlowsegError
+        If the file cannot be written: no such folder, no permission, disk full.
+    """
+    path = Path(path)
+    with _beside(path) as part:
+        yield part
+        _flush(part)
+        part.replace(path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a folder that the block makes.
+
+    Unlike a file, an older folder has to go first: a crash at that moment leaves none.
+    """
+    with _beside(path) as part:
+        yield part
+        if path.exists():
+            shutil.rmtree(path)
+        part.replace(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, of which nothing is left at the end."""
+    part = part_of(path)
+    try:
+        sweep(path.parent)
+        yield part
+    except OSError as error:
+        raise FlowsegError(
+            f"cannot be written: {error.strerror or error}",
+            file=path,
+            remedy="choose another place or make room there",
+        ) from error
+    finally:
+        discard(part)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file is on the disk, so that a power cut cannot leave an empty one."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write `text` as UTF-8 with the line ends it has, atomically."""
+    with atomic_path(path) as part:
+        part.write_bytes(text.encode())
+
+
+def ensure_writable_folder(path: PathLike) -> Path:
+    """Make the folder if it is not there, and try to write in it before work starts.
+
+    Raises
+    ------
+    FlowsegError
+        If it cannot be made, is a file, or cannot be written to.
+    """
+    path = Path(path)
+    probe = part_of(path / "probe")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except FileExistsError as error:
+        raise FlowsegError(
+            "is a file, but a folder is needed there", file=path, remedy="choose another name"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FlowsegError(
+            f"cannot be written to: {reason}", file=path, remedy="choose another folder"
+        ) from error
+    return path

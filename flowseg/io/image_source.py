@@ -1,0 +1,207 @@
+"""Reads the images of a file, whole or by region: pages of a TIFF, whole slides, Zarr."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.io.images import image_shape, is_tiff, read_image
+from flowseg.io.paths import PathLike
+from flowseg.io.png_jpeg import MAX_PIXELS
+from flowseg.io.tiff import check_segment, check_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
+
+__all__ = ["Page", "ReadRegion", "list_pages"]
+
+Shape = tuple[int, int]
+ReadRegion = Callable[[slice, slice], NDArray[Any]]
+"""Pixels of some rows and columns, values as stored: (h, w) or (h, w, C)."""
+
+_CACHE = 2**28  # bytes of unpacked strips and tiles kept while regions are read
+_MAX_SLIDE = 2**40  # pixels
+
+
+@dataclass(frozen=True)
+class Page:
+    """One image of a file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    index : int
+        Which of its images, from 0.
+    image_id : str
+        The file's name without suffix; of several images with ``_0000`` and so on.
+    shape : (int, int)
+        Height and width in pixels.
+    alone : bool
+        Whether it is the file's only image.
+    """
+
+    path: Path
+    index: int
+    image_id: str
+    shape: Shape
+    alone: bool
+
+    def read(self) -> NDArray[Any]:
+        """The whole image, values as stored: (H, W) or (H, W, C).
+
+        Raises
+        ------
+        FlowsegError
+            As :func:`flowseg.io.images.read_image`.
+        """
+        if is_zarr(self.path):
+            return read_zarr(open_zarr(self.path, MAX_PIXELS), self.path)
+        if self.alone:
+            return read_image(self.path)
+        with tiff_pages(self.path) as (file, pages):
+            check_tiff(pages[self.index], file, self.path)
+            return read_tiff_page(pages[self.index], self.path)
+
+    @contextmanager
+    def regions(self) -> Iterator[ReadRegion]:
+        """Read the image region by region; of a TIFF or Zarr only what is wanted is unpacked."""
+        if is_zarr(self.path):
+            array = open_zarr(self.path, _MAX_SLIDE)
+            yield lambda rows, columns: read_zarr(array, self.path, rows, columns)
+        elif not is_tiff(self.path):
+            image = self.read()
+            yield lambda rows, columns: image[rows, columns]
+        else:
+            # Closed by hand: what fails while the regions are used is not the file's fault.
+            with ExitStack() as stack:
+                file, pages = stack.enter_context(tiff_pages(self.path))
+                page = pages[self.index]
+                check_tiff(page, file, self.path, _MAX_SLIDE)
+                if page.axes not in ("YX", "YXS"):
+                    raise FlowsegError(
+                        "is too large for its colours to be stored one after the other",
+                        file=self.path,
+                        remedy="save it with interleaved colours, or as grey",
+                    )
+                opened = stack.pop_all()
+            try:
+                if page.is_contiguous:
+                    yield _contiguous(page, file, self.path)
+                else:
+                    yield _segments(page, file, self.path)
+            finally:
+                opened.close()
+
+
+def list_pages(path: PathLike) -> list[Page]:
+    """The images of a file: one, or of a TIFF as many as it has pages.
+
+    Parameters
+    ----------
+    path : path
+        PNG, JPEG, TIFF (OME-TIFF, BigTIFF and multi-page too), or a Zarr array.
+
+    Returns
+    -------
+    list of Page
+        In the file's order. The lower levels of a pyramid are left out.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is missing, damaged or no image, as far as its header tells.
+    """
+    path = Path(path)
+    if is_zarr(path):
+        height, width = open_zarr(path, _MAX_SLIDE).shape[:2]
+        return [Page(path, 0, path.stem, (height, width), True)]
+    if not is_tiff(path):
+        return [Page(path, 0, path.stem, image_shape(path), True)]
+    with tiff_pages(path) as (_, pages):
+        shapes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
+    if len(shapes) == 1:
+        return [Page(path, 0, path.stem, shapes[0], True)]
+    return [
+        Page(path, index, f"{path.stem}_{index:04d}", shape, False)
+        for index, shape in enumerate(shapes)
+    ]
+
+
+def _contiguous(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
+    """Regions of an image that lies unpacked and in one piece."""
+    start = int(page.dataoffsets[0])
+    dtype = np.dtype(page.parent.byteorder + page.dtype.char)
+    row_shape = page.shape[1:]
+    row_bytes = int(np.prod(row_shape)) * dtype.itemsize
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
+        file.seek(start + rows.start * row_bytes)
+        data = file.read((rows.stop - rows.start) * row_bytes)
+        if len(data) < (rows.stop - rows.start) * row_bytes:
+            raise FlowsegError(
+                "is cut off: the end of the image is missing", file=path, remedy="copy it again"
+            )
+        image = np.frombuffer(data, dtype).reshape(-1, *row_shape)[:, columns]
+        return image.astype(dtype.newbyteorder("="))
+
+    return read
+
+
+def _segments(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
+    """Regions of an image in strips or tiles; those read last are kept unpacked."""
+    height, width = page.chunks[:2]
+    across = -(-int(page.imagewidth) // width)
+    kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+    size = 0
+
+    def segment(index: int) -> NDArray[Any]:
+        nonlocal size
+        if index not in kept:
+            file.seek(int(page.dataoffsets[index]))
+            data = file.read(int(page.databytecounts[index]))
+            kept[index] = _unpacked(page, index, data, path)
+            size += kept[index].nbytes
+            while size > _CACHE and len(kept) > 1:
+                size -= kept.popitem(last=False)[1].nbytes
+        kept.move_to_end(index)
+        return kept[index]
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
+        shape = (rows.stop - rows.start, columns.stop - columns.start, int(page.samplesperpixel))
+        result = np.empty(shape, page.dtype)
+        for i in range(rows.start // height, -(-rows.stop // height)):
+            for j in range(columns.start // width, -(-columns.stop // width)):
+                pixels = segment(i * across + j)
+                top, left = i * height, j * width
+                y = slice(max(rows.start, top), min(rows.stop, top + pixels.shape[0]))
+                x = slice(max(columns.start, left), min(columns.stop, left + pixels.shape[1]))
+                result[
+                    y.start - rows.start : y.stop - rows.start,
+                    x.start - columns.start : x.stop - columns.start,
+                ] = pixels[y.start - top : y.stop - top, x.start - left : x.stop - left]
+        return result
+
+    return read
+
+
+def _unpacked(page: Any, index: int, data: bytes, path: Path) -> NDArray[Any]:
+    head = page.keyframe.jpegheader
+    try:
+        check_segment(page, data, path)
+        with needs_codec(page, path):
+            pixels, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=head)
+    except FlowsegError:
+        raise
+    except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
+        raise out_of_memory(error, path) or FlowsegError(
+            f"is damaged: {error}", file=path, remedy="copy it again"
+        ) from error
+    _, rows, columns, samples = shape
+    return np.asarray(pixels[0, :rows, :columns, :samples])

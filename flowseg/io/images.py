@@ -1,0 +1,166 @@
+"""From the bytes of an image file to its pixels, with nothing taken on trust.
+
+A file is known by its first bytes, not by its suffix: PNG and JPEG are decoded by OpenCV, TIFF by
+tifffile.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowseg.arrays.labels import check_labels
+from flowseg.errors import FlowsegError
+from flowseg.io.atomic import atomic_path
+from flowseg.io.opencv import load_cv2
+from flowseg.io.paths import PathLike
+from flowseg.io.png_jpeg import AGAIN, JPEG, PNG, opened, picture_shape, read_picture
+from flowseg.io.tiff import TIFF, read_tiff, tiff_page
+
+__all__ = ["image_shape", "is_tiff", "read_image", "read_labels", "write_image", "write_labels"]
+
+
+def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """Read one image, values as stored.
+
+    Parameters
+    ----------
+    path : path
+        A PNG, JPEG or TIFF file of one image.
+
+    Returns
+    -------
+    ndarray, (H, W) or (H, W, C)
+        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A PNG with a
+        palette is returned as colour, a TIFF with a palette as its indices.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is missing, empty, cut off, damaged, no image, larger than `MAX_PIXELS`, or
+        a TIFF of several pages.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        read = read_tiff if _kind(file, path) == "tiff" else read_picture
+        return read(file, path)
+
+
+def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of an image in pixels, from its header alone.
+
+    Raises
+    ------
+    FlowsegError
+        As `read_image`, as far as the header tells.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        if _kind(file, path) == "picture":
+            return picture_shape(file, path)
+        with tiff_page(file, path) as page:
+            return int(page.imagelength), int(page.imagewidth)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether the file's first bytes are those of a TIFF."""
+    with opened(path) as file:
+        return _kind(file, path) == "tiff"
+
+
+def _kind(file: IO[bytes], path: Path) -> str:
+    start = file.read(8)
+    if not start:
+        raise FlowsegError("is empty", file=path, remedy=AGAIN)
+    if start == PNG or start.startswith(JPEG):
+        return "picture"
+    if start.startswith(TIFF):
+        return "tiff"
+    raise FlowsegError("is no PNG, JPEG or TIFF image", file=path)
+
+
+def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
+    """Read a label image, (H, W) int32, 0 = background, from a grey PNG or TIFF of integers.
+
+    Raises
+    ------
+    FlowsegError
+        As `read_image`; also if it is a colour image, holds fractions or negative values, or an
+        id beyond int32.
+    """
+    image = read_image(path)
+    if image.ndim != 2:
+        raise FlowsegError(
+            f"is a colour image of {image.shape[2]} channels, not a label image",
+            file=path,
+            remedy="save the labels as grey values, one integer per cell",
+        )
+    try:
+        return check_labels(image.astype(np.uint8) if image.dtype == bool else image)
+    except FlowsegError as error:
+        raise FlowsegError(error.problem, file=path, remedy=error.remedy) from error
+
+
+def write_image(path: PathLike, image: npt.NDArray[Any]) -> None:
+    """Write an image as PNG or TIFF, by the suffix of `path`, without loss and atomically.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .png, .tif or .tiff.
+    image : ndarray, (H, W) or (H, W, 3)
+        uint8 or uint16, grey or red, green, blue.
+    """
+    path, image = Path(path), np.asarray(image)
+    colour = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or colour):
+        raise FlowsegError(
+            f"cannot hold an array of shape {image.shape} and type {image.dtype}",
+            file=path,
+            remedy="give (H, W) or (H, W, 3) of uint8 or uint16",
+        )
+    suffix = path.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        _write_tiff(path, image)
+    elif suffix == ".png":
+        done, data = load_cv2().imencode(".png", image[..., ::-1] if colour else image)
+        if not done:  # OpenCV does not tell which
+            raise FlowsegError(
+                "cannot be packed: it is too large for a PNG, or there is too little memory",
+                file=path,
+                remedy="name it .tif, or free memory",
+            )
+        with atomic_path(path) as part:
+            part.write_bytes(data.tobytes())
+    else:
+        raise FlowsegError(
+            f"ends in {suffix or 'no suffix'!r}", file=path, remedy="name it .png or .tif"
+        )
+
+
+def write_labels(path: PathLike, labels: npt.NDArray[np.integer[Any]]) -> None:
+    """Write a label image as compressed TIFF: uint16, or uint32 where ids exceed 65,535.
+
+    The same labels give the same bytes.
+    """
+    labels = check_labels(labels)
+    wide = labels.size > 0 and int(labels.max()) > np.iinfo(np.uint16).max
+    _write_tiff(Path(path), labels.astype(np.uint32 if wide else np.uint16))
+
+
+def _write_tiff(path: Path, image: npt.NDArray[Any]) -> None:
+    import tifffile
+
+    with atomic_path(path) as part:
+        tifffile.imwrite(
+            part,
+            image,
+            photometric="rgb" if image.ndim == 3 else "minisblack",
+            compression="zlib",
+            metadata=None,
+            software=False,
+        )

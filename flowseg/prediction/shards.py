@@ -1,0 +1,121 @@
+"""One job on many machines: which images are whose, and the parts joined."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from flowseg.errors import FlowsegError
+from flowseg.formats.submission import COLUMNS, write_submission
+from flowseg.io.paths import PathLike
+from flowseg.io.tables import read_rows
+from flowseg.network.device import torchrun_rank
+
+__all__ = ["Shard", "join_shards"]
+
+Item = TypeVar("Item")
+
+
+class Shard(NamedTuple):
+    """The part `number` (from 1) of `total`.
+
+    Examples
+    --------
+    >>> Shard.parse("2/3").part(["a", "b", "c", "d"])
+    ['b']
+    >>> Shard(2, 3).path(Path("submission.csv")).name
+    'submission.2-of-3.csv'
+    """
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From "K/N".
+
+        Raises
+        ------
+        FlowsegError
+            Where the text is something else, or K does not lie from 1 to N.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found and 1 <= int(found[1]) <= int(found[2]):
+            return cls(int(found[1]), int(found[2]))
+        raise FlowsegError(f"cannot read the shard {text!r}", remedy="write K/N, as in 1/4")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard | None:
+        """That of this process where torchrun started several, else None."""
+        found = torchrun_rank(environment)
+        return None if found is None else cls(found[0] + 1, found[1])
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This shard's items; the shards' items one after the other are all."""
+        first, last = (len(items) * k // self.total for k in (self.number - 1, self.number))
+        return items[first:last]
+
+    def path(self, submission: Path) -> Path:
+        """Where this shard writes its part of `submission`."""
+        name = f"{submission.stem}.{self.number}-of-{self.total}{submission.suffix}"
+        return submission.with_name(name)
+
+
+def join_shards(submission: PathLike) -> tuple[int, int]:
+    """Join the shards' files beside `submission`, from first to last.
+
+    Parameters
+    ----------
+    submission : path
+        The CSV to write, as it was named to each shard.
+
+    Returns
+    -------
+    int, int
+        Shards joined, and cells in them.
+
+    Raises
+    ------
+    FlowsegError
+        If there is no shard's file, one is missing, or two runs' are there.
+    """
+    submission = Path(submission)
+    stem, suffix = re.escape(submission.stem), re.escape(submission.suffix)
+    pattern = re.compile(rf"{stem}\.(\d+)-of-(\d+){suffix}")
+    folder = submission.parent
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else iter(())
+    shards = {Shard(int(f[1]), int(f[2])) for name in names if (f := pattern.fullmatch(name))}
+    if not shards:
+        raise FlowsegError(
+            f"has no shard's file such as {Shard(1, 2).path(submission).name} beside it",
+            file=submission,
+            remedy="predict with --shard K/N and the same --out first",
+        )
+    counts = {shard.total for shard in shards}
+    if len(counts) > 1:
+        raise FlowsegError(
+            f"has files of {' and of '.join(map(str, sorted(counts)))} shards beside it",
+            file=submission,
+            remedy="remove those of the other run",
+        )
+    count = counts.pop()
+    every = [Shard(number, count) for number in range(1, count + 1)]
+    missing = [shard.path(submission).name for shard in every if shard not in shards]
+    if missing:
+        raise FlowsegError(
+            f"lacks the shards' files {', '.join(missing[:5])}",
+            file=submission,
+            remedy="predict those shards, or copy their files here",
+        )
+
+    def predictions() -> Iterator[tuple[str, list[str]]]:
+        for shard in every:
+            rows = read_rows(shard.path(submission), COLUMNS)
+            for image_id, own in groupby(rows, key=lambda row: row[1]["id"]):
+                yield image_id, [fields["predicted"] for _, fields in own]
+
+    return len(every), write_submission(submission, predictions())

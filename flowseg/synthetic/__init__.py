@@ -1,0 +1,1 @@
+"""Drawn neurons, and data sets made of them."""

@@ -1,0 +1,233 @@
+"""Neurons as a phase-contrast microscope shows them, drawn from random numbers.
+
+Cells, thin processes and debris are laid down as optical thickness. The microscope turns thickness
+into contrast and loses its slow part, which gives dark bodies within bright rims (the halo) and a
+background that is grey everywhere; grain, shading and noise come on top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flowseg.arrays.rle import Masks
+from flowseg.errors import FlowsegError
+from flowseg.io.opencv import load_cv2
+from flowseg.synthetic.appearance import LOOKS, CellShape, Look, Points, one_piece, shape_cell
+
+__all__ = ["LOOKS", "draw_neurons"]
+
+_GREY = 128.0
+_TRIES = 12  # places tried for one cell before it is given up
+_SHARED = 0.12  # share of its pixels that a cell may have in common with those before it
+_SHARED_PIXELS = 60  # and how many, lest a large cell bury a small one
+_LEAST = 40  # pixels of a cell that must be inside the image
+_SUB = 8  # outlines are drawn to 1/8 px
+
+
+def draw_neurons(
+    shape: tuple[int, int],
+    cell_type: str,
+    rng: np.random.Generator,
+    cells: int | None = None,
+) -> tuple[npt.NDArray[np.uint8], Masks]:
+    """Draw one image and the masks of its cells.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width in pixels, at least 32 each.
+    cell_type : str
+        One of `LOOKS`: `shsy5y` (small, elongated, crowded), `astro` (few, large, branching),
+        `cort` (small and round, among fine processes and debris).
+    rng : numpy.random.Generator
+        The same state gives the same image.
+    cells : int, optional
+        How many to draw at most, where there is room; by default as dense as the type grows.
+
+    Returns
+    -------
+    image : ndarray, (H, W) uint8
+    masks : Masks
+        One connected piece without holes each; neighbours touch and overlap a little.
+
+    Examples
+    --------
+    >>> image, masks = draw_neurons((64, 64), "cort", np.random.default_rng(0), cells=3)
+    >>> image.shape, len(masks)
+    ((64, 64), 3)
+    """
+    if cell_type not in LOOKS:
+        raise FlowsegError(
+            f"unknown cell type {cell_type!r}", remedy=f"choose from {', '.join(LOOKS)}"
+        )
+    if min(shape) < 32:
+        raise FlowsegError(f"neurons need at least 32 x 32 pixels, not {shape[1]} x {shape[0]}")
+    look = LOOKS[cell_type]
+    dish = _Dish(shape, look, rng)
+    wanted = look.density * shape[0] * shape[1] / 1e4
+    dish.grow(max(1, round(wanted * rng.uniform(0.7, 1.3))) if cells is None else cells)
+    dish.litter(rng.poisson(look.debris * shape[0] * shape[1] / 1e4))
+    return dish.photograph(), dish.masks()
+
+
+@dataclass
+class _Cell:
+    mask: npt.NDArray[np.uint8]
+    top: int
+    left: int
+    middle: tuple[int, int]
+    radius: float
+
+
+class _Dish:
+    """What grows in one image."""
+
+    def __init__(self, shape: tuple[int, int], look: Look, rng: np.random.Generator) -> None:
+        self.shape = shape
+        self.look = look
+        self.rng = rng
+        self.cells: list[_Cell] = []
+        self.taken = np.zeros(shape, np.uint8)
+        self.thickness = np.zeros(shape, np.float32)
+        self.inside = np.zeros(shape, np.float32)
+
+    def grow(self, count: int) -> None:
+        """Set cells one by one, each where it fits."""
+        for _ in range(count):
+            shape = shape_cell(self.look, self.rng)
+            for _ in range(_TRIES):
+                cell = self._fit(shape, self._place(shape.radius))
+                if cell is not None:
+                    self._settle(cell, shape)
+                    break
+
+    def litter(self, count: int) -> None:
+        """Scatter dots that are no cells."""
+        for _ in range(count):
+            y, x = self._anywhere()
+            radius = self.rng.uniform(1.0, 2.4)
+            top, left = max(int(y) - 6, 0), max(int(x) - 6, 0)
+            rows, columns = np.ogrid[
+                top : min(top + 13, self.shape[0]), left : min(left + 13, self.shape[1])
+            ]
+            far = np.hypot(rows + 0.5 - y, columns + 0.5 - x)
+            dot = self.rng.uniform(1.0, 2.2) / (1 + np.exp((far - radius) / 0.35))
+            self.thickness[rows, columns] += dot.astype(np.float32)
+
+    def photograph(self) -> npt.NDArray[np.uint8]:
+        """The image the camera takes."""
+        cv2, look, rng = load_cv2(), self.look, self.rng
+        grain = cv2.GaussianBlur(_noise(rng, self.shape), (0, 0), 0.7) * 2.4
+        thickness = cv2.GaussianBlur(self.thickness + look.grain * grain * self.inside, (0, 0), 0.6)
+        near = cv2.GaussianBlur(thickness, (0, 0), 1.7)
+        far = cv2.GaussianBlur(thickness, (0, 0), 6.0)
+        edge = near - thickness
+        contrast = np.where(edge > 0, 220, 85) * edge + 14 * (far - near)
+        noise = cv2.GaussianBlur(_noise(rng, self.shape), (0, 0), 0.6) * 1.9
+        image = _GREY + contrast + look.noise * noise + self._shading()
+        grey: npt.NDArray[np.uint8] = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        return grey
+
+    def masks(self) -> Masks:
+        """All masks as runs."""
+        starts, lengths, counts = [], [], [0]
+        for cell in self.cells:
+            edges = np.diff(np.pad(cell.mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+            rows, first = np.nonzero(edges == 1)
+            last = np.nonzero(edges == -1)[1]
+            starts.append((rows + cell.top) * self.shape[1] + first + cell.left)
+            lengths.append(last - first)
+            counts.append(len(rows))
+        nothing = np.zeros(0, np.int64)
+        runs = Masks(
+            self.shape,
+            np.concatenate([nothing, *starts]),
+            np.concatenate([nothing, *lengths]),
+            np.cumsum(counts, dtype=np.int64),
+        )
+        # a cell from one side of the image to the other has runs that meet at the ends of rows
+        return Masks.from_strings(runs.to_strings(), self.shape)
+
+    def _anywhere(self) -> tuple[float, float]:
+        y, x = self.rng.uniform((0, 0), self.shape)
+        return float(y), float(x)
+
+    def _place(self, radius: float) -> tuple[int, int]:
+        """A place for a cell's centre: beside another cell, or anywhere."""
+        y, x = self._anywhere()
+        if self.cells and self.rng.random() < self.look.crowding:
+            other = self.cells[self.rng.integers(len(self.cells))]
+            angle = self.rng.uniform(0, 2 * np.pi)
+            apart = (radius + other.radius) * self.rng.uniform(0.9, 1.4)
+            y = other.middle[0] + apart * np.sin(angle)
+            x = other.middle[1] + apart * np.cos(angle)
+        return int(np.clip(y, 0, self.shape[0] - 1)), int(np.clip(x, 0, self.shape[1] - 1))
+
+    def _fit(self, shape: CellShape, centre: tuple[int, int]) -> _Cell | None:
+        """The part of a cell inside the image, if it keeps clear of the cells that are there."""
+        top, left = centre[0] - shape.middle[0], centre[1] - shape.middle[1]
+        bottom = min(top + shape.mask.shape[0], self.shape[0])
+        right = min(left + shape.mask.shape[1], self.shape[1])
+        up, west = max(top, 0), max(left, 0)
+        mask = shape.mask[up - top : bottom - top, west - left : right - left]
+        if mask.shape != shape.mask.shape:
+            mask = one_piece(mask)
+        area = int(np.count_nonzero(mask))
+        shared = int(np.count_nonzero(mask & self.taken[up:bottom, west:right]))
+        if area < _LEAST or shared > min(_SHARED * area, _SHARED_PIXELS):
+            return None
+        return _Cell(mask, up, west, centre, shape.radius)
+
+    def _settle(self, cell: _Cell, shape: CellShape) -> None:
+        cv2, look, rng = load_cv2(), self.look, self.rng
+        window = np.s_[
+            cell.top : cell.top + cell.mask.shape[0], cell.left : cell.left + cell.mask.shape[1]
+        ]
+        self.taken[window] |= cell.mask
+        depth = cv2.distanceTransform(np.pad(cell.mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        contrast = rng.uniform(*look.contrast)
+        body = 1 - np.exp(-depth / look.rim)
+        self.thickness[window] += contrast * body
+        self.inside[window] = np.maximum(self.inside[window], contrast * body)
+        self.cells.append(cell)
+        for tip, heading in shape.tips:
+            self._draw_tail(tip + np.array(cell.middle[::-1]), heading)
+
+    def _draw_tail(self, tip: Points, heading: float) -> None:
+        """A thin, wandering process, as dark as it is thick."""
+        cv2, rng = load_cv2(), self.rng
+        steps = int(rng.uniform(*self.look.tail_length) / 4)
+        turns = heading + np.cumsum(rng.normal(0, 0.09, steps))
+        way = np.concatenate(
+            [[[0, 0]], 4 * np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1), 0)]
+        )
+        way += tip
+        low = np.floor(way.min(0)).astype(int) - 2
+        high = np.ceil(way.max(0)).astype(int) + 3
+        left, top = np.clip(low, 0, (self.shape[1], self.shape[0]))
+        right, bottom = np.clip(high, 0, (self.shape[1], self.shape[0]))
+        if right <= left or bottom <= top:
+            return
+        layer = np.zeros((bottom - top, right - left), np.uint8)
+        points = np.rint((way - (left, top)) * _SUB).astype(np.int32)
+        strength = rng.uniform(70, 255)
+        for start, end, bead in zip(points, points[1:], rng.uniform(0.4, 1, steps), strict=False):
+            grey = int(strength * bead)
+            cv2.line(layer, start.tolist(), end.tolist(), grey, 1, cv2.LINE_AA, 3)
+        self.thickness[top:bottom, left:right] += layer * np.float32(0.8 / 255)
+
+    def _shading(self) -> npt.NDArray[np.float32]:
+        """Light that differs slowly over the image."""
+        coarse = self.rng.normal(0, 2.0, (4, 5)).astype(np.float32)
+        cv2 = load_cv2()
+        shading: npt.NDArray[np.float32] = cv2.resize(
+            coarse, self.shape[::-1], interpolation=cv2.INTER_CUBIC
+        )
+        return shading
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    return rng.standard_normal(shape, np.float32)

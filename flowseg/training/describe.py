@@ -1,0 +1,161 @@
+"""What a checkpoint is and how a run ended, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowseg.config.loading import load_config
+from flowseg.config.schema import CellType
+from flowseg.errors import FlowsegError
+from flowseg.io.paths import PathLike
+from flowseg.io.tables import read_rows
+from flowseg.network.checkpoint import Card, read_card
+from flowseg.training.cross_validation import ENSEMBLE
+from flowseg.training.run_folder import BEST, CONFIG, METRICS, ORIGIN, STATE, SUMMARY
+
+__all__ = ["describe"]
+
+
+def describe(path: PathLike) -> str:
+    """A text on a checkpoint, or on the folder of a run or a cross validation and its checkpoint.
+
+    That of a cross validation is its first fold's; all folds have the same thresholds.
+
+    Raises
+    ------
+    FlowsegError
+        If it is neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _checkpoint(path)
+    best = (path / "fold0" if _is_cross_validation(path) else path) / BEST
+    if not any(file.is_file() for file in (best, path / STATE, path / CONFIG)):
+        raise FlowsegError(
+            f"holds no {BEST}", file=path, remedy="name a run's folder or a checkpoint"
+        )
+    parts = [_run(path)]
+    if best.is_file():
+        parts.append(_checkpoint(best))
+    return "\n\n".join(parts)
+
+
+def _is_cross_validation(folder: Path) -> bool:
+    origin = _read(folder / ORIGIN) or {}
+    return (folder / "fold0").is_dir() or origin.get("stage") == ENSEMBLE
+
+
+def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
+    """How far an unfinished run is, and its epochs; of a cross validation those under way."""
+    if not _is_cross_validation(folder):
+        rows = _epochs(folder)
+        return f"{rows[-1]['epoch'] if rows else 0} epochs done", rows
+    folds = load_config(path=folder / CONFIG).data.folds
+    left = [k for k in range(folds) if not (folder / f"fold{k}" / SUMMARY).is_file()]
+    done = f"{folds - len(left)} of {folds} folds done"
+    if not left:
+        return done, []
+    epochs, rows = _progress(folder / f"fold{left[0]}")
+    return f"{done}, in fold {left[0]}: {epochs}", rows
+
+
+def _epochs(folder: Path) -> list[dict[str, str]]:
+    metrics = folder / METRICS
+    return [row for _, row in read_rows(metrics, ("epoch",))] if metrics.is_file() else []
+
+
+def _run(folder: Path) -> str:
+    lines, rows = [("run", str(folder))], _epochs(folder)
+    summary = _read(folder / SUMMARY)
+    if summary is None:
+        done, rows = _progress(folder)
+        lines.append(("state", f"not finished, {done}; continue it with --resume"))
+    else:
+        lines.append(("state", f"finished: {summary.get('stage', 'training')}"))
+        known = (
+            "folds",
+            "views",
+            "epochs",
+            "best_epoch",
+            "validation_score",
+            "seconds",
+            "training_images",
+        )
+        lines += [
+            (name.replace("_", " "), _short(summary[name])) for name in known if name in summary
+        ]
+        validation = summary.get("validation_images")
+        if isinstance(validation, list):
+            lines.append(("validation images", str(len(validation))))
+    if rows:
+        told = {k: v for k, v in rows[-1].items() if v and k.startswith(("loss", "score"))}
+        lines.append(("last epoch", ", ".join(f"{k} {float(v):.4f}" for k, v in told.items())))
+    held = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+    return _table([*lines, ("holds", ", ".join(held))])
+
+
+def _checkpoint(path: Path) -> str:
+    card = read_card(path)
+    return "\n\n".join(
+        [_table([("checkpoint", str(path)), *_facts(path, card)]), _cells(card.cells)]
+    )
+
+
+def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
+    network = card.network
+    lines = [
+        ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
+        ("network", f"channels {', '.join(map(str, network.channels))}; {network.blocks} blocks"),
+        ("seen at", f"cells of {network.diameter:g} px"),
+    ]
+    known = ("stage", "epoch", "validation_score", "training_images", "validation_images")
+    for name in (*known, "pretraining", "data"):
+        value = card.provenance.get(name)
+        if value is not None:
+            lines.append((name.replace("_", " "), _short(value)))
+    versions = card.provenance.get("versions")
+    if isinstance(versions, Mapping):
+        lines.append(("made with", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    return lines
+
+
+def _cells(cells: Mapping[str, CellType]) -> str:
+    head = ("cell type", "diameter", "cellprob", "flow", "min size")
+    rows = [
+        (
+            *(name, "unknown" if cell.diameter is None else f"{cell.diameter:g} px"),
+            *(f"> {cell.cellprob_threshold:g}", f"<= {cell.flow_threshold:g}"),
+            f"{cell.min_size} px",
+        )
+        for name, cell in cells.items()
+    ]
+    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(content)
+    except (OSError, ValueError, TypeError) as error:
+        raise FlowsegError("is damaged", file=path) from error
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
+def _table(lines: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join(f"{name:<{width}}{text}" for name, text in lines)

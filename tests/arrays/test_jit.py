@@ -1,0 +1,123 @@
+"""Compiled loops: caching that cannot fail, and threads that are safe anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numba.core.caching
+import pytest
+
+import flowseg
+from flowseg.arrays.jit import in_threads, jit, set_threads, threads
+
+
+def test_compiles_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])
+
+    def triple(x: int) -> int:
+        return 3 * x
+
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(triple, cache=True)
+    assert jit(triple)(2) == 6
+
+
+def run_kept(folder: Path, source: str, after: str = "") -> str:
+    """What a process prints that runs a compiled function of some source, cached in a folder."""
+    text = f"from flowseg.arrays.jit import jit\n@jit\ndef f(x):\n    {source}\n"
+    file = folder / "kept.py"
+    if not file.is_file() or file.read_text() != text:  # older numbas look at its time
+        file.write_text(text)
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import kept, numba.core.caching as c\n"
+    code += f"{after}\n"
+    code += "print(kept.f(8.0), sum(kept.f.stats.cache_hits.values()))"
+    return subprocess.run(
+        [sys.executable, "-c", code, str(Path(flowseg.__file__).parents[1]), str(folder)],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+FULL = """
+def refuse(*_):
+    raise OSError(28, "No space left on device")
+c.IndexDataCacheFile.{} = refuse
+"""
+
+
+def test_machine_code_is_kept(tmp_path: Path) -> None:
+    assert run_kept(tmp_path, "return x / 2") == "4.0 0"
+    assert run_kept(tmp_path, "return x / 2") == "4.0 1"
+
+
+@pytest.mark.parametrize("write", ["_save_index", "_save_data"])
+def test_a_full_disk_keeps_no_machine_code_and_ends_nothing(tmp_path: Path, write: str) -> None:
+    run_kept(tmp_path, "return x / 2")
+    assert run_kept(tmp_path, "return x / 16", FULL.format(write)) == "0.5 0"
+    # Neither is the code of the older source taken for that of the newer one.
+    assert run_kept(tmp_path, "return x / 16") == "0.5 0"
+    assert run_kept(tmp_path, "return x / 16") == "0.5 1"
+
+
+def test_options_reach_numba() -> None:
+    @jit(error_model="numpy")
+    def divide(a: float, b: float) -> float:
+        return a / b
+
+    assert divide(1.0, 0.0) == float("inf")
+
+
+def test_runs_every_task_once_and_raises_what_they_raise() -> None:
+    seen: list[int] = []
+    in_threads(seen.append, range(0, 50, 5))
+    assert sorted(seen) == list(range(0, 50, 5))
+
+    def fail(task: int) -> None:
+        raise KeyError(task)
+
+    with pytest.raises(KeyError):
+        in_threads(fail, 4)
+
+
+def test_limit_of_threads() -> None:
+    names: set[int] = set()
+    try:
+        set_threads(1)
+        assert threads() == 1
+        in_threads(lambda _: names.add(threading.get_ident()), 8)
+        assert names == {threading.get_ident()}
+        with pytest.raises(ValueError, match="at least 1"):
+            set_threads(0)
+    finally:
+        set_threads(None)
+
+
+def test_works_in_a_forked_child_after_use_in_the_parent() -> None:
+    if not hasattr(__import__("os"), "fork"):
+        pytest.skip("this system cannot fork")
+    code = """
+import os, warnings
+import numpy as np
+from flowseg import flows_to_labels, labels_to_flows
+from flowseg.arrays.jit import set_threads
+warnings.simplefilter("ignore")
+set_threads(2)
+labels = np.kron(np.arange(1, 401).reshape(20, 20), np.ones((25, 25), int))
+cellprob = np.where(labels > 0, 5.0, -5.0).astype(np.float32)
+def both():
+    flows = labels_to_flows(labels)
+    return flows, flows_to_labels(flows, cellprob)
+before = both()
+assert before[1].max() == 400
+child = os.fork()
+if child == 0:
+    os._exit(0 if all(map(np.array_equal, both(), before)) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=600, check=False).returncode == 0

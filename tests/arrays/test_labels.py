@@ -1,0 +1,118 @@
+"""Label images: checks, shapes, and what becomes of overlaps."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from flowseg.arrays.labels import (
+    Policy,
+    check_labels,
+    fill_holes,
+    largest_pieces,
+    masks_to_labels,
+    outlines,
+    remove_small,
+    renumber,
+)
+from flowseg.arrays.rle import Masks
+from flowseg.errors import FlowsegError
+
+LABELS = hnp.arrays(
+    np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "complaint"),
+    [
+        (np.zeros(3, int), "2-D array of integers, not 1-D"),
+        (np.zeros((2, 2)), "2-D array of integers, not 2-D float64"),
+        (np.zeros((2, 2), bool), "not 2-D bool"),
+        (np.array([[0, -4]]), "this one has -4"),
+        (np.array([[2**31]]), "beyond int32"),
+        (np.array([[2**64 - 1]], dtype=np.uint64), "beyond int32"),
+    ],
+)
+def test_what_is_no_label_image_is_refused(labels, complaint):
+    with pytest.raises(FlowsegError, match=complaint):
+        check_labels(labels)
+
+
+def test_a_label_image_comes_back_contiguous_int32():
+    checked = check_labels(np.arange(6, dtype=np.uint16).reshape(2, 3).T)
+    assert checked.dtype == np.int32
+    assert checked.flags.c_contiguous
+    assert check_labels(np.zeros((0, 4), np.uint8)).shape == (0, 4)
+
+
+@given(LABELS)
+def test_renumber_leaves_no_gaps_and_keeps_the_order(labels):
+    ids = np.unique(labels[labels > 0])
+    expected = np.searchsorted(ids, labels) + 1
+    np.testing.assert_array_equal(renumber(labels), np.where(labels > 0, expected, 0))
+
+
+@given(LABELS)
+def test_largest_pieces_keeps_one_piece_a_cell(labels):
+    kept = largest_pieces(labels)
+    for i in np.unique(labels[labels > 0]):
+        pieces, _ = ndimage.label(labels == i, np.ones((3, 3)))
+        largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+        np.testing.assert_array_equal(kept == i, pieces == largest)
+
+
+@given(LABELS)
+def test_fill_holes_fills_what_one_cell_encloses(labels):
+    gaps, count = ndimage.label(labels == 0)
+    expected = labels.copy()
+    framed = np.pad(labels, 1, constant_values=-1)
+    for gap in range(1, count + 1):
+        ring = ndimage.binary_dilation(np.pad(gaps == gap, 1)) & (framed != 0)
+        around = np.unique(framed[ring])
+        if len(around) == 1 and around[0] > 0:
+            expected[gaps == gap] = around[0]
+    np.testing.assert_array_equal(fill_holes(labels), expected)
+
+
+@given(LABELS)
+def test_outlines_are_cell_pixels_with_another_value_beside_them(labels):
+    edge = outlines(labels)
+    assert not edge[labels == 0].any()
+    for i in np.unique(labels[labels > 0]):
+        inner = ndimage.binary_erosion(labels == i)
+        np.testing.assert_array_equal(edge & (labels == i), (labels == i) & ~inner)
+
+
+def test_remove_small_keeps_the_ids_of_the_others():
+    labels = np.array([[9, 9, 9, 0], [4, 4, 0, 2]])
+    np.testing.assert_array_equal(remove_small(labels, 2), [[9, 9, 9, 0], [4, 4, 0, 0]])
+    np.testing.assert_array_equal(remove_small(labels, 3), [[9, 9, 9, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(remove_small(labels, 0), labels)
+
+
+@given(LABELS)
+def test_masks_that_do_not_overlap_give_the_same_labels_under_every_policy(labels):
+    masks = Masks.from_labels(labels)
+    for policy in get_args(Policy):
+        np.testing.assert_array_equal(masks_to_labels(masks, policy), renumber(labels))
+
+
+def test_each_policy_decides_a_contested_pixel():
+    # a long mask, then a short one inside it, then a single pixel under nothing
+    masks = Masks.from_strings(["4 3", "1 5", "7 1"], (1, 8))
+    assert masks_to_labels(masks, "last_annotated").tolist() == [[2, 2, 2, 2, 2, 1, 3, 0]]
+    assert masks_to_labels(masks, "small_on_top").tolist() == [[2, 2, 2, 1, 1, 1, 3, 0]]
+    # centres at columns 4 and 2: column 3 is as near to both and stays with the first
+    assert masks_to_labels(masks, "nearest_centre").tolist() == [[2, 2, 2, 1, 1, 1, 3, 0]]
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(FlowsegError, match="small_on_top"):
+        masks_to_labels(Masks.from_strings([], (2, 2)), "biggest")

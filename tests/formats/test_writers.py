@@ -1,0 +1,221 @@
+"""What other tools open, read back with those tools' own libraries."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from flowseg.arrays.labels import masks_to_labels, renumber
+from flowseg.data.livecell import read_livecell
+from flowseg.errors import FlowsegError
+from flowseg.evaluation.sources import read_truth
+from flowseg.formats.cell_table import COLUMNS, CellTable, measure_cells
+from flowseg.formats.coco import CocoDataset
+from flowseg.formats.imagej_rois import outline_rings
+from flowseg.formats.seg_npy import read_seg
+from flowseg.formats.writers import Exporter, Formats
+from flowseg.io.images import read_labels, write_image, write_labels
+from flowseg.prediction.export import export_labels
+
+Labels = NDArray[np.int32]
+
+SHAPES = np.array(
+    [
+        [1, 1, 1, 0, 2, 0, 0, 9, 9, 0],
+        [1, 0, 1, 0, 0, 2, 0, 9, 9, 0],
+        [1, 1, 1, 0, 2, 0, 0, 0, 0, 9],
+        [0, 0, 0, 7, 0, 0, 4, 4, 4, 4],
+        [0, 7, 0, 0, 0, 0, 4, 0, 4, 4],
+        [5, 5, 5, 5, 5, 5, 4, 4, 0, 4],
+        [5, 5, 5, 5, 5, 5, 4, 4, 4, 4],
+    ],
+    np.int32,
+)
+"""A hole, pixels that touch at corners, several pieces, gaps in the ids, cells at every border."""
+
+
+@pytest.fixture(params=["drawn", "noise", "empty", "real"])
+def labels(request: pytest.FixtureRequest, rng: np.random.Generator) -> Labels:
+    if request.param == "real":
+        records = read_livecell(request.getfixturevalue("real_data"), ("train",))
+        return masks_to_labels(records[-1].masks())
+    noise = rng.integers(0, 6, (23, 17), dtype=np.int32)
+    return {"drawn": SHAPES, "noise": noise, "empty": noise * 0}[request.param]
+
+
+def filled(rings: list[NDArray[np.integer]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Even-odd: right of each upright edge, in its rows, inside becomes outside."""
+    mask = np.zeros(shape, bool)
+    for ring in rings:
+        for (x0, y0), (x1, y1) in zip(
+            ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True
+        ):
+            assert (x0 == x1) != (y0 == y1)
+            mask[min(y0, y1) : max(y0, y1), x0:] ^= x0 == x1
+    return mask
+
+
+def test_outlines_fill_to_the_same_pixels(labels: Labels) -> None:
+    again = np.zeros_like(labels)
+    for cell, rings in outline_rings(labels):
+        again[filled(rings, labels.shape)] = cell
+    assert np.array_equal(again, labels)
+
+
+def test_pieces_and_holes_are_rings() -> None:
+    rings = {cell: len(found) for cell, found in outline_rings(SHAPES)}
+    assert rings == {1: 2, 2: 1, 4: 3, 5: 1, 7: 2, 9: 1}
+
+
+def test_imagej_rois_by_roifile(labels: Labels, tmp_path: Path) -> None:
+    roifile = pytest.importorskip("roifile", reason="ImageJ ROIs need roifile")
+    for _ in range(2):  # the second replaces the first
+        Exporter(Formats(rois=tmp_path)).add("a.png", labels)
+    again = np.zeros_like(labels)
+    path = tmp_path / "a_rois.zip"
+    with zipfile.ZipFile(path) as file:
+        assert len(file.namelist()) == len(np.unique(labels[labels > 0]))
+    for roi in roifile.roiread(path) if labels.any() else []:
+        rings = [np.asarray(ring).astype(int) for ring in roi.coordinates(multi=True)]
+        rings = [ring[:-1] if (ring[0] == ring[-1]).all() else ring for ring in rings]
+        again[filled(rings, labels.shape)] = int(roi.name)
+        corners = np.concatenate(rings)
+        assert (roi.left, roi.top) == tuple(corners.min(axis=0))
+        assert (roi.right, roi.bottom) == tuple(corners.max(axis=0))
+    assert np.array_equal(again, labels)
+
+
+def test_rois_without_roifile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "roifile", None)
+    with pytest.raises(FlowsegError, match=r"pip install 'flowseg\[rois\]'"):
+        Exporter(Formats(rois=tmp_path / "rois"))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_coco_by_pycocotools(labels: Labels, tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
+    path = tmp_path / "cells.json"
+    exporter = Exporter(Formats(coco=path))
+    exporter.add("empty.png", np.zeros((3, 4), np.int32))
+    exporter.add("a.png", labels, cell_type="neuron")
+    exporter.close()
+    opened = coco.COCO(path)
+    assert opened.imgs[2] | {"id": 2} == {
+        **{"id": 2, "file_name": "a.png"},
+        **{"height": labels.shape[0], "width": labels.shape[1]},
+    }
+    again = np.zeros_like(labels)
+    from pycocotools import mask as tools
+
+    cells = opened.loadAnns(opened.getAnnIds(imgIds=[2]))
+    assert len(opened.anns) == len(cells)
+    for number, cell in zip(np.unique(labels[labels > 0]), cells, strict=True):
+        again[opened.annToMask(cell) > 0] = number
+        assert opened.cats[cell["category_id"]]["name"] == "neuron"
+        assert tools.area(opened.annToRLE(cell)) == cell["area"]
+        assert tools.toBbox(opened.annToRLE(cell)).tolist() == cell["bbox"]
+    assert np.array_equal(again, labels)
+
+
+def test_coco_is_a_truth_to_evaluate_on(labels: Labels, tmp_path: Path) -> None:
+    dataset = CocoDataset()
+    dataset.add("a.png", labels, "neuron", scores=[0.5] * len(np.unique(labels[labels > 0])))
+    dataset.write(tmp_path / "truth.json")
+    source = read_truth(tmp_path / "truth.json")["a"]
+    assert source.shape == labels.shape
+    assert np.array_equal(masks_to_labels(source.masks()), renumber(labels))
+    cells = json.loads((tmp_path / "truth.json").read_text())["annotations"]
+    assert all(cell["score"] == 0.5 for cell in cells)
+
+
+def test_label_tiff_by_tifffile(labels: Labels, tmp_path: Path) -> None:
+    exporter = Exporter(Formats(label_tiff=tmp_path))
+    exporter.add("a.png", labels)
+    with tifffile.TiffFile(tmp_path / "a_labels.tif") as file:
+        assert file.is_imagej
+        assert file.imagej_metadata is not None
+        assert file.imagej_metadata["max"] == max(1, labels.max())
+        assert np.array_equal(file.asarray(), labels)
+    exporter.add("wide.png", np.where(labels > 0, labels + 70000, 0))
+    assert read_labels(tmp_path / "wide_labels.tif").max() in (0, labels.max() + 70000)
+
+
+def test_seg_npy_read_back(labels: Labels, tmp_path: Path) -> None:
+    image = np.arange(labels.size, dtype=np.uint16).reshape(labels.shape)
+    Exporter(Formats(seg_npy=tmp_path)).add("a.tif", labels, image=image)
+    assert np.array_equal(read_seg(tmp_path / "a_seg.npy"), renumber(labels))
+    content = np.load(tmp_path / "a_seg.npy", allow_pickle=True).item()
+    assert np.array_equal(content["img"], image)
+    assert content["filename"] == "a.tif"
+    assert len(content["ismanual"]) == content["masks"].max()
+
+
+def test_seg_npy_by_cellpose(labels: Labels, tmp_path: Path) -> None:
+    io = pytest.importorskip("cellpose.io", reason="Cellpose is not installed")
+    write_image(tmp_path / "a.tif", np.zeros(labels.shape, np.uint8))
+    Exporter(Formats(seg_npy=tmp_path)).add("a.tif", labels)
+    _, masks, *_ = io.load_train_test_data(str(tmp_path), mask_filter="_seg.npy")
+    assert np.array_equal(masks[0], renumber(labels))
+
+
+def test_measures_of_cells(rng: np.random.Generator) -> None:
+    bar = np.zeros((9, 20), np.int32)
+    bar[2:4, 3:13] = 6
+    bar[5:8, 15:18] = 2
+    cells = measure_cells(bar)
+    assert cells["cell"].tolist() == [2, 6]
+    assert cells["area"].tolist() == [9, 20]
+    assert cells["x"].tolist() == [16, 7.5]
+    assert cells["y"].tolist() == [6, 2.5]
+    boxes = np.stack([cells[name] for name in ("left", "top", "width", "height")], axis=1)
+    assert boxes.tolist() == [[15, 5, 3, 3], [3, 2, 10, 2]]
+    # a rectangle's moments are those of sides 10 and 2: e² = 1 - 2²/10²
+    assert cells["eccentricity"] == pytest.approx([0, np.sqrt(0.96)])
+    turned = measure_cells(np.rot90(bar))
+    assert turned["eccentricity"] == pytest.approx(cells["eccentricity"])
+
+
+def test_table_of_cells(tmp_path: Path) -> None:
+    cellprob = np.where(SHAPES > 0, SHAPES, -5).astype(np.float32)
+    table = CellTable()
+    table.add("a", SHAPES, "astro", cellprob, scores=np.arange(6) / 10)
+    table.add("b", SHAPES)
+    table.add("c", SHAPES * 0)
+    table.write(tmp_path / "cells.csv")
+    with (tmp_path / "cells.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["cell"] for row in rows] == ["1", "2", "4", "5", "7", "9"] * 2
+    assert [float(row["cellprob"]) for row in rows[:6]] == [1, 2, 4, 5, 7, 9]
+    assert [row["score"] for row in rows[:2]] == ["0.0000", "0.1000"]
+    assert {row["cellprob"] + row["score"] for row in rows[6:]} == {""}
+    assert {row["cell_type"] for row in rows[:6]} == {"astro"}
+
+
+def test_export_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    write_labels(tmp_path / "labels" / "x.tif", SHAPES)
+    formats = Formats(coco=tmp_path / "c.json", cells=tmp_path / "c.csv")
+    assert export_labels(tmp_path / "labels", formats) == (1, 6)
+    again = (tmp_path / "c.json").read_bytes(), (tmp_path / "c.csv").read_bytes()
+    assert export_labels(tmp_path / "labels", formats) == (1, 6)
+    assert again == ((tmp_path / "c.json").read_bytes(), (tmp_path / "c.csv").read_bytes())
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "y.png", np.zeros((7, 10), np.uint8))
+    with pytest.raises(FlowsegError, match="holds no image 'x', which has labels"):
+        export_labels(tmp_path / "labels", formats, tmp_path / "images")
+    write_image(tmp_path / "images" / "x.png", np.zeros((7, 9), np.uint8))
+    with pytest.raises(FlowsegError, match=r"x.png: is 9 x 7 .* x.tif says 10 x 7"):
+        export_labels(tmp_path / "labels", Formats(seg_npy=tmp_path / "s"), tmp_path / "images")
+    with pytest.raises(FlowsegError, match="no format to export to"):
+        export_labels(tmp_path / "labels", Formats())
+    with pytest.raises(FlowsegError, match="is a folder"):
+        export_labels(tmp_path / "labels", Formats(coco=tmp_path))

@@ -1,0 +1,66 @@
+"""A small stage of training, and the records it learns from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flowseg.arrays.rle import Masks
+from flowseg.config.loading import load_config
+from flowseg.config.schema import CellType, Config
+from flowseg.data.record import Record
+from flowseg.io.images import write_image
+from flowseg.network.unet import FlowNetwork
+from flowseg.training.trainer import Stage
+
+__all__ = ["CELLS", "CONFIG", "CPU", "in_folder", "make_stage", "network", "record"]
+
+CPU = torch.device("cpu")
+CONFIG: Config = load_config(
+    overrides=[
+        "network.channels=[4, 8]",
+        "network.blocks=1",
+        "augment.crop=32",
+        "training.epochs=3",
+        "training.crops=12",
+        "training.batch_size=4",
+        "training.precision=float32",
+    ]
+)
+CELLS = {"disc": CellType(diameter=20.0), "other": CellType(diameter=30.0)}
+
+
+def record(folder: Path, name: str, seed: int, cell_type: str = "disc") -> Record:
+    """Bright discs on a dark ground."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((64, 80), np.int32)
+    rows, columns = np.indices(labels.shape)
+    for number, (y, x) in enumerate([(16, 16), (16, 60), (48, 38)], start=1):
+        labels[(rows - y) ** 2 + (columns - x) ** 2 < 81] = number
+    image = np.where(labels > 0, 180, 60) + rng.normal(0, 5, labels.shape)
+    path = folder / f"{name}.png"
+    write_image(path, image.astype(np.uint8))
+    return Record(name, path, labels.shape, cell_type, name, Masks.from_labels(labels))
+
+
+def make_stage(tmp_path: Path) -> Stage:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    training = [record(tmp_path, f"t{i}", i) for i in range(3)]
+    training.append(record(tmp_path, "o0", 9, "other"))
+    validation = [record(tmp_path, "v0", 100), record(tmp_path, "v1", 101, "other")]
+    return Stage(
+        "test", folder, training, validation, CELLS, CONFIG, CONFIG.training, {"from": "a test"}
+    )
+
+
+def network(seed: int = 1) -> FlowNetwork:
+    return FlowNetwork(CONFIG.network, len(CELLS), seed)
+
+
+def in_folder(stage: Stage, folder: Path) -> Stage:
+    folder.mkdir(exist_ok=True)
+    return replace(stage, folder=folder)

@@ -1,0 +1,76 @@
+"""Where the flow field lies: resized and followed there, on the host at the end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flowseg.arrays.intensity import normalize
+from flowseg.flow import backend as kernels
+from flowseg.flow import dynamics as basins
+from flowseg.flow import residuals as quality
+from flowseg.inference import rescale as scale
+from flowseg.inference.flow_field import ResidentField
+from flowseg.inference.segmenter import Segmenter
+
+
+@pytest.mark.parametrize("shape", [(30, 52), (60, 20), (11, 70), (15, 15), (40, 30)])
+def test_a_device_rescales_as_the_compiled_loops_do(shape: tuple[int, int]) -> None:
+    maps = np.random.default_rng(0).standard_normal((3, 40, 30), np.float32)
+    expected = np.stack([scale.rescale(one, shape) for one in maps])
+    found = scale._mixed(torch.from_numpy(maps), shape).numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_field_of_the_right_size_is_not_copied() -> None:
+    maps = torch.rand(3, 8, 9)
+    field = ResidentField(maps, np.zeros(1, np.float32), maps[0]).resized((8, 9))
+    assert field.maps is maps
+    assert field.fetched().flows.ctypes.data == maps.data_ptr()
+    smaller = field.resized((4, 3))
+    assert smaller.disagreement is not None
+    assert torch.equal(smaller.disagreement, smaller.maps[0])
+
+
+def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
+    slopes: Segmenter, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for the device; the kernels' place is taken by the compiled loops."""
+    expected = slopes.segment(blobs, cell_type="a")
+    handed: list[torch.Tensor] = []
+
+    def find_basins(flows: Any, maps: torch.Tensor, threshold: float, niter: int) -> Any:
+        handed.append(maps)
+        assert np.array_equal(flows, maps[:2].numpy())
+        return basins.find_basins(flows, maps[2].numpy(), threshold, niter)
+
+    def misfits(maps: torch.Tensor, table: Any, offsets: Any) -> Any:
+        handed.append(maps)
+        return quality.misfits(table, offsets, maps[:2].numpy())
+
+    stand_in = SimpleNamespace(find_basins=find_basins, misfits=misfits)
+    monkeypatch.setattr(kernels, "_cuda", lambda _: stand_in)
+    monkeypatch.setattr(kernels, "_on", lambda _, work: work)
+    slopes.device = torch.device("cuda:1")
+    grey, needs = normalize(blobs.astype(np.float32)), slopes.needs("a")
+    labels, field = slopes.follow(slopes.ask(grey, needs), blobs.shape, needs)
+    assert np.array_equal(labels, expected.labels)
+    assert np.array_equal(field.flows, expected.flows)
+    assert len(handed) > 1
+    assert {maps.data_ptr() for maps in handed} == {field.flows.ctypes.data}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_finds_what_the_cpu_finds(slopes: Segmenter, blobs: np.ndarray) -> None:
+    expected = slopes.segment(blobs, cell_type="a").labels
+    host = slopes.ask(normalize(blobs.astype(np.float32)), slopes.needs("a"))
+    slopes.device = torch.device("cuda")
+    needs = slopes.needs("a")
+    labels, _ = slopes.follow(host._replace(maps=host.maps.cuda()), blobs.shape, needs)
+    assert np.mean(labels == expected) > 0.999

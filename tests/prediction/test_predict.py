@@ -1,0 +1,435 @@
+"""From files to a submission: past bad images, resumed, in shards, pages and slides."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+
+from flowseg.arrays.intensity import normalize, to_grey
+from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.errors import FlowsegError
+from flowseg.formats.seg_npy import read_seg
+from flowseg.inference import cluster
+from flowseg.inference.rescale import rescale
+from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.io.image_source import list_pages
+from flowseg.io.images import read_image, read_labels, write_image
+from flowseg.network.checkpoint import Card, save_network
+from flowseg.network.device import local_device
+from flowseg.network.unet import FlowNetwork
+from flowseg.prediction import predict as room
+from flowseg.prediction import slide_outputs as slides
+from flowseg.prediction.find_models import find_inputs, find_models
+from flowseg.prediction.journal import Journal, run_key
+from flowseg.prediction.predict import Machines, Outputs, Summary, predict
+from flowseg.prediction.shards import Shard, join_shards
+
+REQUEST = Request(cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4)
+
+
+def save_model(path: Path, seed: int, names: tuple[str, ...] = ("a", "b")) -> Path:
+    config = NetworkConfig(channels=(4, 8), blocks=1)
+    network = FlowNetwork(config, len(names), seed)
+    generator = torch.Generator().manual_seed(seed)
+    torch.nn.init.normal_(network.head.weight, std=1.0, generator=generator)
+    cells = {name: CellType(diameter=20.0 + seed + k) for k, name in enumerate(names)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_network(path, network.state_dict(), Card(config, cells))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "m.safetensors", 1)
+
+
+@pytest.fixture
+def images(tmp_path: Path, rng: np.random.Generator) -> list[Path]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(7):
+        image = np.kron(rng.integers(0, 255, (8, 6 + k), np.uint8), np.ones((8, 8), np.uint8))
+        write_image(folder / f"i{k}.png", image)
+    return find_inputs([str(folder)], "data")
+
+
+def run(model: Any, images: list[Path], out: Path, **options: Any) -> Summary:
+    outputs = options.pop("outputs", None) or Outputs(out)
+    options.setdefault("request", REQUEST)
+    options["machines"] = Machines(options.pop("shard", None), options.pop("dask", None))
+    return predict(model, images, outputs, device="cpu", **options)
+
+
+def break_file(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def test_a_bad_image_is_left_out_and_the_rest_is_done(
+    model: Path, images: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "s.csv"
+    assert run(model, images, out).failed == ()
+    whole = out.read_text().splitlines()
+    break_file(images[2])
+    images[4].write_bytes(b"no image")
+    done = run(model, images, out)
+    assert [error.file for error in done.failed] == [str(images[2]), str(images[4])]
+    assert done.images == 5
+    assert all(error.problem in caplog.text for error in done.failed)
+    expected = [row for row in whole if row.split(",")[0] not in ("i2", "i4")]
+    assert out.read_text().splitlines() == expected
+    assert done.cells == sum(not row.endswith(",") for row in expected[1:]) > 10
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "s.csv"}
+
+
+def test_nothing_is_written_where_nothing_can_be_done(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    for path in images[:2]:
+        break_file(path)
+    with pytest.raises(FlowsegError, match=r"i0\.png: is cut off"):
+        run(model, images[:1], tmp_path / "s.csv")
+    with pytest.raises(FlowsegError, match=r"none of 2 images could be done; the first: .*i0\.png"):
+        run(model, images[:2], tmp_path / "s.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"images"}
+
+
+def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Interrupt the run when `count` images are in the journal; the images that were written."""
+    added: list[str] = []
+    add = Journal.add
+
+    def counting(self: Journal, image_id: str, path: Path, texts: Any) -> None:
+        if len(added) == count:
+            raise KeyboardInterrupt
+        added.append(image_id)
+        add(self, image_id, path, texts)
+
+    monkeypatch.setattr(Journal, "add", counting)
+    return added
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "s.csv", tmp_path / "undisturbed.csv"
+    run(model, images, other)
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, images, out)
+    assert not out.exists()
+    (journal,) = (tmp_path / "s.csv.journal").iterdir()
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-5])  # killed within a line
+    images[0].write_bytes(images[0].read_bytes())  # written anew: its row may be another
+    with monkeypatch.context() as patched:
+        added = stop_after(99, patched)
+        run(model, images, out)
+    assert added == ["i0", "i3", "i4", "i5", "i6"]
+    assert out.read_bytes() == other.read_bytes()
+    assert not (tmp_path / "s.csv.journal").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", '{"id": 1, "file": [1, 2], "texts": []}', "[" * 9999, "\0", "null"]
+)
+def test_a_damaged_journal_counts_up_to_the_damage(tmp_path: Path, line: str) -> None:
+    image = tmp_path / "a.png"
+    image.touch()
+    journal = Journal(tmp_path / "s.csv", "key")
+    journal.add("a", image, ["1 2"])
+    journal.leave()
+    with journal.path.open("a") as file:
+        file.write(line + "\n")
+    again = Journal(tmp_path / "s.csv", "key")
+    assert len(again) == 1
+    assert again.holds("a", image)
+    assert again.texts("a") == ["1 2"]
+    again.remove()
+
+
+def test_a_name_that_cannot_be_a_row_is_left_out_and_the_rest_is_done(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    bad = images[1].with_name("a:b.png")
+    images[1].rename(bad)
+    done = run(model, [images[0], bad], tmp_path / "s.csv")
+    assert done.images == 1
+    assert "'a:b' is not a plain file name" in str(done.failed[0])
+
+
+def test_a_journal_serves_its_own_settings_only(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.csv"
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, images, out)
+    for options in ({"request": Request(min_size=9)}, {"views": 2}):
+        with monkeypatch.context() as patched:
+            added = stop_after(99, patched)
+            run(model, images, out, **options)
+        assert len(added) == len(images)
+    other = save_model(tmp_path / "other.safetensors", 2)
+    assert run_key([model], {}) != run_key([other], {})
+    assert run_key([model], {}) == run_key([model], {})
+
+
+def test_a_label_image_that_was_removed_is_made_again(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = Outputs(tmp_path / "s.csv", tmp_path / "labels")
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, images, outputs.submission, outputs=outputs)
+    (tmp_path / "labels" / "i1.tif").unlink()
+    added = stop_after(99, monkeypatch)
+    run(model, images, outputs.submission, outputs=outputs)
+    assert "i1" in added
+    assert "i0" not in added
+    assert len(list((tmp_path / "labels").iterdir())) == len(images)
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_shards_joined_are_one_run(
+    model: Path, images: list[Path], tmp_path: Path, count: int
+) -> None:
+    out = tmp_path / "s.csv"
+    cells = run(model, images, out).cells
+    whole = out.read_bytes()
+    out.unlink()
+    for number in range(count, 0, -1):
+        run(model, images, out, shard=Shard(number, count))
+    assert not out.exists()
+    assert join_shards(out) == (count, cells)
+    assert out.read_bytes() == whole
+
+
+def test_shards_that_do_not_fit_are_not_joined(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "s.csv"
+    with pytest.raises(FlowsegError, match=r"no shard's file such as s\.1-of-2\.csv"):
+        join_shards(out)
+    run(model, images, out, shard=Shard(1, 3))
+    run(model, images, out, shard=Shard(3, 3))
+    with pytest.raises(FlowsegError, match=r"lacks the shards' files s\.2-of-3\.csv"):
+        join_shards(out)
+    run(model, images, out, shard=Shard(2, 4))
+    with pytest.raises(FlowsegError, match="files of 3 and of 4 shards"):
+        join_shards(out)
+    assert not out.exists()
+
+
+def test_shards_are_named_or_come_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Shard.parse("2/4") == (2, 4)
+    for text in ("0/4", "5/4", "2", "a/b", "-1/4"):
+        with pytest.raises(FlowsegError, match="write K/N"):
+            Shard.parse(text)
+    assert Shard.from_environment({}) is None
+    assert Shard.from_environment({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert Shard.from_environment({"RANK": "2", "WORLD_SIZE": "8"}) == Shard(3, 8)
+    parts = [Shard(k, 3).part(list(range(10))) for k in (1, 2, 3)]
+    assert [item for part in parts for item in part] == list(range(10))
+    assert {len(part) for part in parts} == {3, 4}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert local_device("auto", {"LOCAL_RANK": "3"}) == "cuda:3"
+    assert local_device("cpu", {"LOCAL_RANK": "3"}) == "cpu"
+    assert local_device("auto", {}) == "auto"
+
+
+def test_pages_are_images_of_their_own(model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    stack = np.kron(rng.integers(0, 999, (3, 8, 9), np.uint16), np.ones((1, 8, 8), np.uint16))
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack")
+    for k, image in enumerate(stack):
+        write_image(tmp_path / f"p{k}.png", image)
+    names = ["s_0000", "s_0001", "s_0002"]
+    run(model, [tmp_path / "s.tif"], tmp_path / "pages.csv")
+    run(model, [tmp_path / f"p{k}.png" for k in range(3)], tmp_path / "files.csv")
+    text = (tmp_path / "files.csv").read_text()
+    for k, name in enumerate(names):
+        text = text.replace(f"p{k},", f"{name},")
+    assert (tmp_path / "pages.csv").read_text() == text
+    write_image(tmp_path / "s_0001.png", stack[0])
+    done = run(model, [tmp_path / "s.tif", tmp_path / "s_0001.png"], tmp_path / "twice.csv")
+    assert "an image named as one of" in str(done.failed[0])
+
+
+def test_a_slide_has_the_rows_and_labels_of_the_whole(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Outputs(tmp_path / "whole.csv", tmp_path / "whole", tmp_path / "whole")
+    parts = Outputs(tmp_path / "parts.csv", tmp_path / "parts", tmp_path / "parts")
+    run(model, images, whole.submission, outputs=whole)
+    monkeypatch.setattr(room, "_SLIDE", 64 * 64)
+    run(model, images, parts.submission, outputs=parts)
+    assert whole.submission.read_bytes() == parts.submission.read_bytes()
+    for image in images:
+        name = f"{image.stem}.tif"
+        assert np.array_equal(
+            read_labels(tmp_path / "whole" / name), read_labels(tmp_path / "parts" / name)
+        )
+        pictures = [read_image(tmp_path / kind / image.name) for kind in ("whole", "parts")]
+        assert np.array_equal(*pictures)
+    with tifffile.TiffFile(tmp_path / "parts" / "i6.tif") as tiff:
+        assert tiff.pages[0].is_tiled
+    done = run(model, images, whole.submission, outputs=Outputs(whole.submission, fields=tmp_path))
+    assert "too large for anything but label images and overlays" in str(done.failed[0])
+
+
+def test_a_slide_that_cannot_be_written_leaves_no_thread(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+
+    def write_strips(path: Path, strips: Iterator[np.ndarray], _: object) -> None:
+        next(strips)
+        kept.append(strips)
+        raise FlowsegError("cannot be written", file=path)
+
+    monkeypatch.setattr(room, "_SLIDE", 64 * 64)
+    monkeypatch.setattr(slides, "write_strips", write_strips)
+    before = set(threading.enumerate())
+    outputs = Outputs(tmp_path / "s.csv", tmp_path)
+    with pytest.raises(FlowsegError, match="cannot be written"):
+        run(model, images[5:], outputs.submission, outputs=outputs)
+    assert {thread for thread in threading.enumerate() if not thread.daemon} <= before
+
+
+def test_the_picture_of_a_slide_is_reduced(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_SLIDE", 64 * 64)
+    monkeypatch.setattr(slides, "_EDGE", 50)
+    outputs = Outputs(tmp_path / "s.csv", overlays=tmp_path / "pictures")
+    run(model, images[6:], outputs.submission, outputs=outputs)
+    picture = read_image(tmp_path / "pictures" / "i6.png")
+    assert picture.shape == (33, 50, 3)
+    grey = (picture == picture[..., :1]).all(axis=2)
+    assert 0.1 < grey.mean() < 0.99  # the rest are outlines
+    image = normalize(to_grey(read_image(images[6])))
+    expected = np.clip(rescale(image, (33, 50)) * 255, 0, 255).astype(np.uint8)
+    assert np.array_equal(picture[grey][:, 0], expected[grey])
+
+
+@pytest.mark.parametrize("slide", [2**24, 64 * 64])
+def test_label_images_as_zarr(
+    model: Path,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slide: int,
+) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    monkeypatch.setattr(room, "_SLIDE", slide)
+    tiff = Outputs(tmp_path / "s.csv", tmp_path / "found")
+    for outputs in (tiff, replace(tiff, labels_format="zarr")):
+        run(model, images[4:], outputs.submission, outputs=outputs)
+    for image in images[4:]:
+        (page,) = list_pages(tmp_path / "found" / f"{image.stem}.zarr")
+        expected = read_labels(tmp_path / "found" / f"{image.stem}.tif")
+        assert expected.max() > 0
+        assert np.array_equal(page.read(), expected)
+
+
+def test_a_slide_computed_on_a_cluster_has_the_same_rows_and_labels(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    slide = tmp_path / "slide.tif"
+    tiles = [np.pad(read_image(path), ((0, 0), (0, 96)))[:, :96] for path in images] * 3
+    tifffile.imwrite(slide, np.block([tiles[k : k + 7] for k in (0, 7, 14)]), tile=(64, 64))
+    monkeypatch.setattr(room, "_SLIDE", 64 * 64)
+    whole, spread = (Outputs(tmp_path / f"{k}.csv", tmp_path / k) for k in ("whole", "spread"))
+    cells = run(model, [slide], whole.submission, outputs=whole).cells
+    assert cells > 50
+    assert run(model, [slide], spread.submission, outputs=spread, dask="local").cells == cells
+    assert whole.submission.read_bytes() == spread.submission.read_bytes()
+    labels = [read_labels(tmp_path / kind / "slide.tif") for kind in ("whole", "spread")]
+    assert np.array_equal(*labels)
+
+
+def test_a_cluster_that_is_not_there_is_named(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(FlowsegError, match=f"no Dask scheduler answers at '{address}'"):
+            run(model, images, tmp_path / "s.csv", dask=address)
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: Path) -> None:
+    folds = tmp_path / "folds"
+    for k in (1, 2):
+        save_model(folds / f"f{k}" / "best.safetensors", k)
+        (folds / f"f{k}" / "summary.json").write_text('{"stage": "training"}')
+    save_model(folds / "livecell" / "best.safetensors", 3)
+    (folds / "livecell" / "summary.json").write_text('{"stage": "pretraining"}')
+    models = find_models([folds])
+    assert models == [folds / "f1" / "best.safetensors", folds / "f2" / "best.safetensors"]
+    assert find_models([folds / "f1", model]) == [models[0], model]
+    card = Segmenter.load(models, "cpu").card
+    assert card.cells["a"].diameter == 21.5
+    outputs = Outputs(tmp_path / "s.csv", disagreement=tmp_path / "apart")
+    request = Request(disagreement=True)
+    run(models, images, outputs.submission, outputs=outputs, request=request)
+    apart = read_image(tmp_path / "apart" / "i3.png")
+    assert apart.dtype == np.uint8
+    assert apart.max() > 0
+    other = save_model(tmp_path / "other" / "best.safetensors", 4, ("a", "c"))
+    with pytest.raises(FlowsegError, match=r"other.*differs from .* in its cell types"):
+        run([model, other], images, outputs.submission)
+    with pytest.raises(FlowsegError, match=r"holds no best\.safetensors and no finished run"):
+        find_models([tmp_path / "images"])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1, 40), np.uint8),
+        np.zeros((40, 1), np.uint16),
+        np.full((30, 30), np.nan, np.float32),
+        np.linspace(-1, 1, 900, dtype=np.float32).reshape(30, 30),
+        np.full((30, 30, 3), 9, np.uint8),
+    ],
+)
+def test_any_image_has_a_row(model: Path, tmp_path: Path, image: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "x.ome.tif", image, photometric="rgb" if image.ndim == 3 else None)
+    assert run(model, [tmp_path / "x.ome.tif"], tmp_path / "s.csv").images == 1
+    assert (tmp_path / "s.csv").read_text().splitlines()[1].startswith("x.ome,")
+
+
+def test_what_other_tools_open_is_written_along(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("roifile", reason="ImageJ ROIs need roifile")
+    folders = {
+        kind: tmp_path / kind for kind in ("labels", "rois", "seg_npy", "label_tiff", "cells")
+    }
+    outputs = Outputs(tmp_path / "s.csv", **folders)
+    assert run(model, images[:2], tmp_path / "s.csv", outputs=outputs).cells > 0
+    for path in images[:2]:
+        labels = read_labels(folders["labels"] / f"{path.stem}.tif")
+        assert (folders["rois"] / f"{path.stem}_rois.zip").stat().st_size > 0
+        tiff = read_labels(folders["label_tiff"] / f"{path.stem}_labels.tif")
+        assert np.array_equal(tiff, labels)
+        assert np.array_equal(read_seg(folders["seg_npy"] / f"{path.stem}_seg.npy"), labels)
+        table = pd.read_csv(folders["cells"] / f"{path.stem}_cells.csv")
+        assert table["area"].tolist() == np.bincount(labels.reshape(-1))[1:].tolist()
+        assert table["score"].between(0, 1).all()
+        assert table["cellprob"].notna().all()

@@ -1,0 +1,237 @@
+"""A stage learns, can be stopped and resumed, and leaves what it promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flowseg.errors import FlowsegError
+from flowseg.network.checkpoint import load_network, read_card, read_tensors, save_tensors
+from flowseg.network.unet import FlowNetwork
+from flowseg.training import trainer as loop
+from flowseg.training.batches import CropDataset, batches
+from flowseg.training.trainer import Stage, fit, learning_rate
+from helpers.training import CELLS, CONFIG, CPU, in_folder, network, record
+
+
+def test_a_stage_leaves_its_files(stage: Stage) -> None:
+    result = fit(stage, network(), CPU, resume=False)
+    names = sorted(path.name for path in stage.folder.iterdir())
+    assert names == ["best.safetensors", "last.safetensors", "metrics.csv", "state.safetensors"]
+    table = pd.read_csv(stage.folder / "metrics.csv")
+    assert table["epoch"].tolist() == [1, 2, 3]
+    for column in ("learning_rate", "seconds", "loss_flows", "loss_cellprob", "score_disc"):
+        assert np.isfinite(table[column]).all()
+    np.testing.assert_allclose(table["score"], (table["score_disc"] + table["score_other"]) / 2)
+    assert result.score == table["score"].max()
+    card = read_card(stage.folder / "best.safetensors")
+    assert card.cells == CELLS
+    assert card.provenance["epoch"] == result.epoch
+    assert card.provenance["from"] == "a test"
+
+
+def test_learns_to_find_discs(stage: Stage) -> None:
+    schedule = replace(CONFIG.training, epochs=6, crops=96, learning_rate=5e-3, validate_every=5)
+    config = replace(
+        CONFIG, training=schedule, network=replace(CONFIG.network, channels=(8, 16, 32))
+    )
+    start = FlowNetwork(config.network, len(CELLS), 1)
+    result = fit(replace(stage, config=config, schedule=schedule), start, CPU, resume=False)
+    table = pd.read_csv(stage.folder / "metrics.csv")
+    assert table["score"].notna().tolist() == [False] * 4 + [True, True]
+    assert result.score > 0.5
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "state.safetensors")[0]
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("place", ["save_network", "write_text", "save_tensors"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_resumed_equals_undisturbed(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
+) -> None:
+    whole = in_folder(stage, tmp_path / "whole")
+    fit(whole, network(), CPU, resume=False)
+    calls = 0
+    original = getattr(loop, place)
+
+    def dying(*args: object, **kwargs: object) -> None:
+        nonlocal calls
+        if calls == call:
+            raise KilledError
+        calls += 1
+        original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, place, dying)
+        with pytest.raises(KilledError):
+            fit(stage, network(), CPU, resume=False)
+    fit(stage, network(99), CPU, resume=True)
+    expected, found = tensors_of(whole.folder), tensors_of(stage.folder)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (whole.folder / name).read_bytes() == (stage.folder / name).read_bytes()
+
+
+def test_two_runs_are_equal_and_the_seed_matters(stage: Stage, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, seed in zip(folders, (1, 1, 2), strict=True):
+        seeded = replace(in_folder(stage, folder), config=replace(CONFIG, seed=seed))
+        fit(seeded, network(), CPU, resume=False)
+    best = [(folder / "last.safetensors").read_bytes() for folder in folders]
+    assert best[0] == best[1] != best[2]
+
+
+def test_a_translated_network_learns_the_same(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is traced runs as it stands: the C++ compiler is torch's own matter.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    schedule = replace(CONFIG.training, epochs=1)
+    for name, compiled in (("plain", False), ("translated", True)):
+        own = replace(schedule, compiled=compiled)
+        fit(replace(in_folder(stage, tmp_path / name), schedule=own), network(), CPU, resume=False)
+    expected, found = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "translated")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_state_for_which_there_is_no_memory_is_not_called_foreign(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_up(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    fit(stage, network(), CPU, resume=False)
+    monkeypatch.setattr(loop.MuonAdamW, "take_up", take_up)
+    with pytest.raises(FlowsegError, match="there is not enough memory"):
+        fit(stage, network(), CPU, resume=True)
+
+
+def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
+    fit(stage, network(), CPU, resume=False)
+    other = FlowNetwork(replace(CONFIG.network, channels=(4, 6)), len(CELLS), 1)
+    with pytest.raises(FlowsegError, match="does not fit this run"):
+        fit(stage, other, CPU, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rows", [1, 2]),
+        ("rows", 3),
+        ("epoch", None),
+        ("adamw.999.step", None),
+        ("optimiser.0.step", 1),
+    ],
+)
+def test_a_damaged_state_is_refused(stage: Stage, key: str, value: object) -> None:
+    fit(stage, network(), CPU, resume=False)
+    path = stage.folder / "state.safetensors"
+    tensors, text = read_tensors(path)
+    counters = json.loads(text or "")
+    if key in counters:
+        counters[key] = value
+    else:
+        tensors[key] = torch.zeros(3)
+    if value is None:
+        counters.pop(key, None)
+    save_tensors(path, tensors, json.dumps(counters))
+    with pytest.raises(FlowsegError, match="does not fit this run"):
+        fit(stage, network(), CPU, resume=True)
+
+
+def test_without_validation_the_last_weights_are_the_best(stage: Stage) -> None:
+    result = fit(replace(stage, validation=[]), network(), CPU, resume=False)
+    assert np.isnan(result.score)
+    best, _ = load_network(stage.folder / "best.safetensors")
+    last, _ = load_network(stage.folder / "last.safetensors")
+    for one, other in zip(best.state_dict().values(), last.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    card = read_card(stage.folder / "last.safetensors")
+    assert card.provenance["validation_score"] is None
+    json.dumps(dict(card.provenance), allow_nan=False)
+
+
+def test_a_diverging_loss_stops_with_advice(stage: Stage) -> None:
+    schedule = replace(CONFIG.training, learning_rate=1e30)
+    with pytest.raises(FlowsegError, match=r"lower training\.learning_rate"):
+        fit(replace(stage, schedule=schedule), network(), CPU, resume=False)
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    schedule = replace(CONFIG.training, warmup=0.2, learning_rate=1.0)
+    rates = [learning_rate(step, 100, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == rates[19] == 1
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[-1] < 0.001
+
+
+def test_crops_do_not_depend_on_workers(stage: Stage) -> None:
+    dataset = CropDataset(stage.training, CELLS, CONFIG)
+    alone = list(batches(dataset, range(3, 9, 3), 3, workers=0, pin=False))
+    helped = list(batches(dataset, range(3, 9, 3), 3, workers=2, pin=False))
+    assert len(alone) == len(helped) == 2
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert one.images.shape == (3, 1, 32, 32)
+        length = one.flows.norm(dim=1)
+        assert torch.all((length > 0.99) == (one.inside > 0))
+
+
+def test_every_image_comes_once_a_round(stage: Stage) -> None:
+    dataset = CropDataset(stage.training, CELLS, CONFIG)
+    rounds = [[dataset._image_of(4 * turn + i) for i in range(4)] for turn in range(6)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 1
+
+
+def test_extra_images_have_their_share_of_the_crops(stage: Stage, tmp_path: Path) -> None:
+    extra = [record(tmp_path, f"x{i}", 50 + i) for i in range(3)]
+    plain = CropDataset(stage.training, CELLS, CONFIG)
+    for weight, share in ((0.5, 1 / 3), (1.0, 1 / 2), (2.5, 5 / 7)):
+        config = replace(CONFIG, data=replace(CONFIG.data, extra_weight=weight))
+        mixed = CropDataset(stage.training, CELLS, config, extra)
+        drawn = [mixed._image_of(number) for number in range(420)]
+        of_extra = [image for image in drawn if image >= 4]
+        assert len(of_extra) == pytest.approx(420 * share, abs=1)
+        # Not one after the other: any stretch holds about its share.
+        for first in range(0, 420, 21):
+            some = sum(image >= 4 for image in drawn[first : first + 21])
+            assert some == pytest.approx(21 * share, abs=1)
+        rounds = [of_extra[i : i + 3] for i in range(0, len(of_extra) // 3 * 3, 3)]
+        assert all(sorted(images) == [4, 5, 6] for images in rounds)
+        # The labelled ones come in the order in which they would come alone.
+        own = [image for image in drawn if image < 4]
+        assert own == [plain._image_of(number) for number in range(len(own))]
+
+
+def test_without_weight_extra_images_change_nothing(stage: Stage, tmp_path: Path) -> None:
+    none = replace(CONFIG, data=replace(CONFIG.data, extra_weight=0.0))
+    mixed = CropDataset(stage.training, CELLS, none, [record(tmp_path, "x", 50)])
+    plain = CropDataset(stage.training, CELLS, none)
+    assert [mixed._image_of(n) for n in range(40)] == [plain._image_of(n) for n in range(40)]
+
+
+def test_a_small_cache_changes_nothing(stage: Stage) -> None:
+    large = CropDataset(stage.training, CELLS, CONFIG)
+    small_config = replace(CONFIG, data=replace(CONFIG.data, cache_mb=0))
+    small = CropDataset(stage.training, CELLS, small_config)
+    for number in range(6):
+        for one, other in zip(large[number], small[number], strict=True):
+            assert torch.equal(one, other)
