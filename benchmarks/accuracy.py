@@ -68,7 +68,7 @@ class Run:
     crops: int
     seconds: float
     more: str  # what it had and cellpose has not
-    views: int
+    tta: int
 
     @property
     def folds(self) -> range:
@@ -89,19 +89,19 @@ def read_run(folder: Path, data: Path) -> Run:
     )
     return Run(
         config,
-        read_records(data, tuple(config.cells), config.data.include_flawed),
+        read_records(data, tuple(config.cell_types), config.data.include_flawed),
         read_folds(first / "folds.csv"),
         {row["id"]: (float(row["score"]), float(row["calibrated_score"])) for _, row in rows},
         _crops(config.training, origin["processes"]),
         seconds,
         _more(config, origin),
-        int(json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("views", 1)),
+        int(json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("tta", 1)),
     )
 
 
 def _crops(schedule: ScheduleConfig, processes: int) -> int:
     batch = schedule.batch_size * processes
-    return schedule.epochs * -(-schedule.crops // batch) * batch
+    return schedule.epochs * -(-schedule.crops_per_epoch // batch) * batch
 
 
 def _more(config: Config, origin: Mapping[str, Any]) -> str:
@@ -143,11 +143,11 @@ class Peer:
         """How it learned a fold, having predicted its images; None if it cannot."""
         training, validation = split_fold(run.records, run.fold_of, fold)
         folder = self.out / f"fold{fold}"
-        told = {record.image_id: _diameter(run.config, record) for record in validation}
-        learned = self._learn(folder, training, crops, told)
+        as_user_error = {record.image_id: _diameter(run.config, record) for record in validation}
+        learned = self._learn(folder, training, crops, as_user_error)
         wanted = {
             image_id: diameter
-            for image_id, diameter in told.items()
+            for image_id, diameter in as_user_error.items()
             if not (folder / f"{image_id}{self.suffix}").is_file()
         }
         if learned is None or (wanted and self.python is None):
@@ -159,7 +159,11 @@ class Peer:
         return learned
 
     def _learn(
-        self, folder: Path, training: Sequence[Record], crops: int, told: Mapping[str, float]
+        self,
+        folder: Path,
+        training: Sequence[Record],
+        crops: int,
+        as_user_error: Mapping[str, float],
     ) -> dict[str, Any] | None:
         task = {
             "ids": [record.image_id for record in training],
@@ -168,7 +172,7 @@ class Peer:
             "precision": self.precision,
         }
         # With all that its predictions depend on: they are kept as well.
-        asked = task | {"data": fingerprint(training), "told": told, "device": self.device}
+        asked = task | {"data": fingerprint(training), "told": as_user_error, "device": self.device}
         done = folder / "learned.json"
         if done.is_file():
             learned = dict(json.loads(done.read_text(encoding="utf-8")))
@@ -194,7 +198,7 @@ class Peer:
 
 
 def _diameter(config: Config, record: Record) -> float:
-    diameter = config.cells[record.cell_type].diameter
+    diameter = config.cell_types[record.cell_type].diameter
     if diameter is None:
         raise SystemExit(f"the diameter of {record.cell_type} is unknown")
     return diameter
@@ -229,7 +233,7 @@ def report(run: Run, learned: Mapping[int, Mapping[str, Any]]) -> str:
     total = run.crops * len(run.folds)
     lines = [
         f"flowseg: {run.crops:,} crops a fold{run.more}; {len(run.folds)} folds in"
-        f" {run.seconds:,.0f} s, {total / run.seconds:.2f} crops/s; views averaged: {run.views}"
+        f" {run.seconds:,.0f} s, {total / run.seconds:.2f} crops/s; views averaged: {run.tta}"
     ]
     for fold, answer in learned.items():
         lines.append(
@@ -290,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_rows(
             args.out / f"scores{peer.suffix.removesuffix('.npy')}.csv", Scores._fields, images
         )
-        print(table(compare(images, list(run.config.cells)), args.markdown))
+        print(table(compare(images, list(run.config.cell_types)), args.markdown))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flowseg.arrays.labels import largest_pieces, masks_to_labels
+from flowseg.arrays.labels import keep_largest_component, masks_to_labels
 from flowseg.data.record import Record
 from flowseg.io.atomic import atomic_path, ensure_writable_folder
 
@@ -36,7 +36,7 @@ def write_images(records: Iterable[Record], folder: Path) -> None:
     for record in records:
         arrays = {
             "images": record.image(),
-            "labels": largest_pieces(masks_to_labels(record.masks())),
+            "labels": keep_largest_component(masks_to_labels(record.masks())),
         }
         for kind, array in arrays.items():
             path = ensure_writable_folder(folder / kind) / f"{record.image_id}.npy"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from flowseg.arrays.labels import largest_pieces, masks_to_labels
+from flowseg.arrays.labels import keep_largest_component, masks_to_labels
 from flowseg.data.sartorius import read_annotations
 from flowseg.metrics.competition import competition_score
 
@@ -72,7 +72,7 @@ def load(folder: Path, count: int | None) -> list[tuple[str, Labels]]:
     return [
         (
             images[name].cell_type,
-            largest_pieces(masks_to_labels(images[name].masks, "small_on_top")),
+            keep_largest_component(masks_to_labels(images[name].masks, "small_on_top")),
         )
         for name in names
     ]

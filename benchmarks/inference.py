@@ -60,25 +60,26 @@ def prepare(paths: list[Path], model: Path, folder: Path) -> None:
         found = segmenter.segment(read_image(path), cell_type="shsy5y", diameter=DIAMETER)
         np.save(folder / f"{path.stem}.npy", np.stack((*found.flows, found.cellprob)))
     card = read_card(model)
-    config = NetworkConfig(blocks=4)
-    network = FlowNetwork(config, len(card.cells))
-    save_network(folder / "large.safetensors", network.state_dict(), type(card)(config, card.cells))
+    config = NetworkConfig(blocks_per_level=4)
+    network = FlowNetwork(config, len(card.cell_types))
+    save_network(
+        folder / "large.safetensors", network.state_dict(), type(card)(config, card.cell_types)
+    )
 
 
 def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> dict[str, Any]:
     """Through the command's own worker; with `model` as it is, else at Cellpose's size."""
     import torch
 
-    from flowseg.inference import ensemble as committee
-    from flowseg.inference import segmenter
+    from flowseg.inference import ensemble, segmenter
     from flowseg.inference.rescale import rescale
-    from flowseg.io.image_source import Page
+    from flowseg.io.image_source import ImageSource
     from flowseg.network.checkpoint import load_network
     from flowseg.prediction.predict import Outputs, predict
 
     clock = Clock()
     if model is None:
-        real = committee.Committee.ask
+        real = ensemble.Ensemble.ask
         fields: Iterator[np.ndarray] = iter([])
 
         def replaced(self: Any, images: Any, disagreement: bool = False) -> Any:
@@ -86,13 +87,13 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
             maps = torch.from_numpy(next(fields)[None])
             return answer._replace(maps=maps.to(answer.maps.device))
 
-        committee.Committee.ask = replaced  # type: ignore[method-assign]
-    Page.read = clock.timed("read", Page.read)  # type: ignore[method-assign]
+        ensemble.Ensemble.ask = replaced  # type: ignore[method-assign]
+    ImageSource.read = clock.timed("read", ImageSource.read)  # type: ignore[method-assign]
     for name in ("prepare", "infer", "finish"):
         setattr(segmenter.Segmenter, name, clock.timed(name, getattr(segmenter.Segmenter, name)))
     checkpoint = model or folder / "large.safetensors"
     parameters = sum(p.numel() for p in load_network(checkpoint)[0].parameters())
-    request = segmenter.Request(cell_type="shsy5y", diameter=DIAMETER)
+    options = segmenter.SegmentOptions(cell_type="shsy5y", diameter=DIAMETER)
 
     def run(images: list[Path]) -> float:
         nonlocal fields
@@ -103,7 +104,7 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
                 [np.stack([rescale(m, s) for m in f]) for f, s in zip(loaded, shapes, strict=True)]
             )
         start = time.perf_counter()
-        predict(checkpoint, images, Outputs(folder / "s.csv"), device=device, request=request)
+        predict(checkpoint, images, Outputs(folder / "s.csv"), device=device, options=options)
         return time.perf_counter() - start
 
     run(paths[:1])  # compiled loops are loaded
@@ -125,13 +126,13 @@ def cellpose(paths: list[Path], folder: Path, device: str) -> dict[str, Any]:
     real = models.run_net
     current = paths[0]
 
-    def fetch(shape: tuple[int, ...]) -> np.ndarray:
+    def to_host(shape: tuple[int, ...]) -> np.ndarray:
         maps = np.load(folder / f"{current.stem}.npy")
         maps[:2] *= 5
         sized = [cv2.resize(m, (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR) for m in maps]
         return np.stack(sized, axis=-1)[None]
 
-    fetch_untimed = waste.timed("fetch", fetch)
+    fetch_untimed = waste.timed("fetch", to_host)
 
     def replaced(*args: Any, **options: Any) -> Any:
         answer, styles = real(*args, **options)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from flowseg.arrays.labels import masks_to_labels
-from flowseg.config.schema import CellType
+from flowseg.config.schema import CellTypeSettings
 from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.flow.representation import flows_to_labels, labels_to_flows
@@ -42,7 +42,7 @@ SURE = 5.0  # logit
 AROUND = 6.0  # pixels around a true cell in which a pixel that is taken for a cell is its own
 
 
-def judge(record: Record, cell: CellType, fields: Path) -> list[float]:
+def resolve_settings(record: Record, cell: CellTypeSettings, fields: Path) -> list[float]:
     """As it is, true mask, true flows, best threshold of the image; then each cut."""
     flows, cellprob = load_fields(fields / f"{record.image_id}.npz")
     masks = record.masks()
@@ -98,12 +98,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the competition's folder")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     args = parser.parse_args()
-    cells = read_card(args.run / "fold0" / "best.safetensors").cells
+    cells = read_card(args.run / "fold0" / "best.safetensors").cell_types
     known = {row["id"] for _, row in read_rows(args.run / "out_of_fold.csv", ("id",))}
     found, groups = defaultdict(list), defaultdict(list)
     for record in read_records(args.data, tuple(cells)):
         if record.image_id in known:
-            own = judge(record, cells[record.cell_type], args.run / "out_of_fold")
+            own = resolve_settings(record, cells[record.cell_type], args.run / "out_of_fold")
             found[record.cell_type].append(own)
             groups[record.cell_type].append(record.group)
     rows = [

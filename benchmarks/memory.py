@@ -31,7 +31,7 @@ TILE = 512
 
 def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: int) -> Any:
     """Predict `count` images; megabytes at the peak, and after each tenth of them."""
-    from flowseg.inference.segmenter import Request
+    from flowseg.inference.segmenter import SegmentOptions
     from flowseg.io.images import read_image, write_image
     from flowseg.prediction.journal import Journal
     from flowseg.prediction.predict import Outputs, predict
@@ -50,7 +50,9 @@ def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: 
 
     Journal.add = noted  # type: ignore[method-assign]
     outputs = Outputs(folder / "s.csv", folder / "labels", folder / "pictures")
-    done = predict(model, images, outputs, device="cpu", request=Request(cell_type=CELL_TYPE))
+    done = predict(
+        model, images, outputs, device="cpu", options=SegmentOptions(cell_type=CELL_TYPE)
+    )
     return {"peak": _peak(), "held": held, "cells": done.cells}
 
 
@@ -59,8 +61,8 @@ def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
     from flowseg.prediction.predict import Outputs, predict
 
     outputs = Outputs(folder / "s.csv", folder, folder)
-    request = _request(diameter)
-    done = predict(model, [slide], outputs, device="cpu", request=request)
+    options = _request(diameter)
+    done = predict(model, [slide], outputs, device="cpu", options=options)
     return {"peak": _peak(), "cells": done.cells}
 
 
@@ -71,15 +73,15 @@ def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) 
     from flowseg.inference.segmenter import Segmenter
     from flowseg.inference.slides import plan_slide
     from flowseg.inference.tiles import predict_field
-    from flowseg.io.image_source import list_pages
+    from flowseg.io.image_source import list_images
 
     segmenter = Segmenter.load(model, "cpu")
-    (page,), (found,) = list_pages(slide), list_pages(labels)
-    with page.regions() as read:
+    (page,), (found,) = list_images(slide), list_images(labels)
+    with page.open_regions() as read:
         plan = plan_slide(segmenter, read, page.shape, _request(diameter))
         part = (slice(0, edge), slice(0, edge))
         rows, columns = plan.seen_by_networks(part)
-        field = predict_field(segmenter.committee, plan.pixels(read, rows, columns)).fetched()
+        field = predict_field(segmenter.ensemble, plan.pixels(read, rows, columns)).to_host()
     maps = np.stack(
         [
             rescale_part(one, (0, 0), plan.scaled, plan.shape, part)
@@ -87,7 +89,7 @@ def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) 
         ]
     )
     whole = follow(FlowField(maps[:2], maps[2], field.cell_type), plan.needs, segmenter.device)
-    with found.regions() as read:
+    with found.open_regions() as read:
         blocks = read(*part)[..., 0].astype(np.int32)
     margin = int(12 * diameter)
     ids, first = np.unique(whole, return_index=True)
@@ -123,9 +125,9 @@ def lay(paths: list[Path], slide: Path, edge: int) -> None:
 
 
 def _request(diameter: float) -> Any:
-    from flowseg.inference.segmenter import Request
+    from flowseg.inference.segmenter import SegmentOptions
 
-    return Request(cell_type=CELL_TYPE, diameter=diameter)
+    return SegmentOptions(cell_type=CELL_TYPE, diameter=diameter)
 
 
 def _peak() -> float:

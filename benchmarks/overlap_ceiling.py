@@ -18,16 +18,16 @@ from typing import get_args
 
 import numpy as np
 
-from flowseg.arrays.components import connected_pieces
-from flowseg.arrays.labels import Policy, largest_pieces, masks_to_labels, remove_small
+from flowseg.arrays.components import connected_components
+from flowseg.arrays.labels import Policy, keep_largest_component, masks_to_labels, remove_small
 from flowseg.arrays.rle import Masks
 from flowseg.data.sartorius import CELL_TYPES, read_annotations
 from flowseg.metrics.competition import competition_score
 
 READINGS = {
     "whole": lambda labels: labels,
-    "pieces": lambda labels: remove_small(connected_pieces(labels, True), 15),
-    "largest": largest_pieces,
+    "pieces": lambda labels: remove_small(connected_components(labels, True), 15),
+    "largest": keep_largest_component,
 }
 
 

@@ -57,8 +57,8 @@ class Trial:
     def train(self, folder: Path, extra: Sequence[Record] = (), weight: float = 0.0) -> Path:
         """Learn from the labelled images and others; the checkpoint of the last epoch."""
         data = replace(self.config.data, extra_weight=weight)
-        cells = measure_cells(self.config.cells, self.labelled)
-        config = replace(self.config, data=data, cells=cells)
+        cells = measure_cells(self.config.cell_types, self.labelled)
+        config = replace(self.config, data=data, cell_types=cells)
         provenance = provenance_of(config, self.labelled, ()) | {"stage": "training"}
         network = FlowNetwork(config.network, len(cells), config.seed)
         if self.start is not None:

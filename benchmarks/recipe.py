@@ -1,7 +1,7 @@
 """What a change of the recipe gives, on the images that a run kept back.
 
     python train.py --data D --cell-type all --folds 2 --fold 0 --out runs/trial --set ...
-    python benchmarks/recipe.py --data D runs/trial [runs/other ...] [--views 4]
+    python benchmarks/recipe.py --data D runs/trial [runs/other ...] [--tta 4]
 
 Two scores for each cell type: with the thresholds of the card, and the best of all thresholds of
 the calibration's grid, chosen on these very images. The second flatters, but alike for all recipes,
@@ -25,9 +25,9 @@ from flowseg.arrays.labels import masks_to_labels
 from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import default_grid
-from flowseg.evaluation.threshold_grid import Sample, sweep
+from flowseg.evaluation.threshold_grid import Sample, score_grid
 from flowseg.flow.representation import labels_to_flows
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 
 
 def main() -> None:
@@ -35,20 +35,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--tta", type=int, default=1)
     args = parser.parse_args()
-    segmenter = Segmenter.load([run / "last.safetensors" for run in args.runs], views=args.views)
+    segmenter = Segmenter.load([run / "last.safetensors" for run in args.runs], tta=args.tta)
     kept = {frozenset(json.loads((run / "summary.json").read_text())["validation_images"])
             for run in args.runs}  # fmt: skip
     (validation,) = kept
     tables = defaultdict(list)
-    for record in read_records(args.data, tuple(segmenter.card.cells)):
+    for record in read_records(args.data, tuple(segmenter.card.cell_types)):
         if record.image_id in validation:
-            tables[record.cell_type].append(judge(segmenter, record))
+            tables[record.cell_type].append(resolve_settings(segmenter, record))
     print("type    images   score  best of grid  cross entropy  flow error  named")
     lines = []
     for name, rows in tables.items():
-        cell = segmenter.needs(name)
+        cell = segmenter.settings_for(name)
         place = default_grid(cell).place(cell)
         scores = np.mean([scores for scores, *_ in rows], axis=0)
         entropy, error, named = np.mean([row[1:] for row in rows], axis=0)
@@ -62,10 +62,10 @@ def main() -> None:
         )
 
 
-def judge(segmenter: Segmenter, record: Record) -> tuple[np.ndarray, float, float, bool]:
+def resolve_settings(segmenter: Segmenter, record: Record) -> tuple[np.ndarray, float, float, bool]:
     """Scores over the grid, cross entropy, flow error, and whether its type was told."""
     grey = normalize(record.image())
-    needs = segmenter.needs(record.cell_type)
+    needs = segmenter.settings_for(record.cell_type)
     field = segmenter.predict(grey, needs)
     truth = record.masks()
     labels = masks_to_labels(truth)
@@ -76,8 +76,8 @@ def judge(segmenter: Segmenter, record: Record) -> tuple[np.ndarray, float, floa
     sample = Sample(
         record.image_id, record.cell_type, record.group, truth, field.flows, field.cellprob
     )
-    named = segmenter.judge(grey, Request())[0] == record.cell_type
-    return sweep(sample, default_grid(needs)), entropy, error, named
+    named = segmenter.resolve_settings(grey, SegmentOptions())[0] == record.cell_type
+    return score_grid(sample, default_grid(needs)), entropy, error, named
 
 
 if __name__ == "__main__":

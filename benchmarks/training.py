@@ -55,13 +55,15 @@ class Task:
 
 def some_images(data: Path, count: int, config: Config) -> list[Record]:
     """`count` images, evenly spread over the cell types."""
-    records = sorted(read_records(data, tuple(config.cells)), key=lambda record: record.cell_type)
+    records = sorted(
+        read_records(data, tuple(config.cell_types)), key=lambda record: record.cell_type
+    )
     places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
     return [records[place] for place in places]
 
 
 def parameters_of(config: Config) -> int:
-    network = FlowNetwork(config.network, len(config.cells))
+    network = FlowNetwork(config.network, len(config.cell_types))
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -74,8 +76,8 @@ def of_peers_size(config: Config) -> Config:
 def settings(task: Task) -> Config:
     crops = (task.warm_up + task.steps + 1) * task.batch
     overrides = (
-        *(f"augment.crop={task.crop}", f"training.batch_size={task.batch}"),
-        *(f"training.crops={crops}", "training.epochs=1"),
+        *(f"augment.crop_size={task.crop}", f"training.batch_size={task.batch}"),
+        *(f"training.crops_per_epoch={crops}", "training.epochs=1"),
     )
     config = load_config("all", overrides=overrides)
     return of_peers_size(config) if task.same_size else config
@@ -86,7 +88,7 @@ def ours(task: Task) -> dict[str, Any]:
     config = settings(task)
     device = pick_device(task.device)
     records = some_images(Path(task.data), task.images, config)
-    cells = measure_cells(config.cells, records)
+    cells = measure_cells(config.cell_types, records)
     stamps: list[float] = []
     step = loop._Run.step
 

@@ -25,14 +25,14 @@ __all__ = ["DemoResult", "demo"]
 # Small enough for two CPU cores in two minutes; everything else is as in any run.
 _SETTINGS = (
     "network.channels=[16, 32, 64, 128]",
-    "network.blocks=1",
-    "augment.crop=192",
+    "network.blocks_per_level=1",
+    "augment.crop_size=192",
     "data.folds=3",
     "pretraining.epochs=2",
-    "pretraining.crops=400",
+    "pretraining.crops_per_epoch=400",
     "pretraining.validate_every=2",
     "training.epochs=7",
-    "training.crops=400",
+    "training.crops_per_epoch=400",
     "training.learning_rate=3e-3",
     "training.validate_every=7",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["FlowsegError", "out_of_memory", "told"]
+__all__ = ["FlowsegError", "as_user_error", "out_of_memory"]
 
 _LONGEST = 2000
 _NO_COMPILER = (
@@ -92,14 +92,14 @@ def out_of_memory(
     return FlowsegError("there is not enough memory", file=file, remedy=remedy)
 
 
-def told(error: Exception) -> FlowsegError | None:
+def as_user_error(error: Exception) -> FlowsegError | None:
     """The FlowsegError for what the user can mend, memory and files included; None for a bug.
 
     Examples
     --------
-    >>> print(told(PermissionError(13, "Permission denied", "a.csv")))
+    >>> print(as_user_error(PermissionError(13, "Permission denied", "a.csv")))
     a.csv: Permission denied
-    >>> told(ZeroDivisionError())
+    >>> as_user_error(ZeroDivisionError())
     """
     if isinstance(error, FlowsegError):
         return error

@@ -31,7 +31,12 @@ def accuracy(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def write_run(folder: Path, data: Path) -> dict[str, int]:
     """What the benchmark reads of a cross validation of 3 images, one of them only trained on."""
-    overrides = ("data.folds=2", "training.crops=10", "training.batch_size=4", "training.epochs=2")
+    overrides = (
+        "data.folds=2",
+        "training.crops_per_epoch=10",
+        "training.batch_size=4",
+        "training.epochs=2",
+    )
     config = load_config("shsy5y", overrides=overrides)
     records = read_records(data, ("shsy5y",))
     fold_of = dict(zip([record.image_id for record in records], (0, 1, -1), strict=True))
@@ -41,7 +46,7 @@ def write_run(folder: Path, data: Path) -> dict[str, int]:
         write_rows(folder / f"fold{fold}" / "metrics.csv", columns, [(1, 4.0, 1.0), (2, 3.0, 0.0)])
     (folder / "fold0" / "config.yaml").write_text(to_yaml(config))
     (folder / "fold0" / "origin.json").write_text('{"pretrain": "none", "processes": 1}')
-    (folder / "summary.json").write_text('{"views": 2}')
+    (folder / "summary.json").write_text('{"tta": 2}')
     write_folds(folder / "fold0" / "folds.csv", records, fold_of)
     scores = [(name, 0.5, 0.75) for name, fold in fold_of.items() if fold >= 0]
     write_rows(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"), scores)
@@ -62,7 +67,7 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     asked = {
         **{"ids": [record.image_id for record in training], "crops": CROPS, "seed": 42},
         **{"precision": "float32", "device": "cpu", "data": fingerprint(training)},
-        "told": {kept_back.image_id: load_config("shsy5y").cells["shsy5y"].diameter},
+        "told": {kept_back.image_id: load_config("shsy5y").cell_types["shsy5y"].diameter},
     }
     answer = {"crops": 24, "epochs": 12, "images": 2, "diameter": 17.0, "seconds": 48.0}
     learned = {"asked": asked, "version": "3.1.1.3", **answer}

@@ -11,8 +11,18 @@ from flowseg.cli import main
 from flowseg.io.images import read_image
 
 TINY = (
-    *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "data.folds=2"),
-    *("pretraining.epochs=1", "pretraining.crops=4", "training.epochs=1", "training.crops=4"),
+    *(
+        "network.channels=[4, 8]",
+        "network.blocks_per_level=1",
+        "augment.crop_size=64",
+        "data.folds=2",
+    ),
+    *(
+        "pretraining.epochs=1",
+        "pretraining.crops_per_epoch=4",
+        "training.epochs=1",
+        "training.crops_per_epoch=4",
+    ),
 )
 
 

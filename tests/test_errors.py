@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from flowseg.errors import FlowsegError, told
+from flowseg.errors import FlowsegError, as_user_error
 
 
 def test_a_terminal_is_told_nothing() -> None:
@@ -23,8 +23,8 @@ def test_a_long_story_is_cut() -> None:
 
 def test_a_compiler_that_is_missing_is_the_users_to_mend() -> None:
     words = "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx"
-    assert "install one" in str(told(RuntimeError(words)))
-    assert told(RuntimeError("a bug")) is None
+    assert "install one" in str(as_user_error(RuntimeError(words)))
+    assert as_user_error(RuntimeError("a bug")) is None
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_compiler_that_is_missing_is_the_users_to_mend() -> None:
     ],
 )
 def test_a_lack_of_memory_is_named_whoever_says_it(error: Exception) -> None:
-    known = told(error)
+    known = as_user_error(error)
     assert known is not None
     assert known.problem == "there is not enough memory"
     assert known.file == ("m.safetensors" if isinstance(error, OSError) else None)
@@ -50,8 +50,8 @@ def test_a_lack_of_memory_is_named_whoever_says_it(error: Exception) -> None:
 
 def test_what_onednn_cannot_do_is_no_lack_of_memory() -> None:
     what = "could not create a primitive descriptor for the convolution forward propagation"
-    assert told(RuntimeError(what)) is None
+    assert as_user_error(RuntimeError(what)) is None
 
 
 def test_a_thread_that_cannot_be_started_is_told() -> None:
-    assert "allow more processes" in str(told(RuntimeError("can't start new thread")))
+    assert "allow more processes" in str(as_user_error(RuntimeError("can't start new thread")))

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from flowseg.cli import main
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
 from flowseg.inference.pipeline import Stage, pipeline
 from flowseg.io.atomic import write_text
-from flowseg.io.image_source import list_pages
+from flowseg.io.image_source import list_images
 from flowseg.io.images import read_image, write_image, write_labels
 from flowseg.network.checkpoint import Card, load_network, save_network
 from flowseg.network.unet import FlowNetwork
@@ -30,8 +30,15 @@ from flowseg.training.run_folder import STATE
 resource = pytest.importorskip("resource", reason="limits are set as POSIX does")
 
 TINY = [
-    *("--set", "network.channels=[4, 8]", "--set", "network.blocks=1", "--set", "augment.crop=64"),
-    *("--set", "training.crops=4", "--set", "training.batch_size=4", "--device", "cpu"),
+    *(
+        "--set",
+        "network.channels=[4, 8]",
+        "--set",
+        "network.blocks_per_level=1",
+        "--set",
+        "augment.crop_size=64",
+    ),
+    *("--set", "training.crops_per_epoch=4", "--set", "training.batch_size=4", "--device", "cpu"),
     *("--epochs", "2", "--set", "data.folds=2"),
 ]
 
@@ -59,8 +66,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k, path in enumerate(sorted((folder / "data" / "train").iterdir())[:2]):
         shutil.copy(path, folder / "images" / f"i{k}.png")
         write_labels(folder / "labels" / f"i{k}.tif", labels)
-    config = NetworkConfig(channels=(4, 8), blocks=1)
-    card = Card(config, {"a": CellType(diameter=20.0)})
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
+    card = Card(config, {"a": CellTypeSettings(diameter=20.0)})
     save_network(folder / "m.safetensors", FlowNetwork(config, 1).state_dict(), card)
     return folder
 
@@ -252,7 +259,7 @@ def test_too_many_open_files(
     assert contents(tmp_path) == {}
     reads: dict[Path, Callable[[Path], object]] = {
         home / "images" / "i0.png": read_image,
-        home / "labels" / "i0.tif": list_pages,
+        home / "labels" / "i0.tif": list_images,
         home / "data" / "train.csv": read_annotations,
         home / "m.safetensors": load_network,
         tmp_path / "new.txt": lambda path: write_text(path, "text"),

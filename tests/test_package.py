@@ -97,7 +97,7 @@ INSTALLED = """if True:
     from flowseg.cli import main
     from flowseg.config.loading import available_cell_types
     assert str(pathlib.Path(flowseg.__file__)).startswith(sys.argv[1]), flowseg.__file__
-    assert flowseg.load_config("cort").cells["cort"].diameter == 17.5
+    assert flowseg.load_config("cort").cell_types["cort"].diameter == 17.5
     assert len(available_cell_types()) >= 5
     sys.exit(main(sys.argv[2:]))
 """

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowseg.arrays.jit import jit
 
-__all__ = ["connected_pieces", "find_root"]
+__all__ = ["connected_components", "find_root"]
 
 
 @jit
@@ -21,7 +21,7 @@ def find_root(parents: Any, pixel: int) -> int:
 
 
 @jit
-def connected_pieces(image: Any, corners: bool) -> Any:
+def connected_components(image: Any, corners: bool) -> Any:
     """Connected pieces of equal value, numbered from 1 in reading order; 0 stays 0."""
     height, width = image.shape
     parents = np.arange(height * width)

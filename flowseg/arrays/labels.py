@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.components import connected_components
 from flowseg.arrays.jit import jit
-from flowseg.arrays.overlaps import most_hits, nearest_centre, stack
+from flowseg.arrays.overlaps import maximise_matches, nearest_centre, stack
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
@@ -17,7 +17,7 @@ __all__ = [
     "Policy",
     "check_labels",
     "fill_holes",
-    "largest_pieces",
+    "keep_largest_component",
     "masks_to_labels",
     "outlines",
     "remove_small",
@@ -87,7 +87,7 @@ def masks_to_labels(masks: Masks, policy: Policy = "most_hits") -> Labels:
     policy : str
         Who owns a pixel that several masks claim.
 
-        `most_hits`
+        `maximise_matches`
             Each contested region goes to one cell whole, so that as many cells as can be stay
             above as many of the competition's thresholds as can be, each in one piece: see
             `flowseg.arrays.overlaps`.
@@ -114,7 +114,7 @@ def masks_to_labels(masks: Masks, policy: Policy = "most_hits") -> Labels:
             f"unknown overlap policy {policy!r}", remedy=f"choose from {', '.join(choices)}"
         )
     if policy == "most_hits":
-        return most_hits(masks)
+        return maximise_matches(masks)
     if policy == "nearest_centre":
         return nearest_centre(masks)
     if policy == "small_on_top":
@@ -173,24 +173,24 @@ def fill_holes(labels: ArrayLike) -> Labels:
            [4, 4, 4, 0]], dtype=int32)
     """
     image = check_labels(labels)
-    filled: Labels = _fill(image, connected_pieces(image == 0, False))
+    filled: Labels = _fill(image, connected_components(image == 0, False))
     return filled
 
 
-def largest_pieces(labels: ArrayLike) -> Labels:
+def keep_largest_component(labels: ArrayLike) -> Labels:
     """Each cell's largest connected piece only (pixels join over edges and corners).
 
     Of pieces equally large the one first in reading order stays.
 
     Examples
     --------
-    >>> largest_pieces([[2, 0, 2, 2], [0, 0, 0, 0], [3, 0, 0, 2]])
+    >>> keep_largest_component([[2, 0, 2, 2], [0, 0, 0, 0], [3, 0, 0, 2]])
     array([[0, 0, 2, 2],
            [0, 0, 0, 0],
            [3, 0, 0, 0]], dtype=int32)
     """
     image = check_labels(labels)
-    pieces = connected_pieces(image, True)
+    pieces = connected_components(image, True)
     sizes = np.bincount(pieces.reshape(-1))
     firsts = np.unique(pieces, return_index=True)[1]
     # no number is left out, and background may be missing: the pieces are the last ones

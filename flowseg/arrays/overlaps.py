@@ -1,8 +1,8 @@
 """Who owns the pixels that several masks claim.
 
 A network that gives one label image cannot draw overlaps, so the label image that stands for
-overlapping masks bounds the score any model trained on it can reach. `most_hits` makes that bound
-high, measured by ``benchmarks/overlap_ceiling.py``:
+overlapping masks bounds the score any model trained on it can reach. `maximise_matches` makes
+that bound high, measured by ``benchmarks/overlap_ceiling.py``:
 
 - Pixels claimed by the same masks and connected to each other are one region, and go to one cell
   whole: the border that is left is one that somebody drew.
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.components import connected_components
 from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks
 
-__all__ = ["most_hits", "nearest_centre", "stack"]
+__all__ = ["maximise_matches", "nearest_centre", "stack"]
 
 Labels = NDArray[np.int32]
 
@@ -56,7 +56,7 @@ def nearest_centre(masks: Masks) -> Labels:
     return labels
 
 
-def most_hits(masks: Masks) -> Labels:
+def maximise_matches(masks: Masks) -> Labels:
     """Each region to the mask that makes the most of it: see the module's text."""
     if masks.areas().sum() == 0:
         return np.zeros(masks.shape, dtype=np.int32)
@@ -65,7 +65,7 @@ def most_hits(masks: Masks) -> Labels:
     )
     if len(parents) == 1 + len(np.unique(members[1:])):  # every claim is of one mask: no overlap
         return stack(masks, np.arange(len(masks)))
-    nodes = connected_pieces(claims.reshape(masks.shape), True)
+    nodes = connected_components(claims.reshape(masks.shape), True)
     flat = nodes.reshape(-1)
     sizes = np.bincount(flat)
     claim_of = np.zeros(len(sizes), dtype=np.int64)

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from flowseg._version import __version__
-from flowseg.errors import told
+from flowseg.errors import as_user_error
 
 __all__ = ["build_parser", "main", "say"]
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        known = told(error)
+        known = as_user_error(error)
         if known is None or args.debug:
             raise
         sys.stderr.write(f"flowseg {args.command}: {known}\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.cli.export import add_folder_arguments
-from flowseg.config.schema import VIEWS
+from flowseg.config.schema import TTA_CHOICES
 
 __all__ = ["add_arguments", "add_model_arguments", "run"]
 
@@ -86,9 +86,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "what finished last below runs/)",
     )
     parser.add_argument(
-        "--views",
+        "--tta",
         type=int,
-        choices=VIEWS,
+        choices=TTA_CHOICES,
         default=1,
         help="turned and mirrored views of each image that are averaged; as many times slower",
     )
@@ -103,7 +103,7 @@ def _diameter(text: str) -> float | str:
 
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, predict, and say where the result lies."""
-    from flowseg.inference.segmenter import Request
+    from flowseg.inference.segmenter import SegmentOptions
     from flowseg.network.device import local_device
     from flowseg.prediction.find_models import find_inputs, find_models
     from flowseg.prediction.predict import Machines, Outputs, predict
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         images,
         outputs,
         device=local_device(args.device),
-        request=Request(
+        options=SegmentOptions(
             args.cell_type,
             args.diameter,
             args.cellprob_threshold,
@@ -143,13 +143,13 @@ def run(args: argparse.Namespace) -> int:
             args.min_size,
             args.disagreement is not None,
         ),
-        views=args.views,
-        compiled=args.compile,
+        tta=args.tta,
+        compile=args.compile,
         machines=Machines(shard, args.dask),
     )
     say(f"{done.cells} cells in {done.images} images: {done.submission}")
     if done.failed:
         say(f"images that could not be done, without a row: {len(done.failed)}")
     # torchrun ends all processes where one of them fails, so a bad image must not look like that.
-    launched = shard is not None and not args.shard
-    return 1 if done.failed and not launched else 0
+    under_torchrun = shard is not None and not args.shard
+    return 1 if done.failed and not under_torchrun else 0

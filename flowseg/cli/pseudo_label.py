@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         cell_type=args.cell_type,
         limits=limits,
-        views=args.views,
+        tta=args.tta,
         device=args.device,
     )
     say(report(done))

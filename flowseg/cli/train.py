@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.config.loading import available_cell_types, available_machines, is_whole, load_config
+from flowseg.config.loading import available_cell_types, available_recipes, is_whole, load_config
 from flowseg.errors import FlowsegError
 
 __all__ = ["add_arguments", "run"]
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start from fresh weights, from LIVECell inside the data folder, or from a checkpoint",
     )
     parser.add_argument(
-        "--machine",
-        choices=available_machines(),
+        "--recipe",
+        choices=available_recipes(),
         help="which recipe: sizes and schedules that suit it (default: by the device and torchrun)",
     )
     parser.add_argument("--config", type=Path, help="a YAML file of settings that differ")
@@ -95,17 +95,17 @@ def run(args: argparse.Namespace) -> int:
     if every_fold:
         short["data.fold"] = 0  # one that --config names does not matter
     overrides = [*(f"{key}={value}" for key, value in short.items()), *args.set]
-    from flowseg.data.detect import layout_of
+    from flowseg.data.detect import detect_layout
     from flowseg.training.cross_validation import cross_validate, report
-    from flowseg.training.distributed import is_first, joined
+    from flowseg.training.distributed import distributed_session, is_rank_zero
     from flowseg.training.run import train
 
-    cell_type = args.cell_type or ("cell" if layout_of(args.data) == "folder" else "all")
-    machine = args.machine or _machine(args.device)
-    config = load_config(cell_type, args.config, overrides, machine)
+    cell_type = args.cell_type or ("cell" if detect_layout(args.data) == "folder" else "all")
+    recipe = args.recipe or _default_recipe(args.device)
+    config = load_config(cell_type, args.config, overrides, recipe)
     part = f"{config.data.folds}folds" if every_fold else f"fold{config.data.fold}"
     # a whole config knows better than the default what is trained on
-    name = next(iter(config.cells)) if len(config.cells) == 1 else cell_type
+    name = next(iter(config.cell_types)) if len(config.cell_types) == 1 else cell_type
     out = args.out or Path("runs") / f"{name}-{part}"
     choices = {
         "pretrain": args.pretrain,
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         "resume": args.resume,
         "tensorboard": args.tensorboard,
     }
-    with joined(args.device):
+    with distributed_session(args.device):
         if every_fold:
             validated = cross_validate(config, args.data, out, **choices)
             text = f"{report(validated)}\n{len(validated.folds)} folds in {validated.folder}"
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             result = train(config, args.data, out, **choices)
             score = f"validation score {result.score:.4f} (epoch {result.epoch})"
             text = f"{score}, in {result.folder}"
-        if is_first():
+        if is_rank_zero():
             say(text)
     return 0
 
@@ -145,14 +145,14 @@ def _check(args: argparse.Namespace, short: Mapping[str, object], every_fold: bo
 
 def _check_whole(args: argparse.Namespace) -> None:
     """Refuse what a whole config, such as a run's, takes the place of."""
-    if args.machine is not None:
+    if args.recipe is not None:
         raise FlowsegError(
-            f"names all settings, so --machine {args.machine} would change nothing",
+            f"names all settings, so --recipe {args.recipe} would change nothing",
             file=args.config,
             remedy="leave one of the two out",
         )
-    held = load_config(path=args.config).cells
-    if args.cell_type is not None and set(held) != set(load_config(args.cell_type).cells):
+    held = load_config(path=args.config).cell_types
+    if args.cell_type is not None and set(held) != set(load_config(args.cell_type).cell_types):
         raise FlowsegError(
             f"names {', '.join(held)}, so --cell-type {args.cell_type} would change nothing",
             file=args.config,
@@ -160,11 +160,11 @@ def _check_whole(args: argparse.Namespace) -> None:
         )
 
 
-def _machine(device: str) -> str:
+def _default_recipe(device: str) -> str:
     """The recipe for what is there."""
     from flowseg.network.device import pick_device
-    from flowseg.training.distributed import launched
+    from flowseg.training.distributed import under_torchrun
 
     if pick_device(device).type != "cuda":
         return "laptop"
-    return "gpus" if launched() else "gpu"
+    return "gpus" if under_torchrun() else "gpu"

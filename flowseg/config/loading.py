@@ -16,7 +16,7 @@ from flowseg.errors import FlowsegError
 
 __all__ = [
     "available_cell_types",
-    "available_machines",
+    "available_recipes",
     "from_mapping",
     "is_whole",
     "load_config",
@@ -24,14 +24,14 @@ __all__ = [
     "to_yaml",
 ]
 
-_MACHINES = "machines"
+_RECIPES = "recipes"
 
 
 def load_config(
     cell_type: str | None = None,
     path: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
-    machine: str | None = None,
+    recipe: str | None = None,
 ) -> Config:
     """Resolve the settings of a run.
 
@@ -40,12 +40,12 @@ def load_config(
     cell_type : str, optional
         Name of a file in ``configs/`` without its suffix, such as "shsy5y" or "all".
     path : path, optional
-        A YAML file of differences, applied over the cell type's and the machine's; a whole one
+        A YAML file of differences, applied over the cell type's and the recipe's; a whole one
         (:func:`is_whole`) takes the place of both.
     overrides : iterable of str
         "key=value" with dotted keys, such as "training.epochs=10"; applied last, and together.
-    machine : str, optional
-        Name of a file in ``configs/machines/`` without its suffix: "laptop", "gpu" or "gpus";
+    recipe : str, optional
+        Name of a file in ``configs/recipes/`` without its suffix: "laptop", "gpu" or "gpus";
         applied after the cell type's. By default the defaults stand, which are a laptop's.
 
     Returns
@@ -55,7 +55,7 @@ def load_config(
     Raises
     ------
     FlowsegError
-        For an unknown cell type or machine, an unreadable file, an unknown key (the nearest one
+        For an unknown cell type or recipe, an unreadable file, an unknown key (the nearest one
         is named), or a value that does not fit its field.
 
     Examples
@@ -66,7 +66,7 @@ def load_config(
     config = Config()
     for kind, name, known, folder in (
         ("cell type", cell_type, available_cell_types(), _config_folder()),
-        ("machine", machine, available_machines(), _config_folder() / _MACHINES),
+        ("recipe", recipe, available_recipes(), _config_folder() / _RECIPES),
     ):
         if name is not None:
             if name not in known:
@@ -95,9 +95,9 @@ def available_cell_types() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _config_folder().glob("*.yaml")))
 
 
-def available_machines() -> tuple[str, ...]:
-    """Names of the files in ``configs/machines/``, sorted."""
-    return tuple(sorted(file.stem for file in (_config_folder() / _MACHINES).glob("*.yaml")))
+def available_recipes() -> tuple[str, ...]:
+    """Names of the files in ``configs/recipes/``, sorted."""
+    return tuple(sorted(file.stem for file in (_config_folder() / _RECIPES).glob("*.yaml")))
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -144,8 +144,10 @@ def _parse_override(text: str, config: Config) -> dict[str, Any]:
         )
     parsed = parse_yaml(value, f"the value of {key!r} is not valid YAML")
     names = key.split(".")
-    if names[0] == "cells" and len(names) > 1 and names[1] not in config.cells:
-        raise FlowsegError(f"unknown key {key!r}" + nearest(names[1], config.cells, "cells."))
+    if names[0] == "cell_types" and len(names) > 1 and names[1] not in config.cell_types:
+        raise FlowsegError(
+            f"unknown key {key!r}" + nearest(names[1], config.cell_types, "cell_types.")
+        )
     for name in reversed(names):
         parsed = {name: parsed}
     return cast(dict[str, Any], parsed)

@@ -1,7 +1,7 @@
 """Settings: frozen dataclasses hold the defaults, YAML files hold what differs from them.
 
 Precedence: defaults here < the cell type's file in ``configs/`` < the machine's in
-``configs/machines/`` < ``--config`` < ``--set``.
+``configs/recipes/`` < ``--config`` < ``--set``.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Literal
 from flowseg.errors import FlowsegError
 
 __all__ = [
-    "VIEWS",
+    "TTA_CHOICES",
     "AugmentConfig",
-    "CellType",
+    "CellTypeSettings",
     "Config",
     "DataConfig",
     "NetworkConfig",
     "ScheduleConfig",
 ]
 
-VIEWS = (1, 2, 4, 8)
+TTA_CHOICES = (1, 2, 4, 8)
 """How many views may be averaged: as it is; and upside down; all quarter turns; and mirrored."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Repair = Literal["none", "repair", "drop"]
+MaskRepair = Literal["none", "fix", "drop"]
 
 
 @dataclass(frozen=True)
-class CellType:
+class CellTypeSettings:
     """What one cell type needs; travels on the checkpoint's card.
 
     Attributes
@@ -73,7 +73,7 @@ class DataConfig:
         Seed of the split; the same for all runs that are to be compared.
     include_flawed : bool
         Also use the competition's images that are known to be annotated wrongly.
-    repair : {"none", "repair", "drop"}
+    mask_repair : {"none", "fix", "drop"}
         What to do with broken masks (holes, several pieces, duplicates) of training images; see
         :mod:`flowseg.data.mask_repair`. Scores are always against the truth as it was annotated.
     cache_mb : int
@@ -90,7 +90,7 @@ class DataConfig:
     fold: int = 0
     split_seed: int = 42
     include_flawed: bool = False
-    repair: Repair = "none"
+    mask_repair: MaskRepair = "none"
     cache_mb: int = 1024
     extra: str | None = None
     extra_weight: float = 0.5
@@ -111,7 +111,7 @@ class NetworkConfig:
     ----------
     channels : tuple of int
         Feature channels of each level, finest first.
-    blocks : int
+    blocks_per_level : int
         Residual blocks a level on the way down (one a level on the way up).
     flow_scale : float
         The network regresses ``flow_scale`` times the unit flows.
@@ -120,17 +120,17 @@ class NetworkConfig:
     """
 
     channels: tuple[int, ...] = (32, 64, 128, 256)
-    blocks: int = 2
+    blocks_per_level: int = 2
     flow_scale: float = 5.0
-    diameter: float = 30.0
+    target_diameter: float = 30.0
 
     def __post_init__(self) -> None:
         # upper bounds: a stranger's card may ask for more than any memory holds
         _require(2 <= len(self.channels) <= 8, "channels", "two to eight levels")
         _require(all(0 < c <= 8192 for c in self.channels), "channels", "from 1 to 8192")
-        _require(1 <= self.blocks <= 64, "blocks", "from 1 to 64")
+        _require(1 <= self.blocks_per_level <= 64, "blocks_per_level", "from 1 to 64")
         _require(self.flow_scale > 0, "flow_scale", "positive")
-        _require(self.diameter > 0, "diameter", "positive")
+        _require(self.target_diameter > 0, "target_diameter", "positive")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class AugmentConfig:
 
     Attributes
     ----------
-    crop : int
+    crop_size : int
         Edge of the square training crops, in rescaled pixels.
     flip : bool
         Mirror half of the crops.
@@ -147,10 +147,10 @@ class AugmentConfig:
         Turn crops by any angle.
     scale : float
         Crops are rescaled by up to this factor either way.
-    swap_scale : float
+    swap_scale_fraction : float
         Share of crops rescaled as if they were of another cell type, so that the network learns
         to name the type of an image before its scale is known.
-    paste : float
+    paste_fraction : float
         Share of the cells of another crop, of a labelled image of the same cell type, that are
         pasted over a crop. Each crop then takes two images: see ``data.cache_mb``.
     contrast, brightness : float
@@ -161,12 +161,12 @@ class AugmentConfig:
         Largest standard deviation of blur (pixels) and of noise (normalised intensity).
     """
 
-    crop: int = 224
+    crop_size: int = 224
     flip: bool = True
     rotate: bool = True
     scale: float = 1.25
-    swap_scale: float = 0.1
-    paste: float = 0.3
+    swap_scale_fraction: float = 0.1
+    paste_fraction: float = 0.3
     contrast: float = 0.25
     brightness: float = 0.15
     gamma: float = 1.25
@@ -174,10 +174,10 @@ class AugmentConfig:
     noise: float = 0.04
 
     def __post_init__(self) -> None:
-        _require(self.crop >= 32, "crop", "32 or more")
+        _require(self.crop_size >= 32, "crop_size", "32 or more")
         _require(self.scale >= 1, "scale", "1 or more")
         _require(self.gamma >= 1, "gamma", "1 or more")
-        for name in ("swap_scale", "paste"):
+        for name in ("swap_scale_fraction", "paste_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         _require(0 <= self.contrast < 1, "contrast", "from 0 to below 1")
         for name in ("brightness", "blur", "noise"):
@@ -192,7 +192,7 @@ class ScheduleConfig:
     ----------
     epochs : int
         Number of epochs.
-    crops : int
+    crops_per_epoch : int
         Crops an epoch, whatever the number of images.
     balance : float
         0: every image is seen equally often; 1: every cell type is; between them in between.
@@ -202,9 +202,9 @@ class ScheduleConfig:
         Peak rate of Muon and AdamW, reached after the warm-up, then lowered to zero on a cosine.
     weight_decay : float
         Of Muon and AdamW.
-    warmup : float
+    warmup_fraction : float
         Share of all steps in which the rate rises.
-    ema : float
+    ema_decay : float
         Decay of the running mean of the weights, which is what is validated and saved.
     validate_every : int
         Epochs between two validations; the last epoch is always validated.
@@ -212,32 +212,32 @@ class ScheduleConfig:
         Loader processes; None: 0 on a CPU, else up to 8.
     precision : {"auto", "float32", "bfloat16", "float16"}
         "auto" takes the fastest that the device computes natively and safely.
-    compiled : bool
+    compile : bool
         Whether torch.compile translates the network first; needs a C++ compiler, takes a minute,
         and changes the last bits of the results.
     """
 
     epochs: int = 8
-    crops: int = 640
+    crops_per_epoch: int = 640
     balance: float = 0.0
     batch_size: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    warmup: float = 0.05
-    ema: float = 0.99
+    warmup_fraction: float = 0.05
+    ema_decay: float = 0.99
     validate_every: int = 1
     workers: int | None = None
     precision: Precision = "auto"
-    compiled: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "crops", "batch_size", "validate_every"):
+        for name in ("epochs", "crops_per_epoch", "batch_size", "validate_every"):
             _require(getattr(self, name) >= 1, name, "1 or more")
         _require(0 <= self.balance <= 1, "balance", "from 0 to 1")
         _require(self.learning_rate > 0, "learning_rate", "positive")
         _require(self.weight_decay >= 0, "weight_decay", "0 or more")
-        _require(0 <= self.warmup < 1, "warmup", "from 0 to below 1")
-        _require(0 <= self.ema < 1, "ema", "from 0 to below 1")
+        _require(0 <= self.warmup_fraction < 1, "warmup_fraction", "from 0 to below 1")
+        _require(0 <= self.ema_decay < 1, "ema_decay", "from 0 to below 1")
         _require(self.workers is None or self.workers >= 0, "workers", "0 or more, or null")
 
 
@@ -247,22 +247,22 @@ class Config:
 
     Attributes
     ----------
-    cells : mapping of str to CellType
+    cell_types : mapping of str to CellType
         The cell types to train on and what each needs.
     seed : int
         Seed of the weights and of the order and variation of the crops.
-    views : {1, 2, 4, 8}
+    tta : {1, 2, 4, 8}
         Views of each image that are averaged where a cross validation scores it and tunes
-        thresholds; ``predict --views`` is the same for prediction.
+        thresholds; ``predict --tta`` is the same for prediction.
     data, network, augment, training : dataclasses
         See there.
     pretraining : ScheduleConfig
         The schedule of the first stage, on LIVECell.
     """
 
-    cells: Mapping[str, CellType] = field(default_factory=dict)
+    cell_types: Mapping[str, CellTypeSettings] = field(default_factory=dict)
     seed: int = 42
-    views: int = 4
+    tta: int = 4
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -274,7 +274,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed", "0 or more, and less than 2**63")
-        _require(self.views in VIEWS, "views", "1, 2, 4 or 8")
+        _require(self.tta in TTA_CHOICES, "tta", "1, 2, 4 or 8")
 
 
 def _require(condition: bool, name: str, expected: str) -> None:

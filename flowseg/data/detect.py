@@ -13,12 +13,12 @@ from flowseg.data.sartorius import read_sartorius
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
 
-__all__ = ["Layout", "layout_of", "read_records"]
+__all__ = ["Layout", "detect_layout", "read_records"]
 
 Layout = Literal["competition", "livecell", "folder"]
 
 
-def layout_of(folder: PathLike) -> Layout:
+def detect_layout(folder: PathLike) -> Layout:
     """The kind of data in a folder, by what lies in it; what is no folder counts as competition.
 
     The competition with LIVECell inside is the competition.
@@ -50,7 +50,7 @@ def read_records(
     FlowsegError
         As `read_sartorius`, `read_livecell` and `read_folder`.
     """
-    layout = layout_of(folder)
+    layout = detect_layout(folder)
     if layout == "competition":
         return read_sartorius(folder, cell_types, include_flawed)
     if layout == "livecell":

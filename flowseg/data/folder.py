@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from flowseg.arrays.components import connected_pieces
+from flowseg.arrays.components import connected_components
 from flowseg.arrays.rle import Masks
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
@@ -109,7 +109,7 @@ def read_own_labels(path: Path) -> NDArray[np.int32]:
     labels = read(path)
     top = labels.max(initial=0)
     if top and not ((labels != 0) & (labels != top)).any():
-        pieces = int(connected_pieces(labels, True).max())
+        pieces = int(connected_components(labels, True).max())
         if pieces >= _FOREGROUND_PIECES:
             raise FlowsegError(
                 f"gives all its {pieces} pieces the one number {top}",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.components import connected_pieces
-from flowseg.arrays.labels import fill_holes, largest_pieces
+from flowseg.arrays.components import connected_components
+from flowseg.arrays.labels import fill_holes, keep_largest_component
 from flowseg.arrays.rle import Masks
-from flowseg.config.schema import Repair
+from flowseg.config.schema import MaskRepair
 from flowseg.errors import FlowsegError
 
 __all__ = ["SMALL", "STRAIGHT", "Defects", "find_defects", "repair"]
@@ -85,19 +85,19 @@ def find_defects(masks: Masks) -> Defects:
         if not crop.size:
             continue
         holes[index] = int(fill_holes(crop).sum() - crop.sum())
-        pieces[index] = int(connected_pieces(crop, True).max())
+        pieces[index] = int(connected_components(crop, True).max())
         straight[index] = _longest_edge(crop, top, masks.shape[0])
     return Defects(masks.areas() < SMALL, holes, pieces, straight, duplicate_of)
 
 
-def repair(masks: Masks, how: Repair = "repair") -> Masks:
+def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
     """The masks without their defects.
 
     Parameters
     ----------
     masks : Masks
     how : str
-        `none` leaves them as they are. `repair` fills holes, keeps the largest piece, and drops
+        `none` leaves them as they are. `fix` fills holes, keeps the largest piece, and drops
         duplicates and masks of fewer than `SMALL` pixels; a straight edge stays. `drop` drops
         every mask with a defect.
 
@@ -107,8 +107,8 @@ def repair(masks: Masks, how: Repair = "repair") -> Masks:
     >>> repair(Masks.from_strings([ring, ring, "16 1"], (4, 4))).to_strings()
     ['1 12']
     """
-    if how not in ("none", "repair", "drop"):
-        raise FlowsegError(f"unknown repair {how!r}", remedy="choose from none, repair, drop")
+    if how not in ("none", "fix", "drop"):
+        raise FlowsegError(f"unknown repair {how!r}", remedy="choose from none, fix, drop")
     if how == "none":
         return masks
     found = find_defects(masks)
@@ -161,7 +161,9 @@ def _longest_edge(crop: NDArray[np.int32], top: int, height: int) -> int:
 
 
 def _mended(masks: Masks, index: int) -> Masks:
-    return Masks.from_labels(largest_pieces(fill_holes(masks.dense(index).astype(np.int32))))
+    return Masks.from_labels(
+        keep_largest_component(fill_holes(masks.dense(index).astype(np.int32)))
+    )
 
 
 def _joined(parts: list[Masks], shape: tuple[int, int]) -> Masks:

@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import convolve1d
 from tqdm import tqdm
 
-from flowseg.config.schema import CellType
+from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.threshold_grid import Grid, Sample, sweep
+from flowseg.evaluation.threshold_grid import Sample, ThresholdGrid, score_grid
 
 __all__ = [
     "Calibration",
@@ -80,8 +80,8 @@ class Tuning:
 
     images: int
     groups: int
-    default: CellType
-    tuned: CellType
+    default: CellTypeSettings
+    tuned: CellTypeSettings
     default_score: float
     tuned_score: float
     nested_score: float | None
@@ -99,7 +99,7 @@ class Calibration:
 
     Attributes
     ----------
-    cells : dict of CellType
+    cell_types : dict of CellType
         All cell types, those without images or without an honest gain as they were.
     tunings : dict of Tuning
         By cell type, for those with images.
@@ -107,7 +107,7 @@ class Calibration:
         By image id, sorted.
     """
 
-    cells: dict[str, CellType]
+    cell_types: dict[str, CellTypeSettings]
     tunings: dict[str, Tuning]
     scores: dict[str, Scores]
 
@@ -123,9 +123,9 @@ class Calibration:
 
 def calibrate(
     samples: Iterable[Sample],
-    cells: Mapping[str, CellType],
+    cell_types: Mapping[str, CellTypeSettings],
     seed: int = 0,
-    grids: Mapping[str, Grid] | None = None,
+    grids: Mapping[str, ThresholdGrid] | None = None,
 ) -> Calibration:
     """Tune cellprob threshold, flow threshold and minimum size of each cell type.
 
@@ -135,7 +135,7 @@ def calibrate(
         In any order, which does not change the result; read once, one at a time, so that a
         generator that loads each from its file needs the memory of one image. Each flow field must
         come from a network that has not seen the image.
-    cells : mapping of CellType
+    cell_types : mapping of CellType
         By cell type, the settings to start from and to fall back on; diameters must be known.
     seed : int
         Of the bootstrap.
@@ -149,40 +149,40 @@ def calibrate(
     Raises
     ------
     FlowsegError
-        If a sample's cell type is not in `cells`, a diameter is unknown, an image comes twice, or
-        a flow field is none.
+        If a sample's cell type is not in `cell_types`, a diameter is unknown, an image comes
+        twice, or a flow field is none.
 
     Notes
     -----
     An image of 520 x 704 pixels takes about a second.
     """
-    grids = {name: default_grid(cell) for name, cell in cells.items()} | dict(grids or {})
-    found: dict[str, dict[str, tuple[str, Floats]]] = {name: {} for name in cells}
+    grids = {name: default_grid(cell) for name, cell in cell_types.items()} | dict(grids or {})
+    found: dict[str, dict[str, tuple[str, Floats]]] = {name: {} for name in cell_types}
     for sample in tqdm(samples, desc="calibration", unit="image", leave=False):
         if sample.cell_type not in found:
             raise FlowsegError(
                 f"the image {sample.image_id!r} is of the unknown cell type {sample.cell_type!r}",
-                remedy=f"give settings for it beside those of {', '.join(cells) or 'none'}",
+                remedy=f"give settings for it beside those of {', '.join(cell_types) or 'none'}",
             )
         if any(sample.image_id in images for images in found.values()):
             raise FlowsegError(f"the image {sample.image_id!r} comes twice")
-        scores_of_image = sweep(sample, grids[sample.cell_type])
+        scores_of_image = score_grid(sample, grids[sample.cell_type])
         found[sample.cell_type][sample.image_id] = sample.group, scores_of_image
     rng = np.random.default_rng(seed)
-    tuned, tunings = dict(cells), {}
+    tuned, tunings = dict(cell_types), {}
     table: dict[str, Scores] = {}
     for name, images in found.items():
         if images:
             ids = sorted(images)
             groups, scores = zip(*(images[image_id] for image_id in ids), strict=True)
-            tuning, pairs = _tune(cells[name], grids[name], np.stack(scores), groups, rng)
+            tuning, pairs = _tune(cell_types[name], grids[name], np.stack(scores), groups, rng)
             tuned[name] = tuning.tuned
             tunings[name] = tuning
             table.update(zip(ids, pairs, strict=True))
     return Calibration(tuned, tunings, {image_id: table[image_id] for image_id in sorted(table)})
 
 
-def default_grid(cell: CellType) -> Grid:
+def default_grid(cell: CellTypeSettings) -> ThresholdGrid:
     """Settings worth trying for a cell type, its own among them.
 
     Minimum sizes are shares, up to 0.4, of a disc of the type's diameter.
@@ -194,13 +194,13 @@ def default_grid(cell: CellType) -> Grid:
 
     Examples
     --------
-    >>> default_grid(CellType(diameter=17.0)).min_sizes
+    >>> default_grid(CellTypeSettings(diameter=17.0)).min_sizes
     (0, 7, 14, 15, 23, 34, 45, 68, 91)
     """
     if cell.diameter is None:
         raise FlowsegError("a cell type of unknown diameter cannot be tuned", remedy="give one")
     disc = math.pi / 4 * cell.diameter**2
-    return Grid(
+    return ThresholdGrid(
         tuple(sorted({*_CELLPROB, cell.cellprob_threshold})),
         tuple(sorted({*_FLOW, 0.0, cell.flow_threshold}, key=lambda value: value or math.inf)),
         tuple(sorted({round(share * disc) for share in _SIZE} | {cell.min_size})),
@@ -242,7 +242,11 @@ def bootstrap_interval(
 
 
 def _tune(
-    cell: CellType, grid: Grid, scores: Floats, groups: Sequence[str], rng: np.random.Generator
+    cell: CellTypeSettings,
+    grid: ThresholdGrid,
+    scores: Floats,
+    groups: Sequence[str],
+    rng: np.random.Generator,
 ) -> tuple[Tuning, list[Scores]]:
     """Settle a setting from the scores (N, C, F, S) of images of some groups."""
     names = np.array(groups)

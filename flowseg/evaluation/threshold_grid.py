@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.jit import in_threads
 from flowseg.arrays.rle import Masks
-from flowseg.config.schema import CellType
-from flowseg.flow.representation import find_cells
+from flowseg.config.schema import CellTypeSettings
+from flowseg.flow.representation import find_instances
 from flowseg.metrics.competition import Contingency, compare
 
-__all__ = ["Grid", "Sample", "sweep"]
+__all__ = ["Sample", "ThresholdGrid", "score_grid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ThresholdGrid:
     """Settings to try, all with all.
 
     Attributes
@@ -67,7 +67,7 @@ class Grid:
         """How many of each."""
         return len(self.cellprob_thresholds), len(self.flow_thresholds), len(self.min_sizes)
 
-    def at(self, place: Sequence[int], cell: CellType) -> CellType:
+    def at(self, place: Sequence[int], cell: CellTypeSettings) -> CellTypeSettings:
         """`cell` with the setting that stands at a place of the grid."""
         return replace(
             cell,
@@ -76,7 +76,7 @@ class Grid:
             min_size=self.min_sizes[place[2]],
         )
 
-    def place(self, cell: CellType) -> tuple[int, int, int]:
+    def place(self, cell: CellTypeSettings) -> tuple[int, int, int]:
         """Where the setting of `cell` stands."""
         return (
             self.cellprob_thresholds.index(cell.cellprob_threshold),
@@ -85,7 +85,7 @@ class Grid:
         )
 
 
-def sweep(sample: Sample, grid: Grid) -> NDArray[np.float64]:
+def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
     """The competition's score of one image at every setting.
 
     Returns
@@ -103,7 +103,7 @@ def sweep(sample: Sample, grid: Grid) -> NDArray[np.float64]:
 
     def score(k: int) -> None:
         threshold = grid.cellprob_thresholds[k]
-        cells = find_cells(sample.flows, sample.cellprob, cellprob_threshold=threshold)
+        cells = find_instances(sample.flows, sample.cellprob, cellprob_threshold=threshold)
         every = cells.kept(0, 0)
         table = compare(sample.truth, cells.labels(every))
         near = 2 * table.shared > table.unions()  # others match at no threshold

@@ -22,16 +22,16 @@ class FieldLoops(NamedTuple):
     Attributes
     ----------
     find_basins : callable
-        From (threshold, niter) to basins, as :func:`flowseg.flow.dynamics.find_basins`.
+        From (threshold, niter) to basins, as :func:`flowseg.flow.dynamics.follow_flows`.
     misfits : callable
-        From (table, offsets) to sums, as :func:`flowseg.flow.residuals.misfits`.
+        From (table, offsets) to sums, as :func:`flowseg.flow.residuals.flow_residuals`.
     """
 
-    find_basins: Callable[[float, int], NDArray[np.int32]]
-    misfits: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.float64]]
+    follow_flows: Callable[[float, int], NDArray[np.int32]]
+    flow_residuals: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.float64]]
 
 
-def field_loops(flows: Floats, cellprob: Floats, device: str, resident: Any = None) -> FieldLoops:
+def field_loops(flows: Floats, cellprob: Floats, device: str, on_device: Any = None) -> FieldLoops:
     """The loops over a flow field on a device.
 
     Parameters
@@ -53,13 +53,14 @@ def field_loops(flows: Floats, cellprob: Floats, device: str, resident: Any = No
         from flowseg.flow import residuals as quality
 
         return FieldLoops(
-            partial(basins.find_basins, flows, cellprob), partial(quality.misfits, flows=flows)
+            partial(basins.follow_flows, flows, cellprob),
+            partial(quality.flow_residuals, flows=flows),
         )
     cuda = _cuda(device)
-    maps = cuda.send(np.stack((*flows, cellprob)), device) if resident is None else resident
+    maps = cuda.to_device(np.stack((*flows, cellprob)), device) if on_device is None else on_device
     return FieldLoops(
-        _on(device, partial(cuda.find_basins, flows, maps)),
-        _on(device, partial(cuda.misfits, maps)),
+        _on(device, partial(cuda.follow_flows, flows, maps)),
+        _on(device, partial(cuda.flow_residuals, maps)),
     )
 
 

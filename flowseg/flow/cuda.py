@@ -1,10 +1,10 @@
 """The two long loops of this room on a CUDA device, as Triton kernels.
 
-`find_basins`, `misfits` and `diffuse` stand in for those of `basins`, `quality` and `diffusion`.
-They add in the same order in single precision without fusing, so their results are the same but
-for the last bit. A flow field is a tensor on the device, (3, H, W) float32: flows and cellprob; the
-flows of cells are compared with it there. This module is imported when a CUDA device is asked for;
-Triton comes with the CUDA builds of torch.
+`follow_flows`, `flow_residuals` and `diffuse` stand in for those of `dynamics`, `residuals` and
+`diffusion`. They add in the same order in single precision without fusing, so their results are
+the same but for the last bit. A flow field is a tensor on the device, (3, H, W) float32: flows and
+cellprob; the flows of cells are compared with it there. This module is imported when a CUDA device
+is asked for; Triton comes with the CUDA builds of torch.
 """
 
 # Kernels take pointers and constants one by one, and Triton annotates them in its own way.
@@ -24,7 +24,7 @@ from flowseg.flow import diffusion
 from flowseg.flow import dynamics as basins
 from flowseg.flow.diffusion import Floats, Ints, Longs, make_plan
 
-__all__ = ["diffuse", "find_basins", "misfits", "send"]
+__all__ = ["diffuse", "flow_residuals", "follow_flows", "to_device"]
 
 _BLOCK = 256
 
@@ -64,7 +64,7 @@ def _spread(heat, other, share, first, strides, sizes, seeds, rounds, warmth, BL
 
 
 @triton.jit
-def _step(
+def _euler_steps(
     flows, ranks, pixels, ends, count, height, width, wall, STEPS: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Euler steps of at most one pixel, up to a wall, a fixed point, or the foreground's edge."""
@@ -112,7 +112,7 @@ def _step(
     tl.store(ends + k, rank - 1, mask=k < count)
 
 
-def send(array: Any, device: Any, dtype: Any = None) -> Any:
+def to_device(array: Any, device: Any, dtype: Any = None) -> Any:
     """An array as a tensor on the device."""
     import torch
 
@@ -127,8 +127,8 @@ def diffuse(
     flows[:, at] = _own_flows(table, offsets, device).cpu().numpy()
 
 
-def misfits(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
-    """`flowseg.flow.residuals.misfits` of a flow field on a CUDA device."""
+def flow_residuals(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
+    """`flowseg.flow.residuals.flow_residuals` of a flow field on a CUDA device."""
     import torch
 
     if not table.shape[1]:
@@ -138,7 +138,7 @@ def misfits(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
     at = _spelled(starts, lengths, maps.device)
     apart = maps[:2].reshape(2, -1)[:, at] - _own_flows(table, offsets, maps.device)
     squares = (apart[0] * apart[0] + apart[1] * apart[1]).double()
-    counts = send(np.add.reduceat(lengths, offsets[:-1], dtype=np.int64), maps.device)
+    counts = to_device(np.add.reduceat(lengths, offsets[:-1], dtype=np.int64), maps.device)
     # Sums in a fixed order, which `index_add` has not.
     sums = torch.segment_reduce(squares, "sum", lengths=counts, unsafe=True)
     return np.asarray(sums.cpu().numpy())
@@ -149,8 +149,8 @@ def _spelled(begins: Any, lengths: Any, device: Any) -> Any:
     import torch
 
     ends = np.cumsum(lengths, dtype=np.int64)
-    repeats = send(lengths, device, np.int64)
-    shift = torch.repeat_interleave(send(begins - (ends - lengths), device), repeats)
+    repeats = to_device(lengths, device, np.int64)
+    shift = torch.repeat_interleave(to_device(begins - (ends - lengths), device), repeats)
     return shift + torch.arange(int(ends[-1]) if ends.size else 0, device=device)
 
 
@@ -175,10 +175,10 @@ def _own_flows(table: Ints, offsets: Longs, device: Any) -> Any:
 
     piece = np.repeat(np.arange(len(plan)), np.diff(offsets))
     at = _spelled(first[piece] + within(piece, table[0], table[1]), lengths, device)
-    owner = torch.repeat_interleave(send(piece, device), send(lengths, device))
+    owner = torch.repeat_interleave(to_device(piece, device), to_device(lengths, device))
     seeds = within(np.arange(len(plan)), plan[:, diffusion.SEED_Y], plan[:, diffusion.SEED_X])
     heat = _heat(plan, at, first, strides, seeds, int(room.sum()))
-    result = _climb(heat, at, send(strides, device)[owner])
+    result = _climb(heat, at, to_device(strides, device)[owner])
     coldest = torch.full((len(plan),), float("inf"), device=device)
     coldest.scatter_reduce_(0, owner, heat[at], "amin")
     limit = 1 / float(diffusion.WARMTH_SINGLE)
@@ -190,7 +190,7 @@ def _own_flows(table: Ints, offsets: Longs, device: Any) -> Any:
         exact = np.zeros((2, int(own.sum())), np.float32)
         diffusion.diffuse_planned(table[:, runs], counts, plan[cold], np.cumsum(own) - own, exact)
         begins = (np.cumsum(lengths) - lengths)[runs]
-        result[:, _spelled(begins, own, device)] = send(exact, device)
+        result[:, _spelled(begins, own, device)] = to_device(exact, device)
     return result
 
 
@@ -211,11 +211,11 @@ def _heat(plan: Ints, at: Any, first: Longs, strides: Longs, seeds: Longs, room:
         _spread[(chosen.size,)](
             *((heat, other) if parity == 0 else (other, heat)),
             share,
-            send(first[chosen], device),
-            send(strides[chosen], device, np.int32),
-            send(sizes[chosen], device, np.int32),
-            send(seeds[chosen], device, np.int32),
-            send(plan[chosen, diffusion.ROUNDS], device, np.int32),
+            to_device(first[chosen], device),
+            to_device(strides[chosen], device, np.int32),
+            to_device(sizes[chosen], device, np.int32),
+            to_device(seeds[chosen], device, np.int32),
+            to_device(plan[chosen, diffusion.ROUNDS], device, np.int32),
             float(diffusion.WARMTH_SINGLE),
             BLOCK=_BLOCK,
             enable_fp_fusion=False,
@@ -245,8 +245,8 @@ def _climb(heat: Any, at: Any, stride: Any) -> Any:
     return torch.stack((dy / norm, dx / norm)).float()
 
 
-def find_basins(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
-    """`flowseg.flow.dynamics.find_basins` of a flow field on a CUDA device.
+def follow_flows(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
+    """`flowseg.flow.dynamics.follow_flows` of a flow field on a CUDA device.
 
     `flows` are those of `maps` on the host, where the sinks, few as they are, are put together.
     """
@@ -259,7 +259,7 @@ def find_basins(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
     ends = torch.empty_like(pixels)
     if count:
         height, width = inside.shape
-        _step[(triton.cdiv(count, _BLOCK),)](
+        _euler_steps[(triton.cdiv(count, _BLOCK),)](
             maps,
             ranks,
             pixels,
@@ -278,5 +278,5 @@ def find_basins(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
             break
         ends = further
     result: Ints = ranks.cpu().numpy()
-    basins.label(ends.cpu().numpy(), flows, pixels.cpu().numpy(), result)
+    basins.label_sinks(ends.cpu().numpy(), flows, pixels.cpu().numpy(), result)
     return result

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flowseg.arrays.components import find_root
 from flowseg.arrays.jit import in_threads, jit, threads
 
-__all__ = ["doublings", "find_basins", "label", "number"]
+__all__ = ["doublings", "follow_flows", "label_sinks", "rank_foreground"]
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -25,7 +25,7 @@ _CALM = np.float32(0.05)
 _CHUNK = 8192  # pixels a thread takes at a time
 
 
-def find_basins(flows: Floats, cellprob: Floats, threshold: float, niter: int) -> Ints:
+def follow_flows(flows: Floats, cellprob: Floats, threshold: float, niter: int) -> Ints:
     """Number the sinks, and each pixel by the sink it comes to.
 
     Parameters
@@ -43,18 +43,20 @@ def find_basins(flows: Floats, cellprob: Floats, threshold: float, niter: int) -
         0 is background; 1.. one number a sink, by its first pixel in reading order.
     """
     basins: Ints
-    basins, pixels = number(cellprob, np.float32(threshold))
+    basins, pixels = rank_foreground(cellprob, np.float32(threshold))
     count = pixels.size
     starts = range(0, count, _CHUNK) if threads() > 1 else range(0, count, max(1, count))
     size = _CHUNK if threads() > 1 else count
     ends = np.empty(count, dtype=np.int32)
-    in_threads(lambda t: _step(flows, basins, pixels[t : t + size], ends[t : t + size]), starts)
+    in_threads(
+        lambda t: _euler_steps(flows, basins, pixels[t : t + size], ends[t : t + size]), starts
+    )
     for _ in range(doublings(niter)):
         further = np.empty_like(ends)
         if not _compose(ends, further):
             break
         ends = further
-    label(ends, flows, pixels, basins)
+    label_sinks(ends, flows, pixels, basins)
     return basins
 
 
@@ -64,7 +66,7 @@ def doublings(niter: int) -> int:
 
 
 @jit
-def number(cellprob: Any, threshold: Any) -> Any:
+def rank_foreground(cellprob: Any, threshold: Any) -> Any:
     """The rank of each foreground pixel from 1, 0 elsewhere; and their places in the image."""
     ranks = np.empty(cellprob.shape, np.int32)
     flat, probs = ranks.reshape(-1), cellprob.reshape(-1)
@@ -81,7 +83,7 @@ def number(cellprob: Any, threshold: Any) -> Any:
 
 
 @jit
-def _jump(flows: Any, y: int, x: int, v: int, u: int) -> Any:
+def _divergence(flows: Any, y: int, x: int, v: int, u: int) -> Any:
     """How far the flows point apart between the pixels (y, x) and (y + v, x + u)."""
     apart = (flows[0, y + v, x + u] - flows[0, y, x]) * np.float32(v)
     apart += (flows[1, y + v, x + u] - flows[1, y, x]) * np.float32(u)
@@ -91,7 +93,7 @@ def _jump(flows: Any, y: int, x: int, v: int, u: int) -> Any:
 
 
 @jit(error_model="numpy")
-def _step(flows: Any, ranks: Any, pixels: Any, ends: Any) -> None:
+def _euler_steps(flows: Any, ranks: Any, pixels: Any, ends: Any) -> None:
     """Euler steps of at most one pixel, up to a wall, a fixed point, or the foreground's edge."""
     height, width = ranks.shape
     one, half = np.float32(1), np.float32(0.5)
@@ -118,7 +120,7 @@ def _step(flows: Any, ranks: Any, pixels: Any, ends: Any) -> None:
             y, x = min(max(y + dy, np.float32(0)), bottom), min(max(x + dx, np.float32(0)), right)
             v, u = np.int32(y + half) - row, np.int32(x + half) - column
             if v != 0 or u != 0:
-                if ranks[row + v, column + u] == 0 or _jump(flows, row, column, v, u) > WALL:
+                if ranks[row + v, column + u] == 0 or _divergence(flows, row, column, v, u) > WALL:
                     break
                 row, column = row + v, column + u
         ends[k] = ranks[row, column] - 1
@@ -134,7 +136,7 @@ def _compose(ends: Any, further: Any) -> bool:
 
 
 @jit
-def label(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
+def label_sinks(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
     """Take ends side by side for one sink, where no wall stands between; replace ranks by sinks."""
     height, width = basins.shape
     parent = np.full(ends.size, -1, np.int32)
@@ -147,7 +149,7 @@ def label(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
         for v, u in ((0, 1), (1, -1), (1, 0), (1, 1)):
             if y + v < height and 0 <= x + u < width and basins[y + v, x + u] > 0:
                 other = basins[y + v, x + u] - 1
-                if parent[other] >= 0 and _jump(flows, y, x, v, u) < _CALM:
+                if parent[other] >= 0 and _divergence(flows, y, x, v, u) < _CALM:
                     a, b = find_root(parent, k), find_root(parent, other)
                     parent[max(a, b)] = min(a, b)
     names = np.zeros(ends.size, np.int32)

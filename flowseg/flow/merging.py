@@ -23,7 +23,7 @@ __all__ = ["join"]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
-Misfits = Callable[[Ints, Longs], NDArray[np.float64]]
+FlowResiduals = Callable[[Ints, Longs], NDArray[np.float64]]
 
 _CRUMB = 15  # pixels; smaller basins say nothing of their own and join whom they fit best
 _CRUMB_JUMP = 0.6  # but not over a border
@@ -47,9 +47,9 @@ _PRIOR_JUMP = 0.3
 class _State:
     """The contacts of the cells as they are joined."""
 
-    def __init__(self, runs: Runs, flows: Floats, misfits: Misfits) -> None:
+    def __init__(self, runs: Runs, flows: Floats, flow_residuals: FlowResiduals) -> None:
         self.runs = runs
-        self.misfits = misfits
+        self.flow_residuals = flow_residuals
         self.root = np.arange(runs.total, dtype=np.int32)
         inside = np.where(runs.ids != 0, runs.stops - runs.starts, 0)
         self.areas = np.bincount(runs.pieces, inside, runs.total).astype(np.int64)
@@ -86,7 +86,7 @@ class _State:
 
 
 def join(
-    runs: Runs, flows: Floats, measure: bool, misfits: Misfits
+    runs: Runs, flows: Floats, measure: bool, flow_residuals: FlowResiduals
 ) -> tuple[Ints, Longs, NDArray[np.float64]]:
     """Join pieces of one cell.
 
@@ -98,7 +98,8 @@ def join(
     measure : bool
         Whether the misfit of every cell is wanted.
     misfits : callable
-        From (table, offsets) to sums, as :func:`flowseg.flow.residuals.misfits` of these flows.
+        From (table, offsets) to sums, as
+        :func:`flowseg.flow.residuals.flow_residuals` of these flows.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def join(
         Sum over the cell's pixels of the squared difference between the flows and those it would
         have, at the piece that stands for it; where not wanted, NaN for most.
     """
-    state = _State(runs, flows, misfits)
+    state = _State(runs, flows, flow_residuals)
     while True:
         mean = state.mean_jump()
         areas = state.areas[state.pairs]
@@ -175,7 +176,7 @@ def _misfits(state: _State, singles: Ints, pairs: Ints) -> NDArray[np.float64]:
     chosen, bounds = _gather(order, offsets, singles, pairs)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.pieces))[:, chosen]
     table[3] = np.repeat(np.arange(bounds.size - 1), np.diff(bounds))
-    return state.misfits(table, bounds)
+    return state.flow_residuals(table, bounds)
 
 
 @jit

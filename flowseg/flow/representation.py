@@ -14,7 +14,7 @@ from flowseg.flow.merging import join
 from flowseg.flow.residuals import check_flows
 from flowseg.flow.runs import Runs, find_runs, group
 
-__all__ = ["Cells", "find_cells", "flows_to_labels", "labels_to_flows"]
+__all__ = ["Instances", "find_instances", "flows_to_labels", "labels_to_flows"]
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int32]
@@ -70,7 +70,7 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.flo
     return flows
 
 
-class Cells(NamedTuple):
+class Instances(NamedTuple):
     """All cells of a flow field, of which none is dropped yet.
 
     Attributes
@@ -95,13 +95,13 @@ class Cells(NamedTuple):
     names: Ints
     areas: Longs
     filled: Longs
-    misfit: NDArray[np.float64]
+    residual: NDArray[np.float64]
 
     def kept(self, flow_threshold: float, min_size: int) -> Bools:
         """Which pieces stand for a cell that passes both, as in `flows_to_labels`: (P,) bool."""
         kept: Bools = (self.areas > 0) & (self.filled >= min_size)
         if flow_threshold > 0:
-            kept &= ~(self.misfit > flow_threshold * self.areas)
+            kept &= ~(self.residual > flow_threshold * self.areas)
         return kept
 
     def labels(self, kept: Bools) -> Ints:
@@ -151,7 +151,7 @@ def flows_to_labels(
     FlowsegError
         Where a shape is wrong, shapes differ, a value is not finite, or the device is missing.
     """
-    cells = find_cells(
+    cells = find_instances(
         flows,
         cellprob,
         cellprob_threshold=cellprob_threshold,
@@ -162,7 +162,7 @@ def flows_to_labels(
     return cells.labels(cells.kept(flow_threshold, min_size))
 
 
-def find_cells(
+def find_instances(
     flows: ArrayLike,
     cellprob: ArrayLike,
     *,
@@ -170,21 +170,23 @@ def find_cells(
     niter: int = 200,
     measure: bool = True,
     device: str = "cpu",
-    resident: Any = None,
-) -> Cells:
+    on_device: Any = None,
+) -> Instances:
     """All cells of a flow field; parameters and errors as for `flows_to_labels`.
 
     `measure` says whether the misfits are wanted, without which no flow threshold can be asked for.
-    `resident` is a tensor (3, H, W): flows and cellprob, where they lie on `device` already.
+    `on_device` is a tensor (3, H, W): flows and cellprob, where they lie on `device` already.
     """
     field, prob = check_flows(flows, cellprob)
-    loops = field_loops(field, prob, device, resident)
-    basins = loops.find_basins(cellprob_threshold, niter)
+    loops = field_loops(field, prob, device, on_device)
+    basins = loops.follow_flows(cellprob_threshold, niter)
     runs = find_runs(basins, background=True)
-    cells, areas, misfit = join(runs, field, measure, loops.misfits)
+    cells, areas, residual = join(runs, field, measure, loops.flow_residuals)
     around, filled = _holes(runs, cells, areas, basins.shape)
     height, width = basins.shape
-    return Cells((height, width), runs, np.where(around < 0, cells, around), areas, filled, misfit)
+    return Instances(
+        (height, width), runs, np.where(around < 0, cells, around), areas, filled, residual
+    )
 
 
 @jit

@@ -13,7 +13,7 @@ from flowseg.errors import FlowsegError
 from flowseg.flow.diffusion import diffuse
 from flowseg.flow.runs import find_runs, group
 
-__all__ = ["check_flows", "flow_errors", "misfits", "scores"]
+__all__ = ["check_flows", "flow_errors", "flow_residuals", "scores"]
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -71,14 +71,14 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     cells = table[3, offsets[:-1]]
     top = int(image.max(initial=0))
-    total = np.bincount(cells, misfits(table, offsets, field), top + 1)[1:]
+    total = np.bincount(cells, flow_residuals(table, offsets, field), top + 1)[1:]
     area = np.bincount(table[3], table[2] - table[1], top + 1)[1:]
     errors = np.full(top, np.nan, dtype=np.float32)
     np.divide(total, area, out=errors, where=area > 0, casting="same_kind")
     return errors
 
 
-def misfits(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
+def flow_residuals(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
     """Sum of squared differences between the flows and those that connected pieces would have.
 
     Parameters

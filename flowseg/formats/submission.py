@@ -18,7 +18,7 @@ from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
-from flowseg.io.image_source import list_pages
+from flowseg.io.image_source import list_images
 from flowseg.io.paths import PathLike, check_name, find_images
 from flowseg.io.tables import read_rows
 
@@ -201,7 +201,7 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
 
 def image_shapes(folder: PathLike) -> dict[str, Shape]:
     """Height and width of each image of a folder, by file name without suffix."""
-    return {page.image_id: page.shape for path in find_images(folder) for page in list_pages(path)}
+    return {page.image_id: page.shape for path in find_images(folder) for page in list_images(path)}
 
 
 def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]:

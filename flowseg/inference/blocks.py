@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flowseg.arrays.rle import Masks
 from flowseg.flow.runs import find_runs
 
-__all__ = ["Block", "BlockSizes", "StripMasks", "assemble", "cut_blocks"]
+__all__ = ["Block", "BlockSizes", "RowMasks", "assemble", "cut_blocks"]
 
 Ints = NDArray[np.int32]
 Shape = tuple[int, int]
@@ -92,12 +92,12 @@ def assemble(
         below = strip[height:]
 
 
-class StripMasks:
+class RowMasks:
     """The masks of a label image that comes strip by strip.
 
     Examples
     --------
-    >>> strips = StripMasks(2)
+    >>> strips = RowMasks(2)
     >>> for row in ([[1, 1]], [[1, 2]]):
     ...     _ = strips.add(np.array(row, np.int32))
     >>> strips.masks().to_strings()

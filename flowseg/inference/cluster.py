@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from flowseg.arrays.jit import set_threads, threads
 from flowseg.errors import FlowsegError
 from flowseg.inference.blocks import Block, BlockSizes, assemble
-from flowseg.inference.flow_field import FlowField, fetch, follow
+from flowseg.inference.flow_field import FlowField, follow, to_host
 from flowseg.inference.rescale import rescale_part
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
 from flowseg.inference.tiles import Tile, predict_tiles, tile_rows
-from flowseg.io.image_source import Page, ReadRegion
+from flowseg.io.image_source import ImageSource, ReadRegion
 
 __all__ = ["LOCAL", "Cluster", "Recipe", "connect", "load_distributed"]
 
@@ -51,15 +51,15 @@ class Recipe(NamedTuple):
         Checkpoints, by their full paths.
     key : str
         Another one for other weights, so that no worker keeps those of an earlier run.
-    device, views, compiled
+    device, views, compile
         As for :class:`Segmenter`.
     """
 
     models: tuple[str, ...]
     key: str
     device: str
-    views: int
-    compiled: bool
+    tta: int
+    compile: bool
 
 
 class Cluster:
@@ -78,7 +78,7 @@ class Cluster:
     def segment(
         self,
         segmenter: Segmenter,
-        page: Page,
+        page: ImageSource,
         read: ReadRegion,  # noqa: ARG002  (workers read for themselves)
         plan: SlidePlan,
         sizes: BlockSizes = BlockSizes(),  # noqa: B008
@@ -87,11 +87,15 @@ class Cluster:
         page = replace(page, path=page.path.resolve())
         rows = plan.blocks(sizes)
         blocks = [block for row in rows for block in row]
-        tiles = tile_rows(plan.scaled, segmenter.committee)
+        tiles = tile_rows(plan.scaled, segmenter.ensemble)
         return assemble(rows, self._labels(page, plan, blocks, tiles))
 
     def _labels(
-        self, page: Page, plan: SlidePlan, blocks: Sequence[Block], tiles: Sequence[Sequence[Tile]]
+        self,
+        page: ImageSource,
+        plan: SlidePlan,
+        blocks: Sequence[Block],
+        tiles: Sequence[Sequence[Tile]],
     ) -> Iterator[Ints]:
         """The labels of all blocks in order; few blocks are under way, and the tiles they need."""
         ahead = 2 * sum(self.client.nthreads().values())
@@ -194,12 +198,12 @@ def connect(address: str, recipe: Recipe) -> Iterator[Cluster]:
 _lock = Lock()
 
 
-def _ask(recipe: Recipe, page: Page, plan: SlidePlan, tile: Tile) -> Floats:
+def _ask(recipe: Recipe, page: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
     """What the networks say of a tile: flows and cellprob of what it keeps, (3, h, w)."""
-    committee = _segmenter(recipe).committee
-    with page.regions() as read:
-        ((_, answer),) = predict_tiles(committee, lambda y, x: plan.pixels(read, y, x), [tile])
-    return np.ascontiguousarray(fetch(answer.maps[(0, slice(None), *tile.keep)]))
+    ensemble = _segmenter(recipe).ensemble
+    with page.open_regions() as read:
+        ((_, answer),) = predict_tiles(ensemble, lambda y, x: plan.pixels(read, y, x), [tile])
+    return np.ascontiguousarray(to_host(answer.maps[(0, slice(None), *tile.keep)]))
 
 
 def _follow(
@@ -216,7 +220,7 @@ def _follow(
         [rescale_part(one, (top, left), plan.scaled, plan.shape, block.seen) for one in maps]
     )
     field = FlowField(own[:2], own[2], np.zeros(0, np.float32))
-    return follow(field, plan.needs, _segmenter(recipe).device)
+    return follow(field, plan.settings, _segmenter(recipe).device)
 
 
 def _segmenter(recipe: Recipe) -> Segmenter:
@@ -234,7 +238,7 @@ def _loaded(recipe: Recipe) -> Segmenter:
     # Workers of a local cluster are numbered, and each takes a GPU of its own.
     if gpus and device in ("auto", "cuda") and isinstance(worker.name, int):
         device = f"cuda:{worker.name % gpus}"
-    return Segmenter.load(recipe.models, device, views=recipe.views, compiled=recipe.compiled)
+    return Segmenter.load(recipe.models, device, tta=recipe.tta, compile=recipe.compile)
 
 
 def _place(tile: Tile) -> tuple[int, int]:

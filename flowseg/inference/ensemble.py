@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowseg.config.schema import VIEWS
+from flowseg.config.schema import TTA_CHOICES
 from flowseg.errors import FlowsegError
-from flowseg.inference.flow_field import fetch
+from flowseg.inference.flow_field import to_host
 from flowseg.network.device import autocast
 from flowseg.network.unet import FlowNetwork, NetworkOutput, folded
 
-__all__ = ["Answer", "Committee"]
+__all__ = ["Ensemble", "EnsembleOutput"]
 
-_VIEWS = {
+_TTA = {
     1: ((0, False),),
     2: ((0, False), (2, False)),
     4: tuple((turns, False) for turns in range(4)),
@@ -27,7 +27,7 @@ _VIEWS = {
 }
 
 
-class Answer(NamedTuple):
+class EnsembleOutput(NamedTuple):
     """What the committee says of a batch of B images of h x w pixels.
 
     Attributes
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
     disagreement: Tensor | None
 
 
-class Committee:
+class Ensemble:
     """One or several networks, and the views they see.
 
     Parameters
@@ -59,7 +59,7 @@ class Committee:
     views : {1, 2, 4, 8}
         Views averaged: 2 adds the half turn, 4 the quarter turns, 8 their mirror images. The
         answer for an image turned by any of them is the answer turned.
-    compiled : bool
+    compile : bool
         Whether torch.compile translates the networks first; needs a C++ compiler and takes most of
         a minute for each new size of images.
 
@@ -80,33 +80,33 @@ class Committee:
         networks: Sequence[FlowNetwork],
         device: torch.device,
         dtype: torch.dtype,
-        views: int = 1,
-        compiled: bool = False,
+        tta: int = 1,
+        compile: bool = False,
     ) -> None:
-        if views not in _VIEWS:
-            raise FlowsegError(f"views must be one of {VIEWS}, not {views}")
-        if len({network.config.diameter for network in networks}) != 1:
+        if tta not in _TTA:
+            raise FlowsegError(f"tta must be one of {TTA_CHOICES}, not {tta}")
+        if len({network.config.target_diameter for network in networks}) != 1:
             raise FlowsegError("networks of different diameters cannot answer together")
         self.device = device
         self.dtype = dtype
-        self.views = _VIEWS[views]
+        self.tta = _TTA[tta]
         self.networks = [
             folded(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in networks
         ]
-        self.diameter = networks[0].config.diameter
+        self.diameter = networks[0].config.target_diameter
         self.stride = max(network.stride for network in networks)
         self.reach = -(-max(network.reach for network in networks) // self.stride) * self.stride
         self.tile = 1024
-        self._run = [torch.compile(n) if compiled else n for n in self.networks]
+        self._run = [torch.compile(n) if compile else n for n in self.networks]
         self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         """How many answers are averaged."""
-        return len(self.networks) * len(self.views)
+        return len(self.networks) * len(self.tta)
 
-    def ask(self, images: NDArray[np.float32], disagreement: bool = False) -> Answer:
+    def ask(self, images: NDArray[np.float32], disagreement: bool = False) -> EnsembleOutput:
         """The mean answer for images, normalised and rescaled.
 
         Parameters
@@ -128,7 +128,7 @@ class Committee:
             votes = batch.new_zeros((count, self.networks[0].type_head.out_features))
             square = batch.new_zeros((count, height, width))
             for network, run in zip(self.networks, self._run, strict=True):
-                for view in self.views:
+                for view in self.tta:
                     output = run(
                         _turned(batch, *view).contiguous(memory_format=torch.channels_last)
                     )
@@ -139,7 +139,9 @@ class Committee:
                         square += maps[:, :2].square().sum(dim=1)
             total /= self.size
             apart = (square / self.size - total[:, :2].square().sum(dim=1)).clamp_(min=0).sqrt_()
-            return Answer(total, fetch(votes / self.size), apart if disagreement else None)
+            return EnsembleOutput(
+                total, to_host(votes / self.size), apart if disagreement else None
+            )
 
 
 def _maps(output: NetworkOutput, flow_scale: float) -> Tensor:

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from flowseg.config.schema import CellType
+from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
-from flowseg.flow.representation import find_cells
+from flowseg.flow.representation import find_instances
 from flowseg.inference.rescale import rescale_maps
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = ["FlowField", "ResidentField", "fetch", "follow", "load_fields", "save_fields"]
+__all__ = ["DeviceField", "FlowField", "follow", "load_fields", "save_fields", "to_host"]
 
 
 class FlowField(NamedTuple):
@@ -33,7 +33,7 @@ class FlowField(NamedTuple):
     cell_type : ndarray, shape (T,), float32
         Logits of the cell types.
     disagreement : ndarray, shape (H, W), float32, or None
-        As in :class:`flowseg.inference.ensemble.Answer`.
+        As in :class:`flowseg.inference.ensemble.EnsembleOutput`.
     """
 
     flows: NDArray[np.float32]
@@ -42,7 +42,7 @@ class FlowField(NamedTuple):
     disagreement: NDArray[np.float32] | None = None
 
 
-class ResidentField(NamedTuple):
+class DeviceField(NamedTuple):
     """The same on the committee's device.
 
     Attributes
@@ -58,22 +58,24 @@ class ResidentField(NamedTuple):
     cell_type: NDArray[np.float32]
     disagreement: Tensor | None = None
 
-    def resized(self, shape: tuple[int, int]) -> ResidentField:
+    def resized(self, shape: tuple[int, int]) -> DeviceField:
         """At another size, where it lies."""
         apart = self.disagreement
-        return ResidentField(
+        return DeviceField(
             rescale_maps(self.maps, shape),
             self.cell_type,
             None if apart is None else rescale_maps(apart[None], shape)[0],
         )
 
-    def fetched(self) -> FlowField:
+    def to_host(self) -> FlowField:
         """On the host."""
-        maps, apart = fetch(self.maps), self.disagreement
-        return FlowField(maps[:2], maps[2], self.cell_type, None if apart is None else fetch(apart))
+        maps, apart = to_host(self.maps), self.disagreement
+        return FlowField(
+            maps[:2], maps[2], self.cell_type, None if apart is None else to_host(apart)
+        )
 
 
-def fetch(tensor: Tensor) -> NDArray[np.float32]:
+def to_host(tensor: Tensor) -> NDArray[np.float32]:
     """A tensor on the host; one that is there already is not copied."""
     if tensor.device.type != "cuda":
         return np.asarray(tensor.cpu().numpy())
@@ -85,7 +87,10 @@ def fetch(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def follow(
-    field: FlowField, needs: CellType, device: torch.device, resident: Tensor | None = None
+    field: FlowField,
+    settings: CellTypeSettings,
+    device: torch.device,
+    on_device: Tensor | None = None,
 ) -> NDArray[np.int32]:
     """The instances of a flow field.
 
@@ -100,15 +105,15 @@ def follow(
         The field's maps, where they lie on the CUDA device already.
     """
     on_gpu = device.type == "cuda"
-    cells = find_cells(
+    cells = find_instances(
         field.flows,
         field.cellprob,
-        cellprob_threshold=needs.cellprob_threshold,
-        measure=needs.flow_threshold > 0,
+        cellprob_threshold=settings.cellprob_threshold,
+        measure=settings.flow_threshold > 0,
         device=str(device) if on_gpu else "cpu",
-        resident=resident if on_gpu else None,
+        on_device=on_device if on_gpu else None,
     )
-    return cells.labels(cells.kept(needs.flow_threshold, needs.min_size))
+    return cells.labels(cells.kept(settings.flow_threshold, settings.min_size))
 
 
 def save_fields(path: PathLike, flows: ArrayLike, cellprob: ArrayLike) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg.arrays.jit import threads
-from flowseg.errors import FlowsegError, told
-from flowseg.inference.segmenter import Prediction, Request, Segmenter
+from flowseg.errors import FlowsegError, as_user_error
+from flowseg.inference.segmenter import Prediction, Segmenter, SegmentOptions
 
 __all__ = ["Outcome", "Stage", "pipeline", "segment_many"]
 
@@ -114,7 +114,7 @@ def pipeline(
 def segment_many(
     segmenter: Segmenter,
     items: Iterable[Item],
-    request: Request,
+    options: SegmentOptions,
     *,
     read: Callable[[Item], NDArray[Any]],
     write: Callable[[Item, NDArray[np.float32], Prediction], Result],
@@ -146,7 +146,7 @@ def segment_many(
     cores = 1 if segmenter.device.type == "cpu" else threads()
 
     def prepare(item: Item) -> Any:
-        return item, segmenter.prepare(read(item), request)
+        return item, segmenter.prepare(read(item), options)
 
     def infer(job: Any) -> Any:
         item, prepared = job
@@ -174,7 +174,7 @@ def _outcome(item: Item, future: Future[Any]) -> Outcome[Item, Any]:
     try:
         return Outcome(item, future.result(), None)
     except Exception as error:
-        known = told(error)
+        known = as_user_error(error)
         if known is None:
             raise
         return Outcome(item, None, known)

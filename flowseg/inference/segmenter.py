@@ -14,18 +14,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg.arrays.intensity import normalize, to_grey
-from flowseg.config.schema import CellType, Precision
+from flowseg.config.schema import CellTypeSettings, Precision
 from flowseg.errors import FlowsegError
-from flowseg.inference.auto_scale import estimate_diameter, known_diameter, name_cell_type
-from flowseg.inference.ensemble import Committee
-from flowseg.inference.flow_field import FlowField, ResidentField, follow
+from flowseg.inference.auto_scale import classify_cell_type, estimate_diameter, known_diameter
+from flowseg.inference.ensemble import Ensemble
+from flowseg.inference.flow_field import DeviceField, FlowField, follow
 from flowseg.inference.rescale import rescale
 from flowseg.inference.tiles import predict_field
 from flowseg.network.checkpoint import Card, load_network
 from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Inferred", "Prediction", "Prepared", "Request", "Segmenter"]
+__all__ = ["Inferred", "Prediction", "Prepared", "SegmentOptions", "Segmenter"]
 
 _SMALLEST = 2.0
 """Pixels; an image of smaller cells would be enlarged beyond all memory."""
@@ -60,7 +60,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Request:
+class SegmentOptions:
     """What is asked of every image, as in :meth:`Segmenter.segment`; None: as the card says."""
 
     cell_type: str | None = None
@@ -75,15 +75,15 @@ class Prepared(NamedTuple):
     """An image ready for the network."""
 
     grey: NDArray[np.float32]
-    request: Request
+    options: SegmentOptions
 
 
 class Inferred(NamedTuple):
     """What the networks say of an image, at their own scale, on their device."""
 
-    field: ResidentField
+    field: DeviceField
     shape: tuple[int, int]
-    needs: CellType
+    settings: CellTypeSettings
     cell_type: str
 
 
@@ -102,7 +102,7 @@ class Segmenter:
         Number type of the convolutions.
     views : {1, 2, 4, 8}
         Turned and mirrored views of each image that are averaged; costs as many times the network.
-    compiled : bool
+    compile : bool
         Whether torch.compile translates the networks first.
 
     Examples
@@ -118,14 +118,14 @@ class Segmenter:
         device: str = "auto",
         precision: Precision = "auto",
         *,
-        views: int = 1,
-        compiled: bool = False,
+        tta: int = 1,
+        compile: bool = False,
     ) -> None:
         self.device = pick_device(device)
         self.card = card
         networks = [network] if isinstance(network, FlowNetwork) else list(network)
         dtype = pick_precision(precision, self.device)
-        self.committee = Committee(networks, self.device, dtype, views, compiled)
+        self.ensemble = Ensemble(networks, self.device, dtype, tta, compile)
 
     @classmethod
     def load(
@@ -134,8 +134,8 @@ class Segmenter:
         device: str = "auto",
         precision: Precision = "auto",
         *,
-        views: int = 1,
-        compiled: bool = False,
+        tta: int = 1,
+        compile: bool = False,
     ) -> Segmenter:
         """A segmenter from a checkpoint file, or from several that answer together.
 
@@ -148,16 +148,16 @@ class Segmenter:
         loaded = [load_network(one) for one in paths]
         first = loaded[0][1]
         for one, (_, card) in zip(paths, loaded, strict=True):
-            same = list(card.cells) == list(first.cells)
-            if not same or card.network.diameter != first.network.diameter:
+            same = list(card.cell_types) == list(first.cell_types)
+            if not same or card.network.target_diameter != first.network.target_diameter:
                 raise FlowsegError(
                     f"differs from {Path(paths[0])} in its cell types or its diameter",
                     file=one,
                     remedy="let models answer together that were trained on the same cell types",
                 )
-        card = replace(first, cells=_mean_cells([card for _, card in loaded]))
+        card = replace(first, cell_types=_mean_cells([card for _, card in loaded]))
         networks = [network for network, _ in loaded]
-        return cls(networks, card, device, precision, views=views, compiled=compiled)
+        return cls(networks, card, device, precision, tta=tta, compile=compile)
 
     def segment(
         self,
@@ -179,10 +179,10 @@ class Segmenter:
         cell_type : str, optional
             One of the card's cell types; by default the network names it.
         diameter : float or "auto", optional
-            Mean cell diameter in pixels. "auto" measures it; see :meth:`judge`.
+            Mean cell diameter in pixels. "auto" measures it; see :meth:`resolve_settings`.
         cellprob_threshold, flow_threshold, min_size : optional
-            As in :class:`flowseg.config.schema.CellType`; by default the card's for the cell
-            type, as for `diameter`.
+            As in :class:`flowseg.config.schema.CellTypeSettings`; by default the card's for the
+            cell type, as for `diameter`.
         disagreement : bool
             Whether to map how far the networks and views are apart.
 
@@ -196,42 +196,42 @@ class Segmenter:
         FlowsegError
             For an array that is no image or a cell type that the card does not hold.
         """
-        request = Request(
+        options = SegmentOptions(
             cell_type, diameter, cellprob_threshold, flow_threshold, min_size, disagreement
         )
-        return self.finish(self.infer(self.prepare(image, request)))
+        return self.finish(self.infer(self.prepare(image, options)))
 
     # The three steps of `segment`: one reads, one computes on the device, one follows the flows.
     # Many images go through them side by side (see `flowseg.inference.pipeline`).
 
-    def prepare(self, image: ArrayLike, request: Request) -> Prepared:
+    def prepare(self, image: ArrayLike, options: SegmentOptions) -> Prepared:
         """Grey and normalised."""
-        return Prepared(normalize(to_grey(np.asarray(image))), request)
+        return Prepared(normalize(to_grey(np.asarray(image))), options)
 
     def infer(self, prepared: Prepared) -> Inferred:
         """Name the cell type, where it was not given, and run the networks."""
-        grey, request = prepared
-        name, needs = self.judge(grey, request)
-        field = self.ask(grey, needs, request.disagreement)
+        grey, options = prepared
+        name, settings = self.resolve_settings(grey, options)
+        field = self.ask(grey, settings, options.disagreement)
         if self.device.type == "cuda":  # whichever thread and stream goes on, the field is there
             torch.cuda.current_stream(self.device).synchronize()
-        return Inferred(field, (grey.shape[0], grey.shape[1]), needs, name)
+        return Inferred(field, (grey.shape[0], grey.shape[1]), settings, name)
 
     def finish(self, inferred: Inferred) -> Prediction:
         """Bring the flow field to the image's own size and follow it."""
-        needs = inferred.needs
+        settings = inferred.settings
         with _stream(self.device):
-            labels, field = self.follow(inferred.field, inferred.shape, needs)
+            labels, field = self.follow(inferred.field, inferred.shape, settings)
         return Prediction(
             labels,
             field.flows,
             field.cellprob,
             inferred.cell_type,
-            known_diameter(needs),
+            known_diameter(settings),
             field.disagreement,
         )
 
-    def predict(self, grey: NDArray[np.float32], needs: CellType) -> FlowField:
+    def predict(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
         """The flow field of a normalised grey image, at the image's own size.
 
         Parameters
@@ -245,66 +245,70 @@ class Segmenter:
         -------
         FlowField
         """
-        return self.ask(grey, needs).resized((grey.shape[0], grey.shape[1])).fetched()
+        return self.ask(grey, settings).resized((grey.shape[0], grey.shape[1])).to_host()
 
     def ask(
-        self, grey: NDArray[np.float32], needs: CellType, disagreement: bool = False
-    ) -> ResidentField:
+        self, grey: NDArray[np.float32], settings: CellTypeSettings, disagreement: bool = False
+    ) -> DeviceField:
         """The flow field of a normalised grey image, at the networks' scale, on their device."""
-        scaled = rescale(grey, self.scaled_shape(grey.shape, needs))
-        return predict_field(self.committee, scaled, disagreement=disagreement)
+        scaled = rescale(grey, self.scaled_shape(grey.shape, settings))
+        return predict_field(self.ensemble, scaled, disagreement=disagreement)
 
     def follow(
-        self, field: ResidentField, shape: tuple[int, ...], needs: CellType
+        self, field: DeviceField, shape: tuple[int, ...], settings: CellTypeSettings
     ) -> tuple[NDArray[np.int32], FlowField]:
         """The instances of a field at an image's own size, and the field at that size."""
         own = field.resized((shape[0], shape[1]))
-        fetched = own.fetched()
-        return follow(fetched, needs, self.device, own.maps), fetched
+        to_host = own.to_host()
+        return follow(to_host, settings, self.device, own.maps), to_host
 
-    def judge(self, grey: NDArray[np.float32], request: Request) -> tuple[str, CellType]:
+    def resolve_settings(
+        self, grey: NDArray[np.float32], options: SegmentOptions
+    ) -> tuple[str, CellTypeSettings]:
         """The cell type of a normalised grey image and what it needs, by a glance where not given.
 
         See :func:`flowseg.inference.auto_scale.estimate_diameter` for how the size is measured.
         """
-        name = name_cell_type(self, grey) if request.cell_type is None else request.cell_type
-        needs = self.needs(name, request)
-        if request.diameter == "auto":
-            needs = replace(needs, diameter=estimate_diameter(self, grey, needs))
-        return name, needs
+        name = classify_cell_type(self, grey) if options.cell_type is None else options.cell_type
+        settings = self.settings_for(name, options)
+        if options.diameter == "auto":
+            settings = replace(settings, diameter=estimate_diameter(self, grey, settings))
+        return name, settings
 
-    def needs(self, name: str, request: Request = Request()) -> CellType:
+    def settings_for(
+        self, name: str, options: SegmentOptions = SegmentOptions()
+    ) -> CellTypeSettings:
         """What images of cell type `name` need: as requested, else as on the card."""
-        if name not in self.card.cells:
+        if name not in self.card.cell_types:
             raise FlowsegError(
                 f"the model knows no cell type {name!r}",
-                remedy=f"choose one of {', '.join(self.card.cells)}",
+                remedy=f"choose one of {', '.join(self.card.cell_types)}",
             )
         given = {
             field.name: value
-            for field in fields(CellType)
-            if (value := getattr(request, field.name)) not in (None, "auto")
+            for field in fields(CellTypeSettings)
+            if (value := getattr(options, field.name)) not in (None, "auto")
         }
-        needs = replace(self.card.cells[name], **given)
-        if needs.diameter is None:
+        settings = replace(self.card.cell_types[name], **given)
+        if settings.diameter is None:
             raise FlowsegError(
                 f"the diameter of the cell type {name!r} is unknown", remedy="give one"
             )
-        if needs.diameter < _SMALLEST:
+        if settings.diameter < _SMALLEST:
             raise FlowsegError(
-                f"a diameter of {needs.diameter:g} pixels is too small to find cells",
+                f"a diameter of {settings.diameter:g} pixels is too small to find cells",
                 remedy="give it in pixels of the image",
             )
-        return needs
+        return settings
 
-    def check(self, request: Request) -> None:
+    def check(self, options: SegmentOptions) -> None:
         """Refuse what no image could be segmented with, before any image is read."""
-        for name in self.card.cells if request.cell_type is None else [request.cell_type]:
-            self.needs(name, request)
+        for name in self.card.cell_types if options.cell_type is None else [options.cell_type]:
+            self.settings_for(name, options)
 
-    def scaled_shape(self, shape: tuple[int, ...], needs: CellType) -> tuple[int, int]:
+    def scaled_shape(self, shape: tuple[int, ...], settings: CellTypeSettings) -> tuple[int, int]:
         """The size at which the networks see an image: multiples of their stride."""
-        zoom, stride = self.committee.diameter / known_diameter(needs), self.committee.stride
+        zoom, stride = self.ensemble.diameter / known_diameter(settings), self.ensemble.stride
         height, width = (max(1, round(edge * zoom / stride)) * stride for edge in shape)
         return height, width
 
@@ -319,14 +323,14 @@ def _stream(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _mean_cells(cards: Sequence[Card]) -> dict[str, CellType]:
+def _mean_cells(cards: Sequence[Card]) -> dict[str, CellTypeSettings]:
     """What networks that answer together need: the mean of what each needs."""
 
-    def mean(cells: list[CellType]) -> CellType:
+    def mean(cells: list[CellTypeSettings]) -> CellTypeSettings:
         values: dict[str, Any] = {}
-        for field in fields(CellType):
+        for field in fields(CellTypeSettings):
             own = [getattr(cell, field.name) for cell in cells]
             values[field.name] = None if None in own else sum(own) / len(own)
-        return CellType(**values | {"min_size": round(values["min_size"])})
+        return CellTypeSettings(**values | {"min_size": round(values["min_size"])})
 
-    return {name: mean([card.cells[name] for card in cards]) for name in cards[0].cells}
+    return {name: mean([card.cell_types[name] for card in cards]) for name in cards[0].cell_types}

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.intensity import Span, intensity_span, normalize, to_grey
 from flowseg.arrays.jit import threads
-from flowseg.config.schema import CellType
+from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.inference.blocks import Block, BlockSizes, assemble, cut_blocks
-from flowseg.inference.flow_field import FlowField, fetch, follow
+from flowseg.inference.flow_field import FlowField, follow, to_host
 from flowseg.inference.pipeline import Stage, pipeline
 from flowseg.inference.rescale import footprint, rescale_part
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.inference.tiles import predict_tiles, tile_rows
 from flowseg.io.image_source import ReadRegion
 
@@ -61,7 +61,7 @@ class SlidePlan(NamedTuple):
     shape: Shape
     scaled: Shape
     span: Span
-    needs: CellType
+    settings: CellTypeSettings
 
     def grey(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
         """A part of the image, normalised as the whole."""
@@ -86,11 +86,13 @@ class SlidePlan(NamedTuple):
 
     def blocks(self, sizes: BlockSizes) -> list[list[Block]]:
         """The image's blocks, row by row."""
-        reach = max(_LEAST_REACH, math.ceil(sizes.reach * (self.needs.diameter or 0.0)))
+        reach = max(_LEAST_REACH, math.ceil(sizes.reach * (self.settings.diameter or 0.0)))
         return cut_blocks(self.shape, sizes, reach)
 
 
-def plan_slide(segmenter: Segmenter, read: ReadRegion, shape: Shape, request: Request) -> SlidePlan:
+def plan_slide(
+    segmenter: Segmenter, read: ReadRegion, shape: Shape, options: SegmentOptions
+) -> SlidePlan:
     """Look at an image of any size: its intensities, and what the cells of its middle need.
 
     Parameters
@@ -103,7 +105,7 @@ def plan_slide(segmenter: Segmenter, read: ReadRegion, shape: Shape, request: Re
     request : Request
         As for :meth:`Segmenter.segment`; without a map of disagreement.
     """
-    if request.disagreement:
+    if options.disagreement:
         raise FlowsegError(
             f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, of which no map "
             "of disagreement is made",
@@ -114,8 +116,8 @@ def plan_slide(segmenter: Segmenter, read: ReadRegion, shape: Shape, request: Re
         slice(max(0, (length - _GLANCE) // 2), min(length, (length + _GLANCE) // 2))
         for length in shape
     )
-    _, needs = segmenter.judge(normalize(to_grey(read(rows, columns)), span), request)
-    return SlidePlan(shape, segmenter.scaled_shape(shape, needs), span, needs)
+    _, settings = segmenter.resolve_settings(normalize(to_grey(read(rows, columns)), span), options)
+    return SlidePlan(shape, segmenter.scaled_shape(shape, settings), span, settings)
 
 
 def segment_slide(
@@ -145,7 +147,7 @@ def segment_slide(
     blocks = [block for row in rows for block in row]
 
     def followed(field: FlowField) -> Ints:
-        return follow(field, plan.needs, segmenter.device)
+        return follow(field, plan.settings, segmenter.device)
 
     outcomes = pipeline(
         blocks,
@@ -162,11 +164,11 @@ class _Band:
     """The flow field at the image's own size, as a band of rows that moves down."""
 
     def __init__(self, segmenter: Segmenter, read: ReadRegion, plan: SlidePlan) -> None:
-        self.committee = segmenter.committee
+        self.ensemble = segmenter.ensemble
         self.read = read
         self.plan = plan
         self.shape, self.scaled = plan.shape, plan.scaled
-        self.rows = tile_rows(plan.scaled, segmenter.committee)
+        self.rows = tile_rows(plan.scaled, segmenter.ensemble)
         self.top = 0  # of the band, in the image
         self.maps = np.zeros((3, 0, self.shape[1]), np.float32)
         self.scaled_top = 0  # of what the band's next rows are made of, at the networks' scale
@@ -187,9 +189,9 @@ class _Band:
         left, height = self.scaled_maps.shape[1], row[0].write[0].stop - row[0].write[0].start
         self.scaled_maps = _longer(self.scaled_maps, height)
         pixels = partial(self.plan.pixels, self.read)
-        for tile, answer in predict_tiles(self.committee, pixels, row):
+        for tile, answer in predict_tiles(self.ensemble, pixels, row):
             kept = answer.maps[(0, slice(None), *tile.keep)]
-            self.scaled_maps[:, left:, tile.write[1]] = fetch(kept)
+            self.scaled_maps[:, left:, tile.write[1]] = to_host(kept)
         have = self.maps.shape[1]
         start, stop = self.top + have, self._complete(row[0].write[0].stop)
         if stop <= start:

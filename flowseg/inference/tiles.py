@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowseg.inference.ensemble import Answer, Committee
-from flowseg.inference.flow_field import ResidentField
+from flowseg.inference.ensemble import Ensemble, EnsembleOutput
+from flowseg.inference.flow_field import DeviceField
 
 __all__ = ["Tile", "cut", "predict_field", "predict_tiles", "tile_rows"]
 
@@ -32,7 +32,7 @@ class Tile(NamedTuple):
     write: tuple[slice, slice]
 
 
-def cut(shape: tuple[int, int], committee: Committee) -> list[Tile]:
+def cut(shape: tuple[int, int], ensemble: Ensemble) -> list[Tile]:
     """Split an image into squares; each tile reads the committee's reach beyond its own.
 
     Parameters
@@ -48,7 +48,7 @@ def cut(shape: tuple[int, int], committee: Committee) -> list[Tile]:
     list of Tile
         Row by row.
     """
-    tile, margin = committee.tile, committee.reach
+    tile, margin = ensemble.tile, ensemble.reach
     if shape[0] * shape[1] <= (tile + 2 * margin) ** 2:
         whole = (slice(0, shape[0]), slice(0, shape[1]))
         return [Tile(whole, whole, whole)]
@@ -56,18 +56,18 @@ def cut(shape: tuple[int, int], committee: Committee) -> list[Tile]:
     return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
 
 
-def tile_rows(shape: tuple[int, int], committee: Committee) -> list[list[Tile]]:
+def tile_rows(shape: tuple[int, int], ensemble: Ensemble) -> list[list[Tile]]:
     """The same tiles, each row in a list of its own."""
-    rows = groupby(cut(shape, committee), key=lambda tile: tile.write[0].start)
+    rows = groupby(cut(shape, ensemble), key=lambda tile: tile.write[0].start)
     return [list(row) for _, row in rows]
 
 
 def predict_tiles(
-    committee: Committee,
+    ensemble: Ensemble,
     read: Callable[[slice, slice], NDArray[np.float32]],
     tiles: Iterable[Tile],
     disagreement: bool = False,
-) -> Iterator[tuple[Tile, Answer]]:
+) -> Iterator[tuple[Tile, EnsembleOutput]]:
     """Ask the committee about tiles; on a GPU several of one shape at once.
 
     Only tiles of one image share a batch: in the last bits an answer depends on its batch, and an
@@ -80,7 +80,7 @@ def predict_tiles(
         The pixels of some rows and columns, (h, w) float32.
     tiles : iterable of Tile
     disagreement : bool
-        As in :meth:`Committee.ask`.
+        As in :meth:`Ensemble.ask`.
 
     Yields
     ------
@@ -88,22 +88,22 @@ def predict_tiles(
         The answer of a batch of one, for all that the tile read.
     """
     for (height, width), group in groupby(tiles, key=_shape):
-        count = max(1, _BATCH // (height * width)) if committee.device.type == "cuda" else 1
+        count = max(1, _BATCH // (height * width)) if ensemble.device.type == "cuda" else 1
         waiting = list(group)
         for first in range(0, len(waiting), count):
             batch = waiting[first : first + count]
-            answer = committee.ask(np.stack([read(*tile.read) for tile in batch]), disagreement)
+            answer = ensemble.ask(np.stack([read(*tile.read) for tile in batch]), disagreement)
             for k, tile in enumerate(batch):
                 one = [None if part is None else part[k : k + 1] for part in answer]
-                yield tile, Answer(*one)  # type: ignore[arg-type]
+                yield tile, EnsembleOutput(*one)  # type: ignore[arg-type]
 
 
 def predict_field(
-    committee: Committee,
+    ensemble: Ensemble,
     image: NDArray[np.float32],
     *,
     disagreement: bool = False,
-) -> ResidentField:
+) -> DeviceField:
     """Ask the committee about an image, in tiles where it is larger than one.
 
     Parameters
@@ -113,7 +113,7 @@ def predict_field(
     image : ndarray, shape (H, W), float32
         Normalised, rescaled to the committee's diameter.
     disagreement : bool
-        As in :meth:`Committee.ask`.
+        As in :meth:`Ensemble.ask`.
 
     Returns
     -------
@@ -121,19 +121,19 @@ def predict_field(
         At the size of `image`.
     """
     height, width = image.shape
-    padded = _pad(image, committee.stride)
-    device = committee.device
+    padded = _pad(image, ensemble.stride)
+    device = ensemble.device
     maps = torch.empty((3, *padded.shape), device=device)
     apart = torch.empty(padded.shape, device=device) if disagreement else None
     votes, weight = 0.0, 0
-    tiles = cut(padded.shape, committee)
-    for piece, answer in predict_tiles(committee, lambda r, c: padded[r, c], tiles, disagreement):
+    tiles = cut(padded.shape, ensemble)
+    for piece, answer in predict_tiles(ensemble, lambda r, c: padded[r, c], tiles, disagreement):
         maps[(slice(None), *piece.write)] = answer.maps[(0, slice(None), *piece.keep)]
         if apart is not None and answer.disagreement is not None:
             apart[piece.write] = answer.disagreement[0][piece.keep]
         size = answer.maps[0, 0].numel()
         votes, weight = votes + answer.cell_type[0] * size, weight + size
-    return ResidentField(
+    return DeviceField(
         maps[:, :height, :width].contiguous(),
         np.asarray(votes / weight, np.float32),
         None if apart is None else apart[:height, :width].contiguous(),

@@ -19,7 +19,7 @@ from flowseg.io.png_jpeg import MAX_PIXELS
 from flowseg.io.tiff import check_segment, check_tiff, needs_codec, read_tiff_page, tiff_pages
 from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
 
-__all__ = ["Page", "ReadRegion", "list_pages"]
+__all__ = ["ImageSource", "ReadRegion", "list_images"]
 
 Shape = tuple[int, int]
 ReadRegion = Callable[[slice, slice], NDArray[Any]]
@@ -30,7 +30,7 @@ _MAX_SLIDE = 2**40  # pixels
 
 
 @dataclass(frozen=True)
-class Page:
+class ImageSource:
     """One image of a file.
 
     Attributes
@@ -70,7 +70,7 @@ class Page:
             return read_tiff_page(pages[self.index], self.path)
 
     @contextmanager
-    def regions(self) -> Iterator[ReadRegion]:
+    def open_regions(self) -> Iterator[ReadRegion]:
         """Read the image region by region; of a TIFF or Zarr only what is wanted is unpacked."""
         if is_zarr(self.path):
             array = open_zarr(self.path, _MAX_SLIDE)
@@ -100,7 +100,7 @@ class Page:
                 opened.close()
 
 
-def list_pages(path: PathLike) -> list[Page]:
+def list_images(path: PathLike) -> list[ImageSource]:
     """The images of a file: one, or of a TIFF as many as it has pages.
 
     Parameters
@@ -121,15 +121,15 @@ def list_pages(path: PathLike) -> list[Page]:
     path = Path(path)
     if is_zarr(path):
         height, width = open_zarr(path, _MAX_SLIDE).shape[:2]
-        return [Page(path, 0, path.stem, (height, width), True)]
+        return [ImageSource(path, 0, path.stem, (height, width), True)]
     if not is_tiff(path):
-        return [Page(path, 0, path.stem, image_shape(path), True)]
+        return [ImageSource(path, 0, path.stem, image_shape(path), True)]
     with tiff_pages(path) as (_, pages):
         shapes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
     if len(shapes) == 1:
-        return [Page(path, 0, path.stem, shapes[0], True)]
+        return [ImageSource(path, 0, path.stem, shapes[0], True)]
     return [
-        Page(path, index, f"{path.stem}_{index:04d}", shape, False)
+        ImageSource(path, index, f"{path.stem}_{index:04d}", shape, False)
         for index, shape in enumerate(shapes)
     ]
 

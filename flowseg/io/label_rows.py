@@ -12,7 +12,7 @@ from flowseg.io.atomic import atomic_folder, atomic_path
 from flowseg.io.paths import PathLike
 from flowseg.io.zarr import load_zarr
 
-__all__ = ["write_strips"]
+__all__ = ["write_labels_by_rows"]
 
 Strips = Iterator[NDArray[np.int32]]
 Shape = tuple[int, int]
@@ -20,7 +20,7 @@ Shape = tuple[int, int]
 _TILE = 512
 
 
-def write_strips(path: PathLike, strips: Strips, shape: Shape) -> None:
+def write_labels_by_rows(path: PathLike, strips: Strips, shape: Shape) -> None:
     """Write a label image that comes strip by strip: uint32, compressed, in tiles of 512 x 512.
 
     Parameters

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowseg._version import __version__
 from flowseg.config.loading import from_mapping, to_mapping
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
 from flowseg.network.unet import FlowNetwork
@@ -50,14 +50,14 @@ class Card:
     ----------
     network : NetworkConfig
         The architecture.
-    cells : mapping of str to CellType
+    cell_types : mapping of str to CellType
         What each cell type needs; its order is that of the network's cell type logits.
     provenance : mapping
         Where the weights come from: settings, data, score, versions. For people.
     """
 
     network: NetworkConfig
-    cells: Mapping[str, CellType]
+    cell_types: Mapping[str, CellTypeSettings]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -66,7 +66,7 @@ class Card:
             "format": FORMAT,
             "flowseg": __version__,
             "network": to_mapping(self.network),
-            "cells": {name: to_mapping(cell) for name, cell in self.cells.items()},
+            "cell_types": {name: to_mapping(cell) for name, cell in self.cell_types.items()},
             "provenance": dict(self.provenance),
         }
         return json.dumps(content)
@@ -90,12 +90,14 @@ class Card:
                     file=file,
                     remedy="use the flowseg that wrote it or a newer one",
                 )
-            cells = content["cells"].items()
+            cells = content["cell_types"].items()
             if not cells:
                 raise ValueError
             return cls(
                 network=from_mapping(NetworkConfig, content["network"], file),
-                cells={name: from_mapping(CellType, cell, file) for name, cell in cells},
+                cell_types={
+                    name: from_mapping(CellTypeSettings, cell, file) for name, cell in cells
+                },
                 provenance=dict(content["provenance"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -124,8 +126,8 @@ def load_network(path: str | os.PathLike[str]) -> tuple[FlowNetwork, Card]:
     tensors, text = read_tensors(path)
     card = _card(text, path)
     with torch.device("meta"):  # shapes without memory: the card may claim what the file lacks
-        _check_weights(FlowNetwork(card.network, len(card.cells)), tensors, path)
-    network = FlowNetwork(card.network, len(card.cells))
+        _check_weights(FlowNetwork(card.network, len(card.cell_types)), tensors, path)
+    network = FlowNetwork(card.network, len(card.cell_types))
     load_weights(network, tensors, path)
     return network.eval(), card
 

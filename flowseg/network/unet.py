@@ -82,7 +82,7 @@ class FlowNetwork(nn.Module):
         before = channels[0]
         for width in channels:
             blocks = [_Residual(before, width)]
-            blocks += [_Residual(width, width) for _ in range(config.blocks - 1)]
+            blocks += [_Residual(width, width) for _ in range(config.blocks_per_level - 1)]
             self.down.append(nn.Sequential(*blocks))
             before = width
         self.lift = nn.ModuleList(
@@ -104,7 +104,7 @@ class FlowNetwork(nn.Module):
     def reach(self) -> int:
         """Pixels beyond this distance have no say in an output pixel; a multiple of `stride`."""
         levels = range(len(self.config.channels))
-        down = sum(2 * self.config.blocks << level for level in levels)
+        down = sum(2 * self.config.blocks_per_level << level for level in levels)
         up = sum(2 << level for level in levels[:-1])
         # The stem's one pixel, and the rounding of position by the pools.
         reach = 1 + down + up + self.stride

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from flowseg.errors import FlowsegError, told
+from flowseg.errors import FlowsegError, as_user_error
 from flowseg.flow.residuals import scores
 from flowseg.formats.cell_table import CellTable
 from flowseg.formats.imagej_rois import load_roifile, write_rois
@@ -24,11 +24,11 @@ from flowseg.formats.seg_npy import write_seg
 from flowseg.formats.submission import COLUMNS, mask_texts, write_submission
 from flowseg.formats.writers import write_imagej_labels
 from flowseg.inference.pipeline import segment_many
-from flowseg.inference.segmenter import Prediction, Request, Segmenter
+from flowseg.inference.segmenter import Prediction, Segmenter, SegmentOptions
 from flowseg.io.atomic import ensure_writable_folder
-from flowseg.io.image_source import Page, list_pages
+from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import write_image, write_labels
-from flowseg.io.label_rows import write_strips
+from flowseg.io.label_rows import write_labels_by_rows
 from flowseg.io.paths import check_name
 from flowseg.io.tables import write_rows
 from flowseg.io.zarr import load_zarr
@@ -148,9 +148,9 @@ def predict(
     outputs: Outputs,
     *,
     device: str = "auto",
-    request: Request = Request(),  # noqa: B008
-    views: int = 1,
-    compiled: bool = False,
+    options: SegmentOptions = SegmentOptions(),  # noqa: B008
+    tta: int = 1,
+    compile: bool = False,
     machines: Machines = Machines(),  # noqa: B008
 ) -> Summary:
     """Find the cells of all images and write them.
@@ -171,7 +171,7 @@ def predict(
         "auto", "cpu", "cuda" or "mps".
     request : Request
         What is asked of every image.
-    views, compiled
+    views, compile
         As for :class:`Segmenter`.
     machines : Machines
         Who else works on it; by default nobody.
@@ -187,30 +187,30 @@ def predict(
         If the settings are wrong, or no image at all could be done.
     """
     paths = [models] if isinstance(models, str | os.PathLike) else list(models)
-    segmenter = Segmenter.load(paths, device, views=views, compiled=compiled)
-    segmenter.check(request)
+    segmenter = Segmenter.load(paths, device, tta=tta, compile=compile)
+    segmenter.check(options)
     outputs.check()
     submission, shard = outputs.submission, machines.shard
     if shard is not None:
         images, submission = shard.part(images), shard.path(submission)
     settings = {
-        "request": asdict(request),
-        "views": views,
-        "device": [segmenter.device.type, str(segmenter.committee.dtype), compiled],
+        "request": asdict(options),
+        "views": tta,
+        "device": [segmenter.device.type, str(segmenter.ensemble.dtype), compile],
         "pictures": {kind: str(path.resolve()) for kind, path in outputs.pictures("id").items()},
         "shard": shard,
     }
     key = run_key(paths, settings)
     journal = Journal(outputs.submission, key)
     try:
-        job = _Job(segmenter, request, outputs, journal, images)
+        job = _Job(segmenter, options, outputs, journal, images)
         if machines.dask is None:
             job.run(here)
         else:
             from flowseg.inference.cluster import Recipe, connect
 
             full = tuple(str(Path(path).resolve()) for path in paths)
-            with connect(machines.dask, Recipe(full, key, device, views, compiled)) as cluster:
+            with connect(machines.dask, Recipe(full, key, device, tta, compile)) as cluster:
                 job.run(cluster.segment)
         done = [name for name in job.order if name in job.done]
         if not done and (shard is not None or not images):  # a part may hold nothing
@@ -233,13 +233,13 @@ class _Job:
     def __init__(
         self,
         segmenter: Segmenter,
-        request: Request,
+        options: SegmentOptions,
         outputs: Outputs,
         journal: Journal,
         images: Sequence[Path],
     ) -> None:
         self.segmenter = segmenter
-        self.request = request
+        self.options = options
         self.outputs = outputs
         self.journal = journal
         self.images = images
@@ -265,12 +265,12 @@ class _Job:
                 else:
                     self._images(pages)
 
-    def _pages(self) -> Iterator[Page]:
+    def _pages(self) -> Iterator[ImageSource]:
         """The images that are not finished yet."""
         for path in self.images:
             try:
                 check_name(path.stem, file=path)
-                pages = list_pages(path)
+                pages = list_images(path)
             except FlowsegError as error:
                 self._fail(error, path)
                 continue
@@ -285,16 +285,16 @@ class _Job:
                 else:
                     yield page
 
-    def _finished(self, page: Page) -> bool:
+    def _finished(self, page: ImageSource) -> bool:
         pictures = self.outputs.pictures(page.image_id).values()
         return self.journal.holds(page.image_id, page.path) and all(p.exists() for p in pictures)
 
-    def _images(self, pages: Iterable[Page]) -> None:
+    def _images(self, pages: Iterable[ImageSource]) -> None:
         outcomes = segment_many(
             self.segmenter,
             pages,
-            self.request,
-            read=Page.read,
+            self.options,
+            read=ImageSource.read,
             write=self._write,
             weight=lambda page: page.shape[0] * page.shape[1],
         )
@@ -305,11 +305,13 @@ class _Job:
                 else:
                     self._keep(outcome.item, outcome.result or [])
 
-    def _write(self, page: Page, grey: NDArray[np.float32], prediction: Prediction) -> list[str]:
+    def _write(
+        self, page: ImageSource, grey: NDArray[np.float32], prediction: Prediction
+    ) -> list[str]:
         """Write an image's files; its row texts."""
         pictures = self.outputs.pictures(page.image_id)
         if "labels" in pictures and self.outputs.labels_format == "zarr":
-            write_strips(pictures["labels"], iter([prediction.labels]), page.shape)
+            write_labels_by_rows(pictures["labels"], iter([prediction.labels]), page.shape)
         elif "labels" in pictures:
             write_labels(pictures["labels"], prediction.labels)
         if "overlays" in pictures:
@@ -335,19 +337,19 @@ class _Job:
             table.write(pictures["cells"])
         return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
 
-    def _slides(self, pages: Iterable[Page], compute: SegmentSlide) -> None:
+    def _slides(self, pages: Iterable[ImageSource], compute: SegmentSlide) -> None:
         for page in pages:
             try:
                 pictures = self.outputs.pictures(page.image_id)
-                texts = write_slide(self.segmenter, page, self.request, pictures, compute)
+                texts = write_slide(self.segmenter, page, self.options, pictures, compute)
                 self._keep(page, texts)
             except Exception as error:
-                known = told(error)
+                known = as_user_error(error)
                 if known is None:
                     raise
                 self._fail(known, page.path)
 
-    def _keep(self, page: Page, texts: Sequence[str]) -> None:
+    def _keep(self, page: ImageSource, texts: Sequence[str]) -> None:
         self.journal.add(page.image_id, page.path, texts)
         self.done.add(page.image_id)
         self.progress.update()
@@ -360,7 +362,7 @@ class _Job:
         self.progress.update()
 
 
-def _is_slide(page: Page) -> bool:
+def _is_slide(page: ImageSource) -> bool:
     return page.shape[0] * page.shape[1] > _SLIDE
 
 

@@ -18,15 +18,15 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg._version import __version__
-from flowseg.arrays.labels import largest_pieces, renumber
+from flowseg.arrays.labels import keep_largest_component, renumber
 from flowseg.data.folder import TYPE_TABLE
 from flowseg.data.sartorius import CELL_TYPES
 from flowseg.errors import FlowsegError
 from flowseg.flow.residuals import scores
 from flowseg.inference.pipeline import segment_many
-from flowseg.inference.segmenter import Prediction, Request, Segmenter
+from flowseg.inference.segmenter import Prediction, Segmenter, SegmentOptions
 from flowseg.io.atomic import atomic_folder, ensure_writable_folder, write_text
-from flowseg.io.image_source import Page, list_pages
+from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import write_labels
 from flowseg.io.paths import check_name
 from flowseg.io.tables import write_rows
@@ -113,7 +113,7 @@ def pseudo_label(
     *,
     cell_type: str | None = None,
     limits: Limits = Limits(),
-    views: int = 1,
+    tta: int = 1,
     device: str = "auto",
 ) -> PseudoLabels:
     """Label images with a model and write those it is sure of as a folder to train on.
@@ -149,9 +149,9 @@ def pseudo_label(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FlowsegError("is no empty folder", file=out, remedy="name another with --out")
     ensure_writable_folder(out.parent)
-    segmenter = Segmenter.load(models, device, views=views)
-    segmenter.check(Request(cell_type))
-    settings = {**asdict(limits), "cell_type": cell_type, "views": views}
+    segmenter = Segmenter.load(models, device, tta=tta)
+    segmenter.check(SegmentOptions(cell_type))
+    settings = {**asdict(limits), "cell_type": cell_type, "views": tta}
     origin = {"flowseg": __version__, "models": [str(model) for model in models], **settings}
     origin["key"] = run_key(models, settings)
     with atomic_folder(out) as part:
@@ -214,7 +214,7 @@ def sure_cells(
     """
     labels, flows, cellprob = prediction[:3]
     sure = np.concatenate(([False], scores(labels, flows, cellprob) >= score))
-    kept = renumber(largest_pieces(np.where(sure[labels], labels, 0)))
+    kept = renumber(keep_largest_component(np.where(sure[labels], labels, 0)))
     taken = int(np.count_nonzero((labels > 0) | (cellprob > cellprob_threshold)))
     return kept, int(np.count_nonzero(kept)) / max(taken, 1)
 
@@ -231,7 +231,7 @@ class _Job:
 
     def run(self, images: Sequence[Path], cell_type: str | None) -> None:
         """Do all images, those of one cell type together."""
-        known = self.segmenter.card.cells
+        known = self.segmenter.card.cell_types
         # Only a model of the competition knows what the names of its images mean.
         types = {*known} if {*known}.isdisjoint(CELL_TYPES) else {*known, *CELL_TYPES}
         groups: dict[str | None, list[Path]] = {}
@@ -248,14 +248,14 @@ class _Job:
             tqdm(total=len(images), desc="labelling", unit="image") as self.progress,
         ):
             for name, paths in groups.items():
-                self._images(paths, Request(name))
+                self._images(paths, SegmentOptions(name))
 
-    def _images(self, paths: Iterable[Path], request: Request) -> None:
+    def _images(self, paths: Iterable[Path], options: SegmentOptions) -> None:
         outcomes = segment_many(
             self.segmenter,
             self._pages(paths),
-            request,
-            read=Page.read,
+            options,
+            read=ImageSource.read,
             write=self._write,
             weight=lambda page: page.shape[0] * page.shape[1],
         )
@@ -268,11 +268,11 @@ class _Job:
                 (self.kept if self._suffices(row) else self.left_out).append(row)
                 self.progress.update()
 
-    def _pages(self, paths: Iterable[Path]) -> Iterator[Page]:
+    def _pages(self, paths: Iterable[Path]) -> Iterator[ImageSource]:
         for path in paths:
             try:
                 check_name(path.stem, file=path)
-                pages = list_pages(path)
+                pages = list_images(path)
                 if not path.is_file() or len(pages) != 1:
                     raise FlowsegError(
                         "is no file of one image", file=path, remedy="save each image as a file"
@@ -282,10 +282,10 @@ class _Job:
             else:
                 yield pages[0]
 
-    def _write(self, page: Page, _: Any, prediction: Prediction) -> Pseudo:
+    def _write(self, page: ImageSource, _: Any, prediction: Prediction) -> Pseudo:
         """Copy the image and write its labels, if enough of it is sure."""
-        needs = self.segmenter.needs(prediction.cell_type)
-        labels, share = sure_cells(prediction, needs.cellprob_threshold, self.limits.score)
+        settings = self.segmenter.settings_for(prediction.cell_type)
+        labels, share = sure_cells(prediction, settings.cellprob_threshold, self.limits.score)
         found, name = int(prediction.labels.max(initial=0)), page.path.stem
         cells = int(labels.max(initial=0))
         row = Pseudo(name, prediction.cell_type, cells, found, round(share, 4))

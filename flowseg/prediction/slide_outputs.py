@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from flowseg.errors import FlowsegError
-from flowseg.inference.blocks import StripMasks
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.blocks import RowMasks
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.inference.slides import SlidePlan, plan_slide, segment_slide
-from flowseg.io.image_source import Page, ReadRegion
+from flowseg.io.image_source import ImageSource, ReadRegion
 from flowseg.io.images import write_image
-from flowseg.io.label_rows import write_strips
+from flowseg.io.label_rows import write_labels_by_rows
 from flowseg.reports.overlay import draw_overlay
 
 __all__ = ["SegmentSlide", "here", "write_slide"]
 
 Ints = NDArray[np.int32]
 
-SegmentSlide = Callable[[Segmenter, Page, ReadRegion, SlidePlan], Generator[Ints, None, None]]
+SegmentSlide = Callable[
+    [Segmenter, ImageSource, ReadRegion, SlidePlan], Generator[Ints, None, None]
+]
 """Who computes: from a slide, a way to read it and its plan to its labels in strips."""
 
 _KINDS = frozenset({"labels", "overlays"})
@@ -36,7 +38,7 @@ _EDGE = 4000
 
 def here(
     segmenter: Segmenter,
-    page: Page,  # noqa: ARG001
+    page: ImageSource,  # noqa: ARG001
     read: ReadRegion,
     plan: SlidePlan,
 ) -> Generator[Ints, None, None]:
@@ -46,8 +48,8 @@ def here(
 
 def write_slide(
     segmenter: Segmenter,
-    page: Page,
-    request: Request,
+    page: ImageSource,
+    options: SegmentOptions,
     pictures: Mapping[str, Path],
     compute: SegmentSlide = here,
 ) -> list[str]:
@@ -76,14 +78,14 @@ def write_slide(
             f"label images and overlays",
             remedy=f"leave out {', '.join(others)}, or cut the image into smaller ones",
         )
-    masks = StripMasks(page.shape[1])
+    masks = RowMasks(page.shape[1])
     watching: list[Callable[[Ints], Any]] = [masks.add]
     with (
-        page.regions() as regions,
+        page.open_regions() as read_region,
         tqdm(total=page.shape[0], desc=page.image_id, unit="row", leave=False) as bar,
     ):
-        read = _one_at_a_time(regions)
-        plan = plan_slide(segmenter, read, page.shape, request)
+        read = _one_at_a_time(read_region)
+        plan = plan_slide(segmenter, read, page.shape, options)
         picture = _Picture(read, plan) if "overlays" in pictures else None
         if picture is not None:
             watching.append(picture.add)
@@ -91,7 +93,7 @@ def write_slide(
         with closing(compute(segmenter, page, read, plan)) as computed:
             strips = _watched(computed, watching)
             if "labels" in pictures:
-                write_strips(pictures["labels"], strips, page.shape)
+                write_labels_by_rows(pictures["labels"], strips, page.shape)
             else:
                 for _ in strips:
                     pass

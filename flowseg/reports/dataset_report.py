@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from flowseg.arrays.intensity import normalize
 from flowseg.arrays.labels import masks_to_labels
-from flowseg.data.detect import layout_of, read_records
+from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folds import assign_folds
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
 from flowseg.reports.charts import distribution
-from flowseg.reports.dataset_stats import SUSPICIONS, ImageFacts, Suspicion, survey
+from flowseg.reports.dataset_stats import QUALITY_FLAGS, ImageStats, QualityFlag, dataset_stats
 from flowseg.reports.html import Html, data_table, picture, section, tag, write_page
 from flowseg.reports.overlay import draw_overlay
 
@@ -33,7 +33,7 @@ _LOUD = np.array([255, 214, 10], np.uint8)
 
 _TITLES = {"competition": "Competition data", "livecell": "LIVECell", "folder": "Images and labels"}
 
-Facts = Sequence[ImageFacts]
+Stats = Sequence[ImageStats]
 
 
 def explore(
@@ -66,13 +66,13 @@ def explore(
     ensure_writable_folder(out.parent)
     if out.is_dir():
         raise FlowsegError("is a folder", file=out, remedy="name an .html file")
-    facts = survey(read_records(data, include_flawed=True))
+    facts = dataset_stats(read_records(data, include_flawed=True))
     by_type = {
         name: [image for image in facts if image.record.cell_type == name]
         for name in sorted({image.record.cell_type for image in facts})
     }
     fold_of, why = _folds(facts, folds, seed)
-    title = f"{_TITLES[layout_of(data)]}: {data.resolve().name}"
+    title = f"{_TITLES[detect_layout(data)]}: {data.resolve().name}"
     sections = [
         _overview(facts, by_type),
         _distributions(by_type),
@@ -86,16 +86,16 @@ def explore(
     return len(facts), sum(len(image.areas) for image in facts)
 
 
-def _overview(facts: Facts, by_type: Mapping[str, Facts]) -> Html:
+def _overview(facts: Stats, by_type: Mapping[str, Stats]) -> Html:
     cells = sum(len(image.areas) for image in facts)
     suspicious = sum(image.suspicious for image in facts)
-    told = {
+    as_user_error = {
         "images": len(facts),
         "cells": cells,
         "cell types": len(by_type),
         "suspicious annotations": suspicious,
     }
-    boxes = [tag("div", tag("b", f"{count:,}"), name) for name, count in told.items()]
+    boxes = [tag("div", tag("b", f"{count:,}"), name) for name, count in as_user_error.items()]
     rows = []
     for name, images in by_type.items():
         counts = np.array([len(image.areas) for image in images])
@@ -127,16 +127,16 @@ def _overview(facts: Facts, by_type: Mapping[str, Facts]) -> Html:
     return section("Overview", facts_row, data_table(rows), note=note)
 
 
-def _distributions(by_type: Mapping[str, Facts]) -> Html:
+def _distributions(by_type: Mapping[str, Stats]) -> Html:
     def of_cells(
-        get: Callable[[ImageFacts], NDArray[Any]],
+        get: Callable[[ImageStats], NDArray[Any]],
     ) -> dict[str, NDArray[np.floating]]:
         return {
             name: np.concatenate([get(image) for image in images]).astype(np.float64)
             for name, images in by_type.items()
         }
 
-    def of_images(get: Callable[[ImageFacts], float]) -> dict[str, NDArray[np.floating]]:
+    def of_images(get: Callable[[ImageStats], float]) -> dict[str, NDArray[np.floating]]:
         return {
             name: np.array([get(image) for image in images]) for name, images in by_type.items()
         }
@@ -160,7 +160,7 @@ def _distributions(by_type: Mapping[str, Facts]) -> Html:
     return section("Distributions", tag("div", *charts, class_="charts"))
 
 
-def _samples(by_type: Mapping[str, Facts]) -> Html:
+def _samples(by_type: Mapping[str, Stats]) -> Html:
     groups: list[Html] = []
     bar = tqdm(by_type.items(), desc="drawing samples", unit="type", delay=1)
     for name, images in bar:
@@ -178,8 +178,8 @@ def _samples(by_type: Mapping[str, Facts]) -> Html:
     return section("Samples", *groups, note=note)
 
 
-def _wells(facts: Facts, fold_of: dict[str, int]) -> Html:
-    groups: dict[str, list[ImageFacts]] = {}
+def _wells(facts: Stats, fold_of: dict[str, int]) -> Html:
+    groups: dict[str, list[ImageStats]] = {}
     for image in facts:
         if _in_well(image):
             groups.setdefault(image.record.group, []).append(image)
@@ -206,7 +206,7 @@ def _wells(facts: Facts, fold_of: dict[str, int]) -> Html:
     return section("Plates and wells", data_table(rows, search=len(rows) > 10), note=said)
 
 
-def _fold_table(facts: Facts, fold_of: dict[str, int], why: str) -> Html:
+def _fold_table(facts: Stats, fold_of: dict[str, int], why: str) -> Html:
     if not fold_of:
         return section("Folds", note=why)
     types = sorted({image.record.cell_type for image in facts})
@@ -224,10 +224,10 @@ def _fold_table(facts: Facts, fold_of: dict[str, int], why: str) -> Html:
     return section("Folds", data_table(rows), note=why)
 
 
-def _suspicions(facts: Facts, limit: int) -> Html:
+def _suspicions(facts: Stats, limit: int) -> Html:
     types = sorted({image.record.cell_type for image in facts})
     rows, parts = [], []
-    for kind in SUSPICIONS:
+    for kind in QUALITY_FLAGS:
         counts: Counter[str] = Counter()
         for image in facts:
             counts[image.record.cell_type] += int((image.severity[kind.name] > 0).sum())
@@ -236,13 +236,13 @@ def _suspicions(facts: Facts, limit: int) -> Html:
         if counts.total():
             parts += _gallery(facts, kind, counts.total(), limit)
     note = (
-        "Masks that may be mistakes of the annotation; data.repair says what training does with "
-        "them. A mask may be of several kinds."
+        "Masks that may be mistakes of the annotation; data.mask_repair says what training does "
+        "with them. A mask may be of several kinds."
     )
     return section("Suspicious annotations", data_table(rows), *parts, note=note)
 
 
-def _gallery(facts: Facts, kind: Suspicion, count: int, limit: int) -> list[Html]:
+def _gallery(facts: Stats, kind: QualityFlag, count: int, limit: int) -> list[Html]:
     """The worst masks of one kind, each with its picture."""
     worst = sorted(
         (-int(image.severity[kind.name][mask]), number, mask)
@@ -305,7 +305,7 @@ def _span(middle: int, edge: int, length: int) -> slice:
     return slice(start, start + edge)
 
 
-def _image_table(facts: Facts, fold_of: dict[str, int]) -> Html:
+def _image_table(facts: Stats, fold_of: dict[str, int]) -> Html:
     rows = [
         {
             "image": image.record.image_id,
@@ -329,7 +329,7 @@ def _image_table(facts: Facts, fold_of: dict[str, int]) -> Html:
     return section("All images", data_table(rows, search=True), note=note)
 
 
-def _folds(facts: Facts, folds: int, seed: int) -> tuple[dict[str, int], str]:
+def _folds(facts: Stats, folds: int, seed: int) -> tuple[dict[str, int], str]:
     try:
         found = assign_folds([image.record for image in facts], folds, seed)
     except FlowsegError as error:
@@ -337,7 +337,7 @@ def _folds(facts: Facts, folds: int, seed: int) -> tuple[dict[str, int], str]:
     return found, f"Wells stay together, cell types are spread evenly; split seed {seed}."
 
 
-def _in_well(image: ImageFacts) -> bool:
+def _in_well(image: ImageStats) -> bool:
     return image.record.group != image.record.image_id
 
 

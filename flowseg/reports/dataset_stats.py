@@ -13,11 +13,11 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.mask_repair import SMALL, STRAIGHT, Defects, find_defects
 from flowseg.data.record import Record
 
-__all__ = ["SUSPICIONS", "ImageFacts", "Suspicion", "survey"]
+__all__ = ["QUALITY_FLAGS", "ImageStats", "QualityFlag", "dataset_stats"]
 
 
 @dataclass(frozen=True)
-class Suspicion:
+class QualityFlag:
     """A kind of annotation that is worth a look.
 
     Attributes
@@ -47,23 +47,23 @@ class Suspicion:
         return defects.holes
 
 
-SUSPICIONS = (
-    Suspicion(
+QUALITY_FLAGS = (
+    QualityFlag(
         "straight",
         "Long straight edges",
         f"A horizontal edge of {STRAIGHT} pixels or more inside the image: the polygon was filled "
         "wrongly when the mask was drawn. Common in astro.",
         "px edge",
     ),
-    Suspicion("holes", "Holes", "The mask encloses pixels that it does not hold.", "px of holes"),
-    Suspicion("pieces", "Several pieces", "One mask, but not one connected cell.", "pieces"),
-    Suspicion("duplicate", "Duplicates", "The same mask is annotated twice.", "px, twice"),
-    Suspicion("tiny", "Tiny", f"Fewer than {SMALL} pixels.", f"px short of {SMALL}"),
+    QualityFlag("holes", "Holes", "The mask encloses pixels that it does not hold.", "px of holes"),
+    QualityFlag("pieces", "Several pieces", "One mask, but not one connected cell.", "pieces"),
+    QualityFlag("duplicate", "Duplicates", "The same mask is annotated twice.", "px, twice"),
+    QualityFlag("tiny", "Tiny", f"Fewer than {SMALL} pixels.", f"px short of {SMALL}"),
 )
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFacts:
+class ImageStats:
     """What one image and its N masks are like.
 
     Attributes
@@ -78,7 +78,7 @@ class ImageFacts:
     mean, spread : float
         Of the intensities, as stored; `spread` is the standard deviation.
     severity : dict of (N,) int64
-        By the name of each of `SUSPICIONS`.
+        By the name of each of `QUALITY_FLAGS`.
     """
 
     record: Record
@@ -101,7 +101,7 @@ class ImageFacts:
         return int(np.any([worst > 0 for worst in self.severity.values()], axis=0).sum())
 
 
-def survey(records: Sequence[Record]) -> list[ImageFacts]:
+def dataset_stats(records: Sequence[Record]) -> list[ImageStats]:
     """Look at every image and every mask once.
 
     Raises
@@ -113,14 +113,14 @@ def survey(records: Sequence[Record]) -> list[ImageFacts]:
     return [_facts(record) for record in bar]
 
 
-def _facts(record: Record) -> ImageFacts:
+def _facts(record: Record) -> ImageStats:
     masks = record.masks()
     image = record.image()
     areas = masks.areas()
     defects = find_defects(masks)
     claims = _claims(masks)
     claimed = int((claims > 0).sum())
-    return ImageFacts(
+    return ImageStats(
         record,
         areas,
         _at_border(masks),
@@ -128,7 +128,7 @@ def _facts(record: Record) -> ImageFacts:
         overlap=int((claims > 1).sum()) / max(1, claimed),
         mean=float(image.mean()),
         spread=float(image.std()),
-        severity={kind.name: kind.severity(defects, areas) for kind in SUSPICIONS},
+        severity={kind.name: kind.severity(defects, areas) for kind in QUALITY_FLAGS},
     )
 
 

@@ -172,12 +172,12 @@ def _centres(masks: Masks) -> NDArray[np.float64]:
 
 def _overview(result: Evaluation) -> Html:
     mistakes = result.mistakes()
-    told: dict[str, str] = {
+    as_user_error: dict[str, str] = {
         "competition score": f"{result.score:.4f}",
         "images": f"{len(result.images):,}",
         **{name: f"{getattr(mistakes, name):,}" for name in _NAMES[1:]},
     }
-    boxes = [tag("div", tag("b", value), name) for name, value in told.items()]
+    boxes = [tag("div", tag("b", value), name) for name, value in as_user_error.items()]
     rows = []
     parts = [(name or "(not told)", result.of_type(name)) for name in result.cell_types]
     for name, part in [*parts, ("all", result)]:

@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 from flowseg.io.opencv import load_cv2
 
-__all__ = ["LOOKS", "CellShape", "Look", "Points", "one_piece", "shape_cell"]
+__all__ = [
+    "APPEARANCES",
+    "CellAppearance",
+    "CellShape",
+    "Points",
+    "largest_component",
+    "shape_cell",
+]
 
 Points = npt.NDArray[np.float64]
 Range = tuple[float, float]
@@ -21,7 +28,7 @@ _SUB = 8  # outlines are drawn to 1/8 px
 
 
 @dataclass(frozen=True)
-class Look:
+class CellAppearance:
     """What the cells of one type look like. Lengths in pixels, densities per 10,000 pixels."""
 
     density: float
@@ -53,9 +60,9 @@ class Look:
     noise: float
 
 
-LOOKS: Mapping[str, Look] = MappingProxyType(
+APPEARANCES: Mapping[str, CellAppearance] = MappingProxyType(
     {
-        "shsy5y": Look(
+        "shsy5y": CellAppearance(
             density=7.5,
             crowding=0.4,
             radius=4.9,
@@ -72,7 +79,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
             debris=0.5,
             noise=2.0,
         ),
-        "astro": Look(
+        "astro": CellAppearance(
             density=1.3,
             crowding=0.4,
             radius=7.6,
@@ -89,7 +96,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
             debris=0.6,
             noise=1.8,
         ),
-        "cort": Look(
+        "cort": CellAppearance(
             density=1.2,
             crowding=0.2,
             radius=6.4,
@@ -122,22 +129,22 @@ class CellShape:
     radius: float
 
 
-def shape_cell(look: Look, rng: np.random.Generator) -> CellShape:
+def shape_cell(appearance: CellAppearance, rng: np.random.Generator) -> CellShape:
     """A body and its thick processes, as polygons filled in one patch."""
-    radius = float(look.radius * np.exp(rng.normal(0, look.spread)))
-    long = radius * rng.uniform(*look.elongation)
+    radius = float(appearance.radius * np.exp(rng.normal(0, appearance.spread)))
+    long = radius * rng.uniform(*appearance.elongation)
     axis = rng.uniform(0, 2 * np.pi)
     polygons = [_body(radius, long, axis, rng)]
     tips: list[tuple[Points, float]] = []
-    count = int(rng.integers(look.arms[0], look.arms[1] + 1))
-    for heading in _headings(count, axis, look.polar, rng):
-        outline, tip, end = _arm(radius, long, heading - axis, heading, look.reach, rng)
+    count = int(rng.integers(appearance.arms[0], appearance.arms[1] + 1))
+    for heading in _headings(count, axis, appearance.polar, rng):
+        outline, tip, end = _arm(radius, long, heading - axis, heading, appearance.reach, rng)
         polygons.append(outline)
         tips.append((tip, end))
-    free = rng.uniform(0, 2 * np.pi, max(0, look.tails - count))
+    free = rng.uniform(0, 2 * np.pi, max(0, appearance.tails - count))
     tips += [(radius * np.array([np.cos(a), np.sin(a)]), float(a)) for a in free]
     rng.shuffle(tips)
-    return _fill(polygons, tips[: look.tails], radius)
+    return _fill(polygons, tips[: appearance.tails], radius)
 
 
 def _body(radius: float, long: float, axis: float, rng: np.random.Generator) -> Points:
@@ -192,10 +199,10 @@ def _fill(polygons: list[Points], tips: list[tuple[Points, float]], radius: floa
     mask = np.zeros((height, width), np.uint8)
     for polygon in polygons:
         cv2.fillPoly(mask, [np.rint((polygon - low) * _SUB).astype(np.int32)], 1, shift=3)
-    return CellShape(one_piece(mask), (int(-low[1]), int(-low[0])), tips, radius)
+    return CellShape(largest_component(mask), (int(-low[1]), int(-low[0])), tips, radius)
 
 
-def one_piece(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def largest_component(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The largest piece with its holes filled."""
     cv2 = load_cv2()
     outlines: Any = cv2.findContours(

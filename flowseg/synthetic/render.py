@@ -15,9 +15,16 @@ import numpy.typing as npt
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.opencv import load_cv2
-from flowseg.synthetic.appearance import LOOKS, CellShape, Look, Points, one_piece, shape_cell
+from flowseg.synthetic.appearance import (
+    APPEARANCES,
+    CellAppearance,
+    CellShape,
+    Points,
+    largest_component,
+    shape_cell,
+)
 
-__all__ = ["LOOKS", "draw_neurons"]
+__all__ = ["APPEARANCES", "draw_neurons"]
 
 _GREY = 128.0
 _TRIES = 12  # places tried for one cell before it is given up
@@ -40,7 +47,7 @@ def draw_neurons(
     shape : (int, int)
         Height and width in pixels, at least 32 each.
     cell_type : str
-        One of `LOOKS`: `shsy5y` (small, elongated, crowded), `astro` (few, large, branching),
+        One of `APPEARANCES`: `shsy5y` (small, elongated, crowded), `astro` (few, large, branching),
         `cort` (small and round, among fine processes and debris).
     rng : numpy.random.Generator
         The same state gives the same image.
@@ -59,18 +66,18 @@ def draw_neurons(
     >>> image.shape, len(masks)
     ((64, 64), 3)
     """
-    if cell_type not in LOOKS:
+    if cell_type not in APPEARANCES:
         raise FlowsegError(
-            f"unknown cell type {cell_type!r}", remedy=f"choose from {', '.join(LOOKS)}"
+            f"unknown cell type {cell_type!r}", remedy=f"choose from {', '.join(APPEARANCES)}"
         )
     if min(shape) < 32:
         raise FlowsegError(f"neurons need at least 32 x 32 pixels, not {shape[1]} x {shape[0]}")
-    look = LOOKS[cell_type]
-    dish = _Dish(shape, look, rng)
-    wanted = look.density * shape[0] * shape[1] / 1e4
-    dish.grow(max(1, round(wanted * rng.uniform(0.7, 1.3))) if cells is None else cells)
-    dish.litter(rng.poisson(look.debris * shape[0] * shape[1] / 1e4))
-    return dish.photograph(), dish.masks()
+    appearance = APPEARANCES[cell_type]
+    scene = _Scene(shape, appearance, rng)
+    wanted = appearance.density * shape[0] * shape[1] / 1e4
+    scene.add_cells(max(1, round(wanted * rng.uniform(0.7, 1.3))) if cells is None else cells)
+    scene.add_debris(rng.poisson(appearance.debris * shape[0] * shape[1] / 1e4))
+    return scene.render(), scene.masks()
 
 
 @dataclass
@@ -82,29 +89,31 @@ class _Cell:
     radius: float
 
 
-class _Dish:
+class _Scene:
     """What grows in one image."""
 
-    def __init__(self, shape: tuple[int, int], look: Look, rng: np.random.Generator) -> None:
+    def __init__(
+        self, shape: tuple[int, int], appearance: CellAppearance, rng: np.random.Generator
+    ) -> None:
         self.shape = shape
-        self.look = look
+        self.appearance = appearance
         self.rng = rng
         self.cells: list[_Cell] = []
         self.taken = np.zeros(shape, np.uint8)
         self.thickness = np.zeros(shape, np.float32)
         self.inside = np.zeros(shape, np.float32)
 
-    def grow(self, count: int) -> None:
+    def add_cells(self, count: int) -> None:
         """Set cells one by one, each where it fits."""
         for _ in range(count):
-            shape = shape_cell(self.look, self.rng)
+            shape = shape_cell(self.appearance, self.rng)
             for _ in range(_TRIES):
                 cell = self._fit(shape, self._place(shape.radius))
                 if cell is not None:
                     self._settle(cell, shape)
                     break
 
-    def litter(self, count: int) -> None:
+    def add_debris(self, count: int) -> None:
         """Scatter dots that are no cells."""
         for _ in range(count):
             y, x = self._anywhere()
@@ -117,17 +126,19 @@ class _Dish:
             dot = self.rng.uniform(1.0, 2.2) / (1 + np.exp((far - radius) / 0.35))
             self.thickness[rows, columns] += dot.astype(np.float32)
 
-    def photograph(self) -> npt.NDArray[np.uint8]:
+    def render(self) -> npt.NDArray[np.uint8]:
         """The image the camera takes."""
-        cv2, look, rng = load_cv2(), self.look, self.rng
+        cv2, appearance, rng = load_cv2(), self.appearance, self.rng
         grain = cv2.GaussianBlur(_noise(rng, self.shape), (0, 0), 0.7) * 2.4
-        thickness = cv2.GaussianBlur(self.thickness + look.grain * grain * self.inside, (0, 0), 0.6)
+        thickness = cv2.GaussianBlur(
+            self.thickness + appearance.grain * grain * self.inside, (0, 0), 0.6
+        )
         near = cv2.GaussianBlur(thickness, (0, 0), 1.7)
         far = cv2.GaussianBlur(thickness, (0, 0), 6.0)
         edge = near - thickness
         contrast = np.where(edge > 0, 220, 85) * edge + 14 * (far - near)
         noise = cv2.GaussianBlur(_noise(rng, self.shape), (0, 0), 0.6) * 1.9
-        image = _GREY + contrast + look.noise * noise + self._shading()
+        image = _GREY + contrast + appearance.noise * noise + self._shading()
         grey: npt.NDArray[np.uint8] = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         return grey
 
@@ -158,7 +169,7 @@ class _Dish:
     def _place(self, radius: float) -> tuple[int, int]:
         """A place for a cell's centre: beside another cell, or anywhere."""
         y, x = self._anywhere()
-        if self.cells and self.rng.random() < self.look.crowding:
+        if self.cells and self.rng.random() < self.appearance.crowding:
             other = self.cells[self.rng.integers(len(self.cells))]
             angle = self.rng.uniform(0, 2 * np.pi)
             apart = (radius + other.radius) * self.rng.uniform(0.9, 1.4)
@@ -174,7 +185,7 @@ class _Dish:
         up, west = max(top, 0), max(left, 0)
         mask = shape.mask[up - top : bottom - top, west - left : right - left]
         if mask.shape != shape.mask.shape:
-            mask = one_piece(mask)
+            mask = largest_component(mask)
         area = int(np.count_nonzero(mask))
         shared = int(np.count_nonzero(mask & self.taken[up:bottom, west:right]))
         if area < _LEAST or shared > min(_SHARED * area, _SHARED_PIXELS):
@@ -182,14 +193,14 @@ class _Dish:
         return _Cell(mask, up, west, centre, shape.radius)
 
     def _settle(self, cell: _Cell, shape: CellShape) -> None:
-        cv2, look, rng = load_cv2(), self.look, self.rng
+        cv2, appearance, rng = load_cv2(), self.appearance, self.rng
         window = np.s_[
             cell.top : cell.top + cell.mask.shape[0], cell.left : cell.left + cell.mask.shape[1]
         ]
         self.taken[window] |= cell.mask
         depth = cv2.distanceTransform(np.pad(cell.mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-        contrast = rng.uniform(*look.contrast)
-        body = 1 - np.exp(-depth / look.rim)
+        contrast = rng.uniform(*appearance.contrast)
+        body = 1 - np.exp(-depth / appearance.rim)
         self.thickness[window] += contrast * body
         self.inside[window] = np.maximum(self.inside[window], contrast * body)
         self.cells.append(cell)
@@ -199,7 +210,7 @@ class _Dish:
     def _draw_tail(self, tip: Points, heading: float) -> None:
         """A thin, wandering process, as dark as it is thick."""
         cv2, rng = load_cv2(), self.rng
-        steps = int(rng.uniform(*self.look.tail_length) / 4)
+        steps = int(rng.uniform(*self.appearance.tail_length) / 4)
         turns = heading + np.cumsum(rng.normal(0, 0.09, steps))
         way = np.concatenate(
             [[[0, 0]], 4 * np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1), 0)]

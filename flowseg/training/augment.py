@@ -53,7 +53,7 @@ def cut_crop(
     mirror = -1.0 if config.flip and rng.random() < 0.5 else 1.0
     cosine, sine = np.cos(angle), np.sin(angle)
     # Half the edge of the upright square around the turned crop, in pixels of the image.
-    half = (config.crop - 1) / scale / 2 * (abs(cosine) + abs(sine))
+    half = (config.crop_size - 1) / scale / 2 * (abs(cosine) + abs(sine))
     y, x = (_centre(length, half, rng) for length in image.shape)
 
     def warp(
@@ -72,9 +72,9 @@ def cut_crop(
         )
         return warped
 
-    crop = warp(image, config.crop, float(np.median(image[::4, ::4])), cv2.INTER_LINEAR)
+    crop = warp(image, config.crop_size, float(np.median(image[::4, ::4])), cv2.INTER_LINEAR)
     # OpenCV warps no int32; float32 holds every id below 2**24 exactly.
-    ids = warp(labels.astype(np.float32), config.crop + 2 * margin, 0.0, cv2.INTER_NEAREST)
+    ids = warp(labels.astype(np.float32), config.crop_size + 2 * margin, 0.0, cv2.INTER_NEAREST)
     return crop.astype(np.float32, copy=False), ids.astype(np.int32)
 
 

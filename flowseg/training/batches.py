@@ -16,16 +16,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from flowseg.arrays.intensity import normalize
 from flowseg.arrays.jit import set_threads, threads
-from flowseg.arrays.labels import largest_pieces, masks_to_labels
-from flowseg.config.schema import AugmentConfig, CellType, Config
+from flowseg.arrays.labels import keep_largest_component, masks_to_labels
+from flowseg.config.schema import AugmentConfig, CellTypeSettings, Config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
-from flowseg.training.distributed import processes_here
+from flowseg.training.distributed import local_world_size
 
-__all__ = ["Batch", "CropDataset", "batches", "loader_processes", "named_losses_of_workers"]
+__all__ = ["Batch", "CropDataset", "batches", "loader_processes", "report_worker_crash"]
 
 
 class Batch(NamedTuple):
@@ -68,7 +68,7 @@ class CropDataset(Dataset[Batch]):
     def __init__(
         self,
         records: Sequence[Record],
-        cells: Mapping[str, CellType],
+        cells: Mapping[str, CellTypeSettings],
         config: Config,
         extra: Sequence[Record] = (),
         balance: float = 0.0,
@@ -86,7 +86,7 @@ class CropDataset(Dataset[Batch]):
         self._weights = np.bincount(types)[types] ** -balance
         self._extra_weights = np.ones(len(extra))
         self._zooms = [
-            config.network.diameter / (cell.diameter or np.nan) for cell in cells.values()
+            config.network.target_diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
         self._cache = _Cache(config.data.cache_mb)
 
@@ -96,17 +96,17 @@ class CropDataset(Dataset[Batch]):
         image, labels = self._cache.get(self._records[image_index])
         cell_type = self._types[image_index]
         zoom = self._zooms[cell_type]
-        if rng.random() < self._augment.swap_scale:
+        if rng.random() < self._augment.swap_scale_fraction:
             zoom = self._zooms[rng.integers(len(self._zooms))]
-        margin = self._augment.crop // 8
+        margin = self._augment.crop_size // 8
         crop, ids = cut_crop(image, labels, zoom, margin, self._augment, rng)
-        if self._augment.paste > 0:
+        if self._augment.paste_fraction > 0:
             alike = self._of_type[cell_type]
             image, labels = self._cache.get(self._records[alike[rng.integers(len(alike))]])
             source = cut_crop(image, labels, zoom, margin, self._augment, rng)
-            crop, ids = paste_cells((crop, ids), source, self._augment.paste, rng)
+            crop, ids = paste_cells((crop, ids), source, self._augment.paste_fraction, rng)
         flows = labels_to_flows(ids)
-        inner = slice(margin, margin + self._augment.crop)
+        inner = slice(margin, margin + self._augment.crop_size)
         return Batch(
             torch.from_numpy(vary_intensity(crop, self._augment, rng))[None],
             torch.from_numpy(np.ascontiguousarray(flows[:, inner, inner])),
@@ -165,12 +165,12 @@ def loader_processes(wanted: int | None, device: torch.device) -> int:
     if wanted is not None:
         return wanted
     # Not torch's number of threads: torchrun sets it to 1.
-    cores = threads() // processes_here()
+    cores = threads() // local_world_size()
     return 0 if device.type == "cpu" else min(8, max(1, cores - 1))
 
 
 @contextmanager
-def named_losses_of_workers() -> Iterator[None]:
+def report_worker_crash() -> Iterator[None]:
     """Turn torch's report of a loader process that died into ours.
 
     Torch raises it wherever the main thread happens to be, not only while waiting for a batch.
@@ -224,7 +224,7 @@ class _Cache:
             self._items.move_to_end(record.image_id)
             return self._items[record.image_id]
         # Another cell on top may cut a cell in two; a second piece would teach a second centre.
-        labels = largest_pieces(masks_to_labels(record.masks()))
+        labels = keep_largest_component(masks_to_labels(record.masks()))
         item = (normalize(record.image()), labels)
         self._items[record.image_id] = item
         self._size += item[0].nbytes + item[1].nbytes

@@ -21,11 +21,11 @@ from flowseg.data.record import Record
 from flowseg.evaluation.calibration import Calibration, bootstrap_interval, calibrate
 from flowseg.evaluation.threshold_grid import Sample
 from flowseg.inference.flow_field import load_fields, save_fields
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.io.atomic import ensure_writable_folder, write_text
 from flowseg.io.tables import write_rows
 from flowseg.network.checkpoint import load_network, read_card, save_network
-from flowseg.training.distributed import from_first, joined
+from flowseg.training.distributed import distributed_session, from_rank_zero
 from flowseg.training.plan import NONE, check_images, plan
 from flowseg.training.pretraining import pretrained
 from flowseg.training.run import TrainResult, train
@@ -53,7 +53,7 @@ class OutOfFold(NamedTuple):
     named : str
         The cell type that the network takes it for.
     score : float
-        The competition's, of the average of ``config.views`` views, with the thresholds that the
+        The competition's, of the average of ``config.tta`` views, with the thresholds that the
         cell type began with. Scale and thresholds are those of the true cell type, whatever
         `named` says.
     calibrated_score : float
@@ -91,7 +91,7 @@ class CrossValidation:
     folds: tuple[TrainResult, ...]
     images: tuple[OutOfFold, ...]
     calibration: Calibration
-    views: int
+    tta: int
 
 
 def cross_validate(
@@ -124,13 +124,13 @@ def cross_validate(
 
     Notes
     -----
-    Out of fold ``config.views`` views of each image are averaged. Folds are validated after their
+    Out of fold ``config.tta`` views of each image are averaged. Folds are validated after their
     last epoch only, on one view: a best epoch chosen on the images that are scored would flatter
     the score.
     """
     if tensorboard:
         load_writer()
-    with joined(device) as where:
+    with distributed_session(device) as where:
         return _cross_validate(
             config, Path(data), Path(out), pretrain, train_only, where, resume, tensorboard
         )
@@ -159,7 +159,7 @@ def _cross_validate(
     # All folds are planned before the first is trained: what cannot be trained is refused now.
     plans += [plan(other, data, pretrain, train_only) for other in configs[1:]]
     extra = [record for planned in plans for record in planned.extra]
-    from_first(lambda: check_images([*plans[0].records, *extra]))
+    from_rank_zero(lambda: check_images([*plans[0].records, *extra]))
     origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
     with opened(out, settings, origin, resume):
         start = pretrained(pretrain, first, data, out, where)
@@ -176,13 +176,13 @@ def _cross_validate(
                     pretrain=NONE if start is None else str(start),
                     train_only=train_only,
                     device=str(where),
-                    resume=from_first((folder / CONFIG).is_file),
+                    resume=from_rank_zero((folder / CONFIG).is_file),
                     tensorboard=tensorboard,
                 )
             )
         fold_of = plans[0].folds
         known = [record for record in plans[0].records if fold_of[record.image_id] != TRAIN_ONLY]
-        return from_first(lambda: _judge(out, folds, known, fold_of, first, str(where)))
+        return from_rank_zero(lambda: _judge(out, folds, known, fold_of, first, str(where)))
 
 
 def report(result: CrossValidation, seed: int = 0) -> str:
@@ -203,7 +203,7 @@ def report(result: CrossValidation, seed: int = 0) -> str:
             f"{name:<11} {len(own):>7}  {np.mean(scores):.4f}  {low:.4f} to {high:.4f}"
             f"  {calibrated:>10.4f}  {named:>10.0%}"
         )
-    lines.append(f"(averages of {result.views} views)" if result.views > 1 else "(one view)")
+    lines.append(f"(averages of {result.tta} views)" if result.tta > 1 else "(one view)")
     return "\n".join(lines)
 
 
@@ -218,7 +218,7 @@ def _judge(
     """Score every image by the network that did not learn from it, and calibrate."""
     named = _collect(out, folds, records, fold_of, config, device)
     # Not those of the card: one that died here may have put tuned thresholds there already.
-    calibration = calibrate(_samples(out, records), config.cells, config.seed)
+    calibration = calibrate(_samples(out, records), config.cell_types, config.seed)
     for fold_result in folds:
         _calibrate_card(fold_result.checkpoint, calibration)
     images = tuple(
@@ -226,7 +226,7 @@ def _judge(
         for r in records
         for scores in [calibration.scores[r.image_id]]
     )
-    result = CrossValidation(out, tuple(folds), images, calibration, config.views)
+    result = CrossValidation(out, tuple(folds), images, calibration, config.tta)
     _write(result)
     return result
 
@@ -253,13 +253,13 @@ def _collect(
     named = {}
     with tqdm(total=len(records), desc="out of fold", unit="image") as bar:
         for fold, result in enumerate(folds):
-            precision, views = config.training.precision, config.views
-            segmenter = Segmenter.load(result.checkpoint, device, precision, views=views)
+            precision, tta = config.training.precision, config.tta
+            segmenter = Segmenter.load(result.checkpoint, device, precision, tta=tta)
             for record in records:
                 if fold_of[record.image_id] == fold:
                     grey = normalize(record.image())
-                    named[record.image_id] = segmenter.judge(grey, Request())[0]
-                    field = segmenter.predict(grey, segmenter.needs(record.cell_type))
+                    named[record.image_id] = segmenter.resolve_settings(grey, SegmentOptions())[0]
+                    field = segmenter.predict(grey, segmenter.settings_for(record.cell_type))
                     save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
                     bar.update()
     return named
@@ -277,11 +277,11 @@ def _calibrate_card(path: Path, calibration: Calibration) -> None:
     """Put the tuned thresholds on a checkpoint's card; its diameters stay its own."""
     network, card = load_network(path)
     cells = {
-        name: replace(calibration.cells[name], diameter=cell.diameter)
-        for name, cell in card.cells.items()
+        name: replace(calibration.cell_types[name], diameter=cell.diameter)
+        for name, cell in card.cell_types.items()
     }
     provenance = dict(card.provenance) | {"calibration": calibration.to_mapping()}
-    save_network(path, network.state_dict(), replace(card, cells=cells, provenance=provenance))
+    save_network(path, network.state_dict(), replace(card, cell_types=cells, provenance=provenance))
 
 
 def _write(result: CrossValidation) -> None:
@@ -291,7 +291,7 @@ def _write(result: CrossValidation) -> None:
         "stage": ENSEMBLE,
         "validation_score": float(np.mean([image.calibrated_score for image in result.images])),
         "folds": len(result.folds),
-        "views": result.views,
+        "tta": result.tta,
         "calibration": result.calibration.to_mapping(),
     }
     write_text(result.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")

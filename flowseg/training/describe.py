@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowseg.config.loading import load_config
-from flowseg.config.schema import CellType
+from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import read_rows
@@ -77,7 +77,7 @@ def _run(folder: Path) -> str:
         lines.append(("state", f"finished: {summary.get('stage', 'training')}"))
         known = (
             "folds",
-            "views",
+            "tta",
             "epochs",
             "best_epoch",
             "validation_score",
@@ -91,8 +91,10 @@ def _run(folder: Path) -> str:
         if isinstance(validation, list):
             lines.append(("validation images", str(len(validation))))
     if rows:
-        told = {k: v for k, v in rows[-1].items() if v and k.startswith(("loss", "score"))}
-        lines.append(("last epoch", ", ".join(f"{k} {float(v):.4f}" for k, v in told.items())))
+        as_user_error = {k: v for k, v in rows[-1].items() if v and k.startswith(("loss", "score"))}
+        lines.append(
+            ("last epoch", ", ".join(f"{k} {float(v):.4f}" for k, v in as_user_error.items()))
+        )
     held = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     return _table([*lines, ("holds", ", ".join(held))])
 
@@ -100,7 +102,7 @@ def _run(folder: Path) -> str:
 def _checkpoint(path: Path) -> str:
     card = read_card(path)
     return "\n\n".join(
-        [_table([("checkpoint", str(path)), *_facts(path, card)]), _cells(card.cells)]
+        [_table([("checkpoint", str(path)), *_facts(path, card)]), _cells(card.cell_types)]
     )
 
 
@@ -108,8 +110,11 @@ def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
     network = card.network
     lines = [
         ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
-        ("network", f"channels {', '.join(map(str, network.channels))}; {network.blocks} blocks"),
-        ("seen at", f"cells of {network.diameter:g} px"),
+        (
+            "network",
+            f"channels {', '.join(map(str, network.channels))}; {network.blocks_per_level} blocks",
+        ),
+        ("seen at", f"cells of {network.target_diameter:g} px"),
     ]
     known = ("stage", "epoch", "validation_score", "training_images", "validation_images")
     for name in (*known, "pretraining", "data"):
@@ -122,7 +127,7 @@ def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
     return lines
 
 
-def _cells(cells: Mapping[str, CellType]) -> str:
+def _cells(cells: Mapping[str, CellTypeSettings]) -> str:
     head = ("cell type", "diameter", "cellprob", "flow", "min size")
     rows = [
         (

@@ -18,20 +18,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flowseg.errors import FlowsegError, told
+from flowseg.errors import FlowsegError, as_user_error
 from flowseg.network.device import local_device, pick_device, torchrun_rank
 
 __all__ = [
-    "average",
-    "check_alike",
-    "from_first",
+    "all_reduce_mean",
+    "assert_same_on_all_ranks",
+    "distributed_session",
+    "from_rank_zero",
     "gather",
-    "is_first",
-    "joined",
-    "launched",
-    "processes",
-    "processes_here",
+    "is_rank_zero",
+    "local_world_size",
     "rank",
+    "under_torchrun",
+    "world_size",
 ]
 
 Value = TypeVar("Value")
@@ -39,11 +39,11 @@ Value = TypeVar("Value")
 _PATIENCE = timedelta(days=30)
 """How long processes wait for the first one, which may itself wait for another training's lock."""
 
-_waiting_room: dist.ProcessGroup | None = None
+_control_group: dist.ProcessGroup | None = None
 
 
 @contextmanager
-def joined(device: str) -> Iterator[torch.device]:
+def distributed_session(device: str) -> Iterator[torch.device]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Parameters
@@ -62,13 +62,13 @@ def joined(device: str) -> Iterator[torch.device]:
         If the device is not there, or the other processes cannot be reached.
     """
     where = pick_device(local_device(device))
-    if not launched() or dist.is_initialized():
+    if not under_torchrun() or dist.is_initialized():
         yield where
         return
     _join(where)
     log = logging.getLogger("flowseg")
     level = log.level
-    if not is_first():
+    if not is_rank_zero():
         log.setLevel(logging.WARNING)
     try:
         yield where
@@ -82,38 +82,38 @@ def joined(device: str) -> Iterator[torch.device]:
         log.setLevel(level)
 
 
-def launched() -> bool:
+def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return torchrun_rank() is not None
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if _together() else 1
 
 
-def processes_here() -> int:
+def local_world_size() -> int:
     """How many of them share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _together() else 1
 
 
 def rank() -> int:
-    """The number of this process, 0 ... `processes()` - 1."""
+    """The number of this process, 0 ... `world_size()` - 1."""
     return dist.get_rank() if _together() else 0
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes files."""
     return rank() == 0
 
 
-def from_first(call: Callable[[], Value]) -> Value:
+def from_rank_zero(call: Callable[[], Value]) -> Value:
     """What `call` returns in the first process, in all of them; the others wait for it."""
     if not _together():
         return call()
-    box = [call() if is_first() else None]
+    box = [call() if is_rank_zero() else None]
     with _clear_errors():
-        dist.broadcast_object_list(box, src=0, group=_waiting_room)
+        dist.broadcast_object_list(box, src=0, group=_control_group)
     return cast(Value, box[0])
 
 
@@ -121,23 +121,23 @@ def gather(value: Value) -> list[Value]:
     """The values of all processes, in their order, in all of them."""
     if not _together():
         return [value]
-    values: list[Value | None] = [None] * processes()
+    values: list[Value | None] = [None] * world_size()
     with _clear_errors():
-        dist.all_gather_object(values, value, group=_waiting_room)
+        dist.all_gather_object(values, value, group=_control_group)
     return cast(list[Value], values)
 
 
-def check_alike(*values: object) -> None:
+def assert_same_on_all_ranks(*values: object) -> None:
     """Refuse to train where the first process has other settings or images than this one."""
-    if from_first(lambda: values) != values:
+    if from_rank_zero(lambda: values) != values:
         raise FlowsegError(
-            f"process {rank() + 1} of {processes()} has other settings or other images than the "
+            f"process {rank() + 1} of {world_size()} has other settings or other images than the "
             "first",
             remedy="give all of them the same command and the same data",
         )
 
 
-def average(tensors: Iterable[Tensor]) -> None:
+def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
     """Replace float tensors by their means over all processes, the same bits in each."""
     if not _together():
         return
@@ -146,7 +146,7 @@ def average(tensors: Iterable[Tensor]) -> None:
     message = torch.cat([tensor.reshape(-1) for tensor in own])
     with _clear_errors():
         dist.all_reduce(message)
-    message /= processes()
+    message /= world_size()
     for tensor, mean in zip(own, torch.split(message, [t.numel() for t in own]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
 
@@ -156,7 +156,7 @@ def _together() -> bool:
 
 
 def _join(where: torch.device) -> None:
-    global _waiting_room  # noqa: PLW0603
+    global _control_group  # noqa: PLW0603
     backends = {"cpu": "gloo", "cuda": "nccl"}
     if where.type not in backends:
         raise FlowsegError(
@@ -167,9 +167,9 @@ def _join(where: torch.device) -> None:
         torch.cuda.set_device(where)
     try:
         dist.init_process_group(backends[where.type])
-        _waiting_room = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        _control_group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise told(error) or FlowsegError(
+        raise as_user_error(error) or FlowsegError(
             f"the other processes of this training cannot be reached: {error}",
             remedy="start all of them with torchrun",
         ) from error
@@ -178,8 +178,8 @@ def _join(where: torch.device) -> None:
 def _leave() -> None:
     # A group ends its threads with its last reference. Those of one that outlives the interpreter
     # still hold Python objects, and letting go of them then aborts the process.
-    global _waiting_room  # noqa: PLW0603
-    _waiting_room = None
+    global _control_group  # noqa: PLW0603
+    _control_group = None
     dist.destroy_process_group()
 
 
@@ -188,8 +188,8 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise told(error) or FlowsegError(
-            f"process {rank() + 1} of {processes()} ends because another one has ended or cannot "
+        raise as_user_error(error) or FlowsegError(
+            f"process {rank() + 1} of {world_size()} ends because another one has ended or cannot "
             "be reached",
             remedy="see what that one says, then start all of them again with --resume",
         ) from error

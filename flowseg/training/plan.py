@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flowseg.config.loading import available_machines, load_config
-from flowseg.config.schema import CellType, Config, DataConfig, NetworkConfig
-from flowseg.data.detect import layout_of, read_records
+from flowseg.config.loading import available_recipes, load_config
+from flowseg.config.schema import CellTypeSettings, Config, DataConfig, NetworkConfig
+from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folds import assign_folds, read_ids, split_fold
 from flowseg.data.mask_repair import repair
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import read_card
-from flowseg.training.distributed import from_first, processes
+from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.provenance import digest, fingerprint
 from flowseg.training.run_folder import checkpoint_at
 
@@ -62,11 +62,13 @@ class Plan:
         """What a run that goes on must have in common with the one that began."""
         fresh = pretrain in (NONE, LIVECELL)
         return {
-            "pretrain": pretrain if fresh else from_first(lambda: digest(checkpoint_at(pretrain))),
+            "pretrain": pretrain
+            if fresh
+            else from_rank_zero(lambda: digest(checkpoint_at(pretrain))),
             "training": fingerprint(self.training),
             "validation": fingerprint(self.validation),
             "extra": fingerprint(self.extra) if self.extra else None,
-            "processes": processes(),
+            "processes": world_size(),
             "device": device.type,
         }
 
@@ -84,33 +86,35 @@ def plan(
     _check_crop(config)
     if pretrain not in (NONE, LIVECELL):
         config = replace(config, network=_inherited(config.network, checkpoint_at(pretrain)))
-    records = read_records(data, tuple(config.cells), config.data.include_flawed)
-    settings, folds = split_images(records, config.data, train_only, layout_of(data) == "folder")
+    records = read_records(data, tuple(config.cell_types), config.data.include_flawed)
+    settings, folds = split_images(
+        records, config.data, train_only, detect_layout(data) == "folder"
+    )
     config = replace(config, data=settings)
     extra = extra_images(config, records)
     training, validation = split_fold(records, folds, config.data.fold)
     training = [
-        replace(record, annotation=repair(record.masks(), config.data.repair))
+        replace(record, annotation=repair(record.masks(), config.data.mask_repair))
         for record in training
     ]
-    config = replace(config, cells=measure_cells(config.cells, training))
+    config = replace(config, cell_types=measure_cells(config.cell_types, training))
     return Plan(config, records, folds, training, validation, extra)
 
 
 def _inherited(network: NetworkConfig, start: Path) -> NetworkConfig:
     """The architecture of the checkpoint to start from, unless another one was asked for."""
-    found = from_first(lambda: read_card(start).network)
-    recipes = [load_config(machine=machine).network for machine in (None, *available_machines())]
+    found = from_rank_zero(lambda: read_card(start).network)
+    recipes = [load_config(recipe=recipe).network for recipe in (None, *available_recipes())]
     return found if network in recipes else network
 
 
 def _check_crop(config: Config) -> None:
     stride = 1 << (len(config.network.channels) - 1)
-    crop = config.augment.crop
+    crop = config.augment.crop_size
     if crop % stride:
         raise FlowsegError(
-            f"augment.crop is {crop}, but this network needs a multiple of {stride}",
-            remedy=f"set augment.crop={-(-crop // stride) * stride}",
+            f"augment.crop_size is {crop}, but this network needs a multiple of {stride}",
+            remedy=f"set augment.crop_size={-(-crop // stride) * stride}",
         )
 
 
@@ -127,7 +131,7 @@ def extra_images(config: Config, labelled: Sequence[Record]) -> list[Record]:
     folder = Path(config.data.extra.replace("{fold}", str(config.data.fold)))
     if not folder.is_dir():
         raise FlowsegError("is no folder of extra images", file=folder, remedy="see --extra")
-    extra = read_records(folder, tuple(config.cells), config.data.include_flawed)
+    extra = read_records(folder, tuple(config.cell_types), config.data.include_flawed)
     shared = sorted({r.image_id for r in extra} & {r.image_id for r in labelled})
     if shared:
         raise FlowsegError(
@@ -177,7 +181,9 @@ def _fewer_folds(config: DataConfig, images: int) -> DataConfig:
     return replace(config, folds=images)
 
 
-def measure_cells(cells: Mapping[str, CellType], records: Sequence[Record]) -> dict[str, CellType]:
+def measure_cells(
+    cells: Mapping[str, CellTypeSettings], records: Sequence[Record]
+) -> dict[str, CellTypeSettings]:
     """`cells` with every unknown diameter replaced by the mean one of the training masks."""
     measured = {}
     for name, cell in cells.items():

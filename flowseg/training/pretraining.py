@@ -13,19 +13,27 @@ from typing import Any
 import torch
 
 from flowseg.config.loading import to_mapping, to_yaml
-from flowseg.config.schema import CellType, Config
+from flowseg.config.schema import CellTypeSettings, Config
 from flowseg.data.livecell import read_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
 from flowseg.network.checkpoint import load_network, read_card
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.distributed import from_first, processes
+from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.finish import close_folder
 from flowseg.training.plan import LIVECELL, NONE, check_images, measure_cells
 from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
-from flowseg.training.run_folder import BEST, CONFIG, LAST, STATE, SUMMARY, alone_in, checkpoint_at
-from flowseg.training.trainer import Stage, fit
+from flowseg.training.run_folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    STATE,
+    SUMMARY,
+    checkpoint_at,
+    lock_run_folder,
+)
+from flowseg.training.trainer import Stage, train_stage
 
 __all__ = ["inherit", "pretrained"]
 
@@ -45,18 +53,18 @@ def pretrained(
         return None
     if pretrain != LIVECELL:
         return checkpoint_at(pretrain)
-    begun = from_first(lambda: _begun_with(out))
+    begun = from_rank_zero(lambda: _begun_with(out))
     if begun is not None:
         _log.info("reusing the LIVECell pre-training in %s", begun.parent)
         return begun
     training = read_livecell(data, ("train",))
     validation = read_livecell(data, ("val",))
     names = sorted({record.cell_type for record in training})
-    stage_config = replace(config, cells={name: CellType() for name in names})
+    stage_config = replace(config, cell_types={name: CellTypeSettings() for name in names})
     key = _key(stage_config, [*training, *validation], device)
     folder = out.parent / f"livecell-{key}"
-    with alone_in(folder, wait=True):
-        if from_first((folder / SUMMARY).is_file):
+    with lock_run_folder(folder, wait=True):
+        if from_rank_zero((folder / SUMMARY).is_file):
             _log.info("reusing the LIVECell pre-training in %s", folder)
         else:
             _pretrain(folder, stage_config, training, validation, device)
@@ -80,20 +88,20 @@ def _pretrain(
     device: torch.device,
 ) -> None:
     """Train the first stage, or go on with it, and leave its checkpoint in `folder`."""
-    from_first(lambda: check_images([*training, *validation]))
-    cells = measure_cells(config.cells, training)
-    config = replace(config, cells=cells)
+    from_rank_zero(lambda: check_images([*training, *validation]))
+    cells = measure_cells(config.cell_types, training)
+    config = replace(config, cell_types=cells)
     _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
-    from_first(lambda: write_text(folder / CONFIG, to_yaml(config)))
+    from_rank_zero(lambda: write_text(folder / CONFIG, to_yaml(config)))
     known = [record for record in validation if record.cell_type in cells]
     provenance = provenance_of(config, training, known) | {"stage": "pretraining"}
     schedule = config.pretraining
     stage = Stage("pre-training", folder, training, known, cells, config, schedule, provenance)
     network = FlowNetwork(config.network, len(cells), config.seed)
     # The folder's name covers all that decides the weights, so going on is safe.
-    resume = from_first((folder / STATE).is_file)
-    result = fit(stage, network, device, resume)
-    from_first(lambda: close_folder(folder, stage, result))
+    resume = from_rank_zero((folder / STATE).is_file)
+    result = train_stage(stage, network, device, resume)
+    from_rank_zero(lambda: close_folder(folder, stage, result))
 
 
 def inherit(network: FlowNetwork, path: Path) -> None:
@@ -114,7 +122,7 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
     """A short name for everything that decides the weights of a pre-training."""
     settings = to_mapping(config)
     # Neither the schedule of the second stage, the split nor the scoring changes the first.
-    for unrelated in ("training", "data", "views"):
+    for unrelated in ("training", "data", "tta"):
         del settings[unrelated]
     material: dict[str, Any] = {
         "settings": settings,
@@ -123,6 +131,6 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
         "code": digest_of_code(),
         "torch": str(torch.__version__),
     }
-    if processes() > 1:  # so are the batches as many times larger
-        material["processes"] = processes()
+    if world_size() > 1:  # so are the batches as many times larger
+        material["processes"] = world_size()
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:12]

@@ -17,14 +17,19 @@ from flowseg.config.schema import Config
 from flowseg.data.folds import write_folds
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.distributed import check_alike, from_first, is_first, joined
+from flowseg.training.distributed import (
+    assert_same_on_all_ranks,
+    distributed_session,
+    from_rank_zero,
+    is_rank_zero,
+)
 from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.plan import Plan, check_images, plan
 from flowseg.training.pretraining import inherit, pretrained
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run_folder import BEST, FOLDS, OVERLAYS, SUMMARY, opened
 from flowseg.training.tensorboard import Board, load_writer
-from flowseg.training.trainer import Stage, fit
+from flowseg.training.trainer import Stage, train_stage
 
 __all__ = ["TrainResult", "train"]
 
@@ -69,7 +74,7 @@ def train(
     Parameters
     ----------
     config : Config
-        From :func:`flowseg.load_config`; ``config.cells`` says which cell types take part.
+        From :func:`flowseg.load_config`; ``config.cell_types`` says which cell types take part.
     data : path
         The unzipped competition, or a folder of images and labels: see
         :func:`flowseg.data.folder.read_folder`.
@@ -99,7 +104,7 @@ def train(
     """
     if tensorboard:
         load_writer()
-    with joined(device) as where:
+    with distributed_session(device) as where:
         return _train(
             config, Path(data), Path(out), pretrain, train_only, where, resume, tensorboard
         )
@@ -117,20 +122,20 @@ def _train(
 ) -> TrainResult:
     """What one process does; only the first of several writes."""
     planned = plan(config, data, pretrain, train_only)
-    from_first(lambda: check_images([*planned.records, *planned.extra]))
+    from_rank_zero(lambda: check_images([*planned.records, *planned.extra]))
     origin = planned.origin(pretrain, where)
-    check_alike(to_yaml(planned.config), origin)
+    assert_same_on_all_ranks(to_yaml(planned.config), origin)
     with opened(out, planned.config, origin, resume) as begun:
-        if from_first((out / SUMMARY).is_file):
-            return from_first(lambda: _finished(out))
+        if from_rank_zero((out / SUMMARY).is_file):
+            return from_rank_zero(lambda: _finished(out))
         start = pretrained(pretrain, planned.config, data, out, where)
-        from_first(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
-        board = Board(out) if tensorboard and is_first() else None
+        from_rank_zero(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
+        board = Board(out) if tensorboard and is_rank_zero() else None
         stage = _stage(planned, out, start, origin, board)
-        network = FlowNetwork(stage.config.network, len(stage.cells), stage.config.seed)
-        if start is not None and not begun and is_first():
+        network = FlowNetwork(stage.config.network, len(stage.cell_types), stage.config.seed)
+        if start is not None and not begun and is_rank_zero():
             inherit(network, start)
-        result = fit(stage, network, where, begun)
+        result = train_stage(stage, network, where, begun)
 
         def finish() -> None:
             draw_overlays(out, stage.validation, str(where), stage.schedule.precision)
@@ -138,7 +143,7 @@ def _train(
                 board.close(out / OVERLAYS, result.epoch)
             close_folder(out, stage, result)
 
-        from_first(finish)
+        from_rank_zero(finish)
         return TrainResult(out, out / BEST, result.score, result.epoch)
 
 
@@ -164,7 +169,7 @@ def _stage(
         out,
         planned.training,
         planned.validation,
-        config.cells,
+        config.cell_types,
         config,
         config.training,
         provenance,

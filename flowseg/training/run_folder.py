@@ -16,7 +16,7 @@ from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder, write_text
 from flowseg.io.temporary import is_part
-from flowseg.training.distributed import from_first, is_first
+from flowseg.training.distributed import from_rank_zero, is_rank_zero
 
 try:
     import fcntl
@@ -36,8 +36,8 @@ __all__ = [
     "STATE",
     "SUMMARY",
     "TENSORBOARD",
-    "alone_in",
     "checkpoint_at",
+    "lock_run_folder",
     "opened",
 ]
 
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
+def lock_run_folder(folder: Path, wait: bool = False) -> Iterator[None]:
     """Make `folder` and let one training at a time into it, which its first process stands for.
 
     The system frees it however a process ends; loader processes that outlive theirs do not hold it.
@@ -68,7 +68,7 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
     FlowsegError
         If another training is in it, unless it is to be waited for.
     """
-    if not is_first():
+    if not is_rank_zero():
         yield
         return
     ensure_writable_folder(folder)
@@ -95,14 +95,14 @@ def opened(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -
 
     A run that died in its pre-training has settings and no state yet: it is resumed as well.
     """
-    if resume and not from_first((out / CONFIG).is_file):
+    if resume and not from_rank_zero((out / CONFIG).is_file):
         raise FlowsegError(
             "holds no run to resume, so no checkpoint",
             file=out,
             remedy="start without --resume, or name the run's folder with --out",
         )
-    with alone_in(out):
-        yield from_first(lambda: _begin(out, config, origin, resume))
+    with lock_run_folder(out):
+        yield from_rank_zero(lambda: _begin(out, config, origin, resume))
 
 
 def _begin(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> bool:
@@ -116,7 +116,7 @@ def _begin(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -
             raise FlowsegError(
                 f"was started with other settings: {', '.join(changed)}",
                 file=out / CONFIG,
-                remedy="resume with the same command (and --machine), or start a new --out",
+                remedy="resume with the same command (and --recipe), or start a new --out",
             )
         return (out / STATE).is_file()
     # Settings and folds alone are those of a run that never began.

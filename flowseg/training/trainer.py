@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from flowseg.config.schema import CellType, Config, ScheduleConfig
+from flowseg.config.schema import CellTypeSettings, Config, ScheduleConfig
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.inference.segmenter import Segmenter
@@ -31,14 +31,21 @@ from flowseg.training.batches import (
     CropDataset,
     batches,
     loader_processes,
-    named_losses_of_workers,
+    report_worker_crash,
 )
-from flowseg.training.distributed import average, from_first, gather, is_first, processes, rank
+from flowseg.training.distributed import (
+    all_reduce_mean,
+    from_rank_zero,
+    gather,
+    is_rank_zero,
+    rank,
+    world_size,
+)
 from flowseg.training.optimiser import MuonAdamW
 from flowseg.training.run_folder import BEST, LAST, METRICS, STATE
 from flowseg.training.timing import Clock, where_time_went
 
-__all__ = ["Stage", "StageResult", "fit", "learning_rate"]
+__all__ = ["Stage", "StageResult", "learning_rate", "train_stage"]
 
 
 _log = logging.getLogger(__name__)
@@ -56,7 +63,7 @@ class Stage:
         Where checkpoints and metrics go; it exists.
     training, validation : sequence of Record
         Disjoint; `validation` may be empty, then the last weights are the best.
-    cells : mapping of str to CellType
+    cell_types : mapping of str to CellType
         With known diameters; its order numbers the types.
     config : Config
         All settings.
@@ -74,7 +81,7 @@ class Stage:
     folder: Path
     training: Sequence[Record]
     validation: Sequence[Record]
-    cells: Mapping[str, CellType]
+    cell_types: Mapping[str, CellTypeSettings]
     config: Config
     schedule: ScheduleConfig
     provenance: Mapping[str, Any]
@@ -91,7 +98,9 @@ class StageResult:
     seconds: float
 
 
-def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) -> StageResult:
+def train_stage(
+    stage: Stage, network: FlowNetwork, device: torch.device, resume: bool
+) -> StageResult:
     """Train `network` through a stage and leave its best and last weights in the folder.
 
     Parameters
@@ -124,21 +133,25 @@ def fit(stage: Stage, network: FlowNetwork, device: torch.device, resume: bool) 
     run = _Run(stage, network, device)
     run.begin(resume)
     # Of all processes together; each takes its share of the crops of every step.
-    batch = schedule.batch_size * processes()
-    steps = -(-schedule.crops // batch)
+    batch = schedule.batch_size * world_size()
+    steps = -(-schedule.crops_per_epoch // batch)
     total = schedule.epochs * steps
     first = run.epoch * steps * batch + rank() * schedule.batch_size
     source = batches(
-        CropDataset(stage.training, stage.cells, stage.config, stage.extra, schedule.balance),
+        CropDataset(stage.training, stage.cell_types, stage.config, stage.extra, schedule.balance),
         range(first, total * batch, batch),
         schedule.batch_size,
         loader_processes(schedule.workers, device),
         device.type == "cuda",
     )
     bar = tqdm(
-        total=total, initial=run.epoch * steps, desc=stage.name, unit="step", disable=not is_first()
+        total=total,
+        initial=run.epoch * steps,
+        desc=stage.name,
+        unit="step",
+        disable=not is_rank_zero(),
     )
-    with named_losses_of_workers(), bar:
+    with report_worker_crash(), bar:
         while run.epoch < schedule.epochs:
             clock = Clock()
             begun = run.epoch * steps
@@ -167,7 +180,7 @@ def learning_rate(step: int, steps: int, schedule: ScheduleConfig) -> float:
     schedule : ScheduleConfig
         Its peak and its warm-up.
     """
-    rise = max(1, round(schedule.warmup * steps))
+    rise = max(1, round(schedule.warmup_fraction * steps))
     if step < rise:
         return schedule.learning_rate * (step + 1) / rise
     share = (step - rise) / max(1, steps - rise)
@@ -183,8 +196,8 @@ class _Run:
         # torch's own type hints leave memory_format out.
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Its weights are those of the network; the mean, which validates, need not be fast.
-        self.forward = torch.compile(self.network) if stage.schedule.compiled else self.network
-        self.mean = FlowNetwork(network.config, len(stage.cells)).to(device)
+        self.forward = torch.compile(self.network) if stage.schedule.compile else self.network
+        self.mean = FlowNetwork(network.config, len(stage.cell_types)).to(device)
         self.mean.load_state_dict(network.state_dict())
         own = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
         self.optimiser = MuonAdamW(self.network, stage.schedule.weight_decay, own)
@@ -198,10 +211,10 @@ class _Run:
         if resume:
             self.load()
             return
-        weights = from_first(self.network.state_dict)
+        weights = from_rank_zero(self.network.state_dict)
         self.network.load_state_dict(weights)
         self.mean.load_state_dict(weights)
-        if is_first():
+        if is_rank_zero():
             self.save()
 
     def learn(
@@ -224,7 +237,9 @@ class _Run:
             # The weights are one, but each process has normalised by its own crops.
             models = (self.network, self.mean)
             statistics = (buffer for model in models for buffer in model.buffers())
-            average([sums, *(buffer for buffer in statistics if buffer.is_floating_point())])
+            all_reduce_mean(
+                [sums, *(buffer for buffer in statistics if buffer.is_floating_point())]
+            )
             losses: list[float] = (sums / len(rates)).tolist()
         if not math.isfinite(losses[0]):
             raise FlowsegError(
@@ -245,7 +260,7 @@ class _Run:
         )
         self.network.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
-        average(p.grad for p in self.network.parameters() if p.grad is not None)
+        all_reduce_mean(p.grad for p in self.network.parameters() if p.grad is not None)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._follow()
@@ -263,17 +278,17 @@ class _Run:
         segmenter = Segmenter(
             self.mean, self.card(), str(self.device), self.stage.schedule.precision
         )
-        places = range(rank(), len(self.stage.validation), processes())
+        places = range(rank(), len(self.stage.validation), world_size())
         share = {}
         for place in tqdm(
-            places, desc="validation", unit="image", leave=False, disable=not is_first()
+            places, desc="validation", unit="image", leave=False, disable=not is_rank_zero()
         ):
             record = self.stage.validation[place]
             found = segmenter.segment(record.image(), cell_type=record.cell_type).labels
             share[place] = competition_score(record.masks(), found)
         scores = dict(sorted(pair for part in gather(share) for pair in part.items()))
         table = {"score": float(np.mean(list(scores.values())))}
-        for name in self.stage.cells:
+        for name in self.stage.cell_types:
             own = [scores[k] for k, r in enumerate(self.stage.validation) if r.cell_type == name]
             if own:
                 table[f"score_{name}"] = float(np.mean(own))
@@ -294,7 +309,7 @@ class _Run:
         )
         if better:
             self.best, self.best_epoch = scores.get("score", math.nan), self.epoch
-        if is_first():
+        if is_rank_zero():
             self._save_epoch(better)
 
     def _save_epoch(self, better: bool) -> None:
@@ -313,7 +328,9 @@ class _Run:
         """The card of the weights as they stand."""
         score = self.best if score is None else score
         progress = {"epoch": self.epoch, "validation_score": None if math.isnan(score) else score}
-        return Card(self.network.config, self.stage.cells, dict(self.stage.provenance) | progress)
+        return Card(
+            self.network.config, self.stage.cell_types, dict(self.stage.provenance) | progress
+        )
 
     def save(self) -> None:
         """Keep all that resuming needs."""
@@ -333,7 +350,7 @@ class _Run:
     def load(self) -> None:
         """Take up where :meth:`save` left off."""
         path = self.stage.folder / STATE
-        tensors, text = from_first(lambda: read_tensors(path))
+        tensors, text = from_rank_zero(lambda: read_tensors(path))
         try:
             counters = json.loads(text or "")
             self.network.load_state_dict(_taken(tensors, "network."))
@@ -355,7 +372,7 @@ class _Run:
     def _follow(self) -> None:
         """Move the mean weights; a young mean moves faster, so that it forgets the start."""
         self.updates += 1
-        decay = min(self.stage.schedule.ema, self.updates / (self.updates + 9))
+        decay = min(self.stage.schedule.ema_decay, self.updates / (self.updates + 9))
         for mean, own in zip(
             self.mean.state_dict().values(), self.network.state_dict().values(), strict=True
         ):

@@ -15,7 +15,7 @@ from flowseg.arrays.labels import (
     Policy,
     check_labels,
     fill_holes,
-    largest_pieces,
+    keep_largest_component,
     masks_to_labels,
     outlines,
     remove_small,
@@ -61,7 +61,7 @@ def test_renumber_leaves_no_gaps_and_keeps_the_order(labels):
 
 @given(LABELS)
 def test_largest_pieces_keeps_one_piece_a_cell(labels):
-    kept = largest_pieces(labels)
+    kept = keep_largest_component(labels)
     for i in np.unique(labels[labels > 0]):
         pieces, _ = ndimage.label(labels == i, np.ones((3, 3)))
         largest = np.bincount(pieces.ravel())[1:].argmax() + 1

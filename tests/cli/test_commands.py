@@ -22,9 +22,16 @@ from flowseg.synthetic.datasets import (
 
 SHAPE = (96, 128)
 TINY = [
-    *("--set", "network.channels=[4, 8]", "--set", "network.blocks=1", "--set", "augment.crop=64"),
-    *("--set", "training.crops=8", "--set", "training.batch_size=4", "--device", "cpu"),
-    *("--set", "pretraining.crops=8", "--set", "pretraining.epochs=1"),
+    *(
+        "--set",
+        "network.channels=[4, 8]",
+        "--set",
+        "network.blocks_per_level=1",
+        "--set",
+        "augment.crop_size=64",
+    ),
+    *("--set", "training.crops_per_epoch=8", "--set", "training.batch_size=4", "--device", "cpu"),
+    *("--set", "pretraining.crops_per_epoch=8", "--set", "pretraining.epochs=1"),
     *("--epochs", "2", "--folds", "2", "--fold", "0"),
 ]
 
@@ -262,8 +269,8 @@ def test_a_whole_config_and_what_it_takes_the_place_of(
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(load_config("all")))
     train = ["train", "--data", data, "--config", file, *TINY, "--epochs", "1"]
-    line = fails(capsys, *train, "--machine", "gpu")
-    assert f"{file}: names all settings, so --machine gpu would change nothing" in line
+    line = fails(capsys, *train, "--recipe", "gpu")
+    assert f"{file}: names all settings, so --recipe gpu would change nothing" in line
     line = fails(capsys, *train, "--cell-type", "cort")
     assert "names shsy5y, astro, cort, so --cell-type cort would change nothing" in line
     assert not (tmp_path / "runs").exists()
@@ -338,9 +345,9 @@ def test_a_crop_that_does_not_fit_is_refused_at_once(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = ["train", "--out", tmp_path / "run", "--data", data, *TINY]
-    line = fails(capsys, *train, "--set", "augment.crop=65")
-    assert "augment.crop is 65" in line
-    assert "set augment.crop=66" in line
+    line = fails(capsys, *train, "--set", "augment.crop_size=65")
+    assert "augment.crop_size is 65" in line
+    assert "set augment.crop_size=66" in line
     assert not (tmp_path / "run").exists()
 
 

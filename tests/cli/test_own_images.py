@@ -16,10 +16,17 @@ from flowseg.io.paths import find_images
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 
 TINY = [
-    *("--set", "augment.crop=64", "--set", "training.crops=8", "--set", "training.batch_size=4"),
+    *(
+        "--set",
+        "augment.crop_size=64",
+        "--set",
+        "training.crops_per_epoch=8",
+        "--set",
+        "training.batch_size=4",
+    ),
     *("--device", "cpu", "--epochs", "1"),
 ]
-SMALL = ["--set", "network.channels=[4, 8]", "--set", "network.blocks=1"]
+SMALL = ["--set", "network.channels=[4, 8]", "--set", "network.blocks_per_level=1"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def test_the_whole_way(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    run("explore", "--data", "cells", "--out", "cells.html")
+    run("explore", "--data", "cells", "--out", "cell_types.html")
     run("train", "--data", "cells", *SMALL, *TINY)
     folds = pd.read_csv("runs/cell-fold0/folds.csv", dtype={"id": str})
     assert set(folds["cell_type"]) == {"cell"}
@@ -59,7 +66,7 @@ def test_the_whole_way(
     assert "validation images  1\n" in text
     assert Path("runs/tuned/curves.png").is_file()
     some = ["--flow-threshold", "0", "--cellprob-threshold", "-2", "--device", "cpu"]
-    run("predict", "--in", "cells", "--out", "cells.csv", "--save-labels", "found", *some)
+    run("predict", "--in", "cells", "--out", "cell_types.csv", "--save-labels", "found", *some)
     names = {path.stem for path in find_images("found")}
     assert names == {*folds["id"], "bare"}
     Path("found/bare.tif").unlink()

@@ -9,7 +9,7 @@ import pytest
 
 from flowseg.config.loading import (
     available_cell_types,
-    available_machines,
+    available_recipes,
     from_mapping,
     is_whole,
     load_config,
@@ -21,24 +21,24 @@ from flowseg.errors import FlowsegError
 
 def test_precedence(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("cells: {shsy5y: {diameter: 20}}\ntraining: {epochs: 7, batch_size: 4}\n")
-    assert load_config("shsy5y").cells["shsy5y"].diameter == 17
+    file.write_text("cell_types: {shsy5y: {diameter: 20}}\ntraining: {epochs: 7, batch_size: 4}\n")
+    assert load_config("shsy5y").cell_types["shsy5y"].diameter == 17
     config = load_config("shsy5y", file, ["training.epochs=3"])
-    assert config.cells["shsy5y"].diameter == 20
+    assert config.cell_types["shsy5y"].diameter == 20
     assert (config.training.epochs, config.training.batch_size) == (3, 4)
 
 
-@pytest.mark.parametrize("name", available_machines())
+@pytest.mark.parametrize("name", available_recipes())
 def test_every_machine_loads_and_yields_to_what_is_set(name: str) -> None:
-    config = load_config("cort", overrides=["training.epochs=3"], machine=name)
-    assert list(config.cells) == ["cort"]
+    config = load_config("cort", overrides=["training.epochs=3"], recipe=name)
+    assert list(config.cell_types) == ["cort"]
     assert config.training.epochs == 3
 
 
 def test_a_laptop_is_the_default() -> None:
-    assert load_config("all", machine="laptop") == load_config("all")
-    with pytest.raises(FlowsegError, match="unknown machine 'phone'; choose one of gpu, gpus"):
-        load_config(machine="phone")
+    assert load_config("all", recipe="laptop") == load_config("all")
+    with pytest.raises(FlowsegError, match="unknown recipe 'phone'; choose one of gpu, gpus"):
+        load_config(recipe="phone")
 
 
 @pytest.mark.parametrize("name", available_cell_types())
@@ -67,13 +67,13 @@ def test_scientific_notation_is_a_number() -> None:
         ("augment.flip=1", "augment.flip must be true or false"),
         ("training.precision=bf16", "must be one of auto, float32, bfloat16, float16"),
         ("network.channels=32", "network.channels must be a list"),
-        ("cells.shsy6y.diameter=3", "did you mean 'cells.shsy5y'"),
-        ("cells.shsy5y.diametre=3", "did you mean 'cells.shsy5y.diameter'"),
+        ("cell_types.shsy6y.diameter=3", "did you mean 'cell_types.shsy5y'"),
+        ("cell_types.shsy5y.diametre=3", "did you mean 'cell_types.shsy5y.diameter'"),
         ("data.fold=5", "'fold' must be 0 to 4 with 5 folds"),
         ("training=3", "expected settings as 'key: value' for training"),
         ("seed", "write key=value"),
         ("seed=[", "not valid YAML"),
-        ("views=3", "1, 2, 4 or 8"),
+        ("tta=3", "1, 2, 4 or 8"),
     ],
 )
 def test_refusals(override: str, message: str) -> None:
@@ -90,8 +90,8 @@ def test_refusals(override: str, message: str) -> None:
         ("training: {epochs: 0}", "must be 1 or more"),
         ("- 1", "expected settings"),
         ("a: [", "not valid YAML"),
-        ("cells: 3", "'cells' must hold names, found 3"),
-        ("cells: {no: {diameter: 3}}", "a name in 'cells' must be text, found False"),
+        ("cell_types: 3", "'cell_types' must hold names, found 3"),
+        ("cell_types: {no: {diameter: 3}}", "a name in 'cell_types' must be text, found False"),
     ],
 )
 def test_refusals_name_the_file(text: str, message: str, tmp_path: Path) -> None:
@@ -116,17 +116,17 @@ def test_settings_are_frozen() -> None:
 
 
 def test_from_mapping_takes_defaults_for_what_is_missing() -> None:
-    from flowseg.config.schema import CellType
+    from flowseg.config.schema import CellTypeSettings
 
-    assert from_mapping(CellType, {"diameter": 20}) == CellType(diameter=20.0)
+    assert from_mapping(CellTypeSettings, {"diameter": 20}) == CellTypeSettings(diameter=20.0)
 
 
 def test_a_runs_config_keeps_its_cell_types(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(load_config("shsy5y")))
-    assert list(load_config("all", file).cells) == ["shsy5y"]
-    file.write_text("cells: {shsy5y: {diameter: 20}}\n")
-    assert list(load_config("all", file).cells) == ["shsy5y", "astro", "cort"]
+    assert list(load_config("all", file).cell_types) == ["shsy5y"]
+    file.write_text("cell_types: {shsy5y: {diameter: 20}}\n")
+    assert list(load_config("all", file).cell_types) == ["shsy5y", "astro", "cort"]
 
 
 def test_overrides_are_checked_together(tmp_path: Path) -> None:
@@ -135,7 +135,9 @@ def test_overrides_are_checked_together(tmp_path: Path) -> None:
     for overrides in (["data.folds=5", "data.fold=2"], ["data.fold=2", "data.folds=5"]):
         data = load_config("all", file, overrides).data
         assert (data.folds, data.fold) == (5, 2)
-    cells = load_config("all", overrides=["cells.cort.min_size=3", "cells.cort.diameter=9"]).cells
+    cells = load_config(
+        "all", overrides=["cell_types.cort.min_size=3", "cell_types.cort.diameter=9"]
+    ).cell_types
     assert (cells["cort"].min_size, cells["cort"].diameter, len(cells)) == (3, 9, 3)
     with pytest.raises(FlowsegError, match="'fold' must be 0 to 4 with 5 folds"):
         load_config("all", file, ["data.folds=5"])
@@ -147,7 +149,7 @@ def test_a_whole_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(load_config("all")))
     assert is_whole(file)
-    assert load_config("cort", file, machine="gpu") == load_config("all")
+    assert load_config("cort", file, recipe="gpu") == load_config("all")
     file.write_text(to_yaml(load_config("all")).replace("views: 4\n", ""))
     assert is_whole(file)
     file.write_text("{cells: {cort: {}}, seed: 1, data: , network: , augment: , training: }")
@@ -164,7 +166,7 @@ def test_a_whole_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
         f"seed: 0x{'f' * 5000}x",
         f"0x{'f' * 5000}: 1",
         f"training: 0x{'f' * 5000}",
-        f"cells: {{cort: {{diameter: {'9' * 400}}}}}",
+        f"cell_types: {{cort: {{diameter: {'9' * 400}}}}}",
         f"network: [{'9, ' * 10_000}]",
         "[" * 10_000,
         "#" * 70_000,

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from flowseg.arrays.labels import masks_to_labels
-from flowseg.data.detect import layout_of, read_records
+from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
@@ -107,7 +107,7 @@ def test_layouts_are_told_apart(tmp_path: Path) -> None:
     write_synthetic_livecell(tmp_path / "l", 2, 1, 2, (64, 64))
     write_image(tmp_path / "a.png", GREY)
     write_labels(tmp_path / "a_masks.tif", LABELS)
-    found = {name: layout_of(tmp_path / name) for name in ("c", "l", ".", "none")}
+    found = {name: detect_layout(tmp_path / name) for name in ("c", "l", ".", "none")}
     assert found == {"c": "competition", "l": "livecell", ".": "folder", "none": "competition"}
     assert len(read_records(tmp_path / "c")) == len(read_records(tmp_path / "l")) == 3
     with pytest.raises(FlowsegError, match="images of one cell type, not of astro, cort"):

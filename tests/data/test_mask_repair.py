@@ -57,13 +57,13 @@ def test_repair_mends_what_can_be_mended():
     two = whole | slanted(30, 50, 4, 8)
     straight = rectangle(20, 10, 5, 60)
     masks = Masks.from_dense([ring, two, straight, straight, rectangle(0, 0, 3, 3)])
-    mended = repair(masks, "repair")
+    mended = repair(masks, "fix")
     for index, expected in enumerate([whole, whole, straight]):
         np.testing.assert_array_equal(mended.dense(index), expected)
     assert len(mended) == 3
     assert len(repair(masks, "drop")) == 0
     assert repair(masks, "none") is masks
-    with pytest.raises(FlowsegError, match="none, repair, drop"):
+    with pytest.raises(FlowsegError, match="none, fix, drop"):
         repair(masks, "mend")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from flowseg import FlowsegError, competition_score, flows_to_labels, labels_to_flows
 from flowseg.arrays.rle import Masks
-from flowseg.config.schema import CellType
+from flowseg.config.schema import CellTypeSettings
 from flowseg.evaluation.calibration import (
     _choose,
     _tune,
@@ -19,11 +19,11 @@ from flowseg.evaluation.calibration import (
     calibrate,
     default_grid,
 )
-from flowseg.evaluation.threshold_grid import Grid, Sample, sweep
+from flowseg.evaluation.threshold_grid import Sample, ThresholdGrid, score_grid
 from flowseg.inference.flow_field import load_fields, save_fields
 
-CELL = CellType(diameter=12.0)
-GRID = Grid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8, 0.0), (0, 15, 40, 70))
+CELL = CellTypeSettings(diameter=12.0)
+GRID = ThresholdGrid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8, 0.0), (0, 15, 40, 70))
 
 
 def sample(seed, name="a", group=None, shift=0.0):
@@ -54,7 +54,7 @@ def direct(one, cell):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_sweep_is_the_dynamics_run_at_each_setting(seed):
     one = sample(seed)
-    scores = sweep(one, GRID)
+    scores = score_grid(one, GRID)
     places = list(itertools.product(*map(range, GRID.shape)))
     assert [scores[place] for place in places] == [
         direct(one, GRID.at(place, CELL)) for place in places
@@ -71,20 +71,20 @@ def test_overlapping_truth_and_images_without_cells():
         one, truth=Masks.from_dense([], (70, 80)), cellprob=np.full((70, 80), -9, np.float32)
     )
     for case in (doubled, bare, replace(bare, truth=one.truth), replace(one, truth=bare.truth)):
-        scores = sweep(case, GRID)
+        scores = score_grid(case, GRID)
         for place in ((0, 0, 0), (2, 1, 1), (3, 3, 3)):
             assert scores[place] == direct(case, GRID.at(place, CELL))
 
 
 def test_the_grid_holds_the_start_and_keeps_neighbours_together():
-    odd = CellType(diameter=34.0, cellprob_threshold=-0.3, flow_threshold=0.55, min_size=11)
+    odd = CellTypeSettings(diameter=34.0, cellprob_threshold=-0.3, flow_threshold=0.55, min_size=11)
     grid = default_grid(odd)
     assert grid.at(grid.place(odd), odd) == odd
     assert grid.flow_thresholds[-1] == 0.0
     assert list(grid.flow_thresholds[:-1]) == sorted(grid.flow_thresholds[:-1])
     assert min(grid.cellprob_thresholds) <= -2
     with pytest.raises(FlowsegError, match="unknown diameter"):
-        default_grid(CellType())
+        default_grid(CellTypeSettings())
 
 
 def test_a_shift_that_all_images_share_is_found():
@@ -92,13 +92,13 @@ def test_a_shift_that_all_images_share_is_found():
     result = calibrate(iter(samples), {"blob": CELL, "other": CELL})
     tuning = result.tunings["blob"]
     assert (tuning.images, tuning.groups, tuning.adopted) == (4, 4, True)
-    assert result.cells["blob"] == tuning.tuned
+    assert result.cell_types["blob"] == tuning.tuned
     assert tuning.tuned.cellprob_threshold <= -0.5
     assert tuning.tuned.diameter == CELL.diameter
     assert tuning.default_score < tuning.nested_score <= tuning.tuned_score
     low, high = tuning.gain_interval
     assert 0 < low <= tuning.nested_score - tuning.default_score <= high
-    assert result.cells["other"] == CELL
+    assert result.cell_types["other"] == CELL
     assert list(result.tunings) == ["blob"]
     default, tuned = (
         np.mean([direct(one, cell) for one in samples]) for cell in (CELL, tuning.tuned)
@@ -129,18 +129,18 @@ def test_wells_that_disagree_keep_the_default():
     for k in (1, 3):
         large = np.flatnonzero(samples[k].truth.areas() >= 70)
         samples[k] = replace(samples[k], truth=samples[k].truth.select(large))
-    grid = Grid((0.0,), (0.4,), (0, 15, 40, 70))
+    grid = ThresholdGrid((0.0,), (0.4,), (0, 15, 40, 70))
     alone = calibrate(
         [replace(one, group=one.image_id) for one in samples[1::2]],
         {"blob": CELL},
         grids={"blob": grid},
     )
-    assert alone.cells["blob"].min_size == 15  # each of the two wells has one image only
+    assert alone.cell_types["blob"].min_size == 15  # each of the two wells has one image only
     result = calibrate(samples, {"blob": CELL}, grids={"blob": grid})
     tuning = result.tunings["blob"]
     assert tuning.nested_score == tuning.default_score
     assert not tuning.adopted
-    assert result.cells["blob"] == CELL
+    assert result.cell_types["blob"] == CELL
     assert all(pair.default == pair.calibrated for pair in result.scores.values())
 
 
@@ -150,12 +150,12 @@ def test_one_group_alone_proves_nothing():
     tuning = result.tunings["blob"]
     assert tuning.nested_score is None
     assert tuning.gain_interval is None
-    assert result.cells["blob"] == tuning.tuned == CELL
+    assert result.cell_types["blob"] == tuning.tuned == CELL
 
 
 def test_luck_gains_nothing(rng):
     """No setting is better than another, so the honest gain must be none on the average."""
-    grid = Grid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8), (0, 15, 40))
+    grid = ThresholdGrid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8), (0, 15, 40))
     groups = [f"well{k}" for k in range(8)]
     gains, adopted = [], 0
     for _ in range(150):
@@ -221,7 +221,7 @@ def test_fields_come_back_as_half_floats(tmp_path):
     assert path.read_bytes() == first
     assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
     halved = replace(one, flows=flows, cellprob=cellprob)
-    assert np.abs(sweep(halved, GRID) - sweep(one, GRID)).max() < 0.02
+    assert np.abs(score_grid(halved, GRID) - score_grid(one, GRID)).max() < 0.02
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "text", "array", "pickle", "other"])

@@ -17,8 +17,8 @@ from helpers.shapes import blobs, smooth_noise
 INTERPRETED = """
 import numpy as np
 from helpers.shapes import blobs, smooth_noise
-from flowseg.flow import basins, cuda, diffusion, kernels, quality
-from flowseg.flow.dynamics import find_cells, flows_to_labels
+from flowseg.flow import backend, cuda, diffusion, dynamics, residuals
+from flowseg.flow.representation import find_instances, flows_to_labels
 from flowseg.flow.runs import find_runs, group
 
 rng = np.random.default_rng(0)
@@ -40,19 +40,20 @@ assert np.abs(found - expected).max() < 1e-6, np.abs(found - expected).max()
 flows = expected.reshape(2, *labels.shape)
 flows = flows + smooth_noise(rng, flows.shape, 0.5)
 cellprob = np.where(labels > 0, 1, -1).astype(np.float32)
-maps = cuda.send(np.stack((*flows, cellprob)), "cpu")
+maps = cuda.to_device(np.stack((*flows, cellprob)), "cpu")
 for niter in (1, 200):
-    expected = basins.find_basins(flows, cellprob, 0.0, niter)
-    assert np.array_equal(cuda.find_basins(flows, maps, 0.0, niter), expected)
-expected = quality.misfits(table, offsets, flows)
+    expected = dynamics.follow_flows(flows, cellprob, 0.0, niter)
+    assert np.array_equal(cuda.follow_flows(flows, maps, 0.0, niter), expected)
+expected = residuals.flow_residuals(table, offsets, flows)
 assert expected.max() > 10
-assert np.allclose(cuda.misfits(maps, table, offsets), expected, rtol=1e-5)
-kernels._cuda, kernels._on = (lambda device: cuda), (lambda device, work: work)
-cells = find_cells(flows, cellprob, device="cuda", resident=maps)
+assert np.allclose(cuda.flow_residuals(maps, table, offsets), expected, rtol=1e-5)
+backend._cuda, backend._on = (lambda device: cuda), (lambda device, work: work)
+cells = find_instances(flows, cellprob, device="cuda", on_device=maps)
 assert np.array_equal(cells.labels(cells.kept(0.4, 15)), flows_to_labels(flows, cellprob))
 assert cells.areas.max() > 50
 nothing = np.zeros((4, 0), np.int32), np.zeros(1, np.int64)
-assert cuda.misfits(maps, *nothing).shape == quality.misfits(*nothing, flows).shape == (0,)
+assert cuda.flow_residuals(maps, *nothing).shape == (0,)
+assert residuals.flow_residuals(*nothing, flows).shape == (0,)
 """
 
 

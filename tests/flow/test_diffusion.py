@@ -51,9 +51,9 @@ def test_equals_the_definition(seed: int) -> None:
 
 
 def largest_pieces_only(labels: Labels) -> Labels:
-    from flowseg.arrays.labels import largest_pieces
+    from flowseg.arrays.labels import keep_largest_component
 
-    return largest_pieces(labels)
+    return keep_largest_component(labels)
 
 
 def has_one_centre(labels: Labels) -> NDArray[np.bool_]:

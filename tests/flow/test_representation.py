@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from flowseg import FlowsegError, flows_to_labels, labels_to_flows
 from flowseg.arrays.jit import set_threads
-from flowseg.arrays.labels import largest_pieces, remove_small
+from flowseg.arrays.labels import keep_largest_component, remove_small
 from flowseg.flow.runs import find_runs
 from helpers.shapes import blobs, disc, smooth_noise
 
@@ -61,7 +61,7 @@ def test_discs_bars_and_a_ring_come_back() -> None:
 @settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_round_trip_of_random_cells(seed: int) -> None:
-    labels = remove_small(largest_pieces(blobs(np.random.default_rng(seed))), 30)
+    labels = remove_small(keep_largest_component(blobs(np.random.default_rng(seed))), 30)
     found = flows_to_labels(labels_to_flows(labels), logits(labels))
     assert well_formed(found)
     overlap = np.zeros((labels.max() + 1, found.max() + 1))
@@ -250,6 +250,6 @@ def test_round_trip_of_real_cells(real_data: object) -> None:
         chosen = of_type[of_type.id == of_type.id.iloc[0]]
         shape = int(chosen.height.iloc[0]), int(chosen.width.iloc[0])
         masks = Masks.from_strings(chosen.annotation.tolist(), shape)
-        labels = largest_pieces(masks_to_labels(masks))
+        labels = keep_largest_component(masks_to_labels(masks))
         found = flows_to_labels(labels_to_flows(labels), logits(labels))
         assert competition_score(labels, found) > 0.97

@@ -102,7 +102,7 @@ def test_rois_without_roifile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_coco_by_pycocotools(labels: Labels, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
-    path = tmp_path / "cells.json"
+    path = tmp_path / "cell_types.json"
     exporter = Exporter(Formats(coco=path))
     exporter.add("empty.png", np.zeros((3, 4), np.int32))
     exporter.add("a.png", labels, cell_type="neuron")
@@ -189,8 +189,8 @@ def test_table_of_cells(tmp_path: Path) -> None:
     table.add("a", SHAPES, "astro", cellprob, scores=np.arange(6) / 10)
     table.add("b", SHAPES)
     table.add("c", SHAPES * 0)
-    table.write(tmp_path / "cells.csv")
-    with (tmp_path / "cells.csv").open() as file:
+    table.write(tmp_path / "cell_types.csv")
+    with (tmp_path / "cell_types.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     assert [row["cell"] for row in rows] == ["1", "2", "4", "5", "7", "9"] * 2

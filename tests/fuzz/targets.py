@@ -27,14 +27,14 @@ import numpy as np
 
 from flowseg.arrays.rle import Masks, rle_decode
 from flowseg.config.loading import load_config, to_yaml
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.data.livecell import read_livecell
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import read_predictions, read_truth
 from flowseg.formats.seg_npy import read_seg, write_seg
 from flowseg.formats.submission import validate_submission
-from flowseg.io.image_source import list_pages
+from flowseg.io.image_source import list_images
 from flowseg.io.images import read_image, read_labels, write_image
 from flowseg.io.opencv import load_cv2
 from flowseg.network.checkpoint import Card, load_network, read_card, save_network
@@ -216,7 +216,7 @@ def _read_coco(path: Path) -> None:
 
 
 _SETTINGS: Mapping[str, Any] = {
-    "cells": {"shsy5y": {"diameter": 17.5, "min_size": 30}},
+    "cell_types": {"shsy5y": {"diameter": 17.5, "min_size": 30}},
     "seed": 1,
     "network": {"channels": [4, 8], "flow_scale": 5.0},
     "training": {"epochs": 3, "precision": "auto", "workers": None, "learning_rate": "2e-3"},
@@ -361,8 +361,8 @@ def _read_picture(path: Path) -> None:
 
 
 def _read_pages(path: Path) -> None:
-    for page in list_pages(path)[:4]:
-        with page.regions() as read:
+    for page in list_images(path)[:4]:
+        with page.open_regions() as read:
             height, width = page.shape
             read(slice(height // 2, height), slice(0, (width + 1) // 2))
         page.read()
@@ -403,7 +403,11 @@ def _read_seg(path: Path) -> None:
 
 @cache
 def _weights() -> bytes:
-    card = Card(NetworkConfig(channels=(1, 2), blocks=1), {"a": CellType(diameter=9.0)}, {"x": 1})
+    card = Card(
+        NetworkConfig(channels=(1, 2), blocks_per_level=1),
+        {"a": CellTypeSettings(diameter=9.0)},
+        {"x": 1},
+    )
     network = FlowNetwork(card.network, 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "m.safetensors")
@@ -455,9 +459,9 @@ def _prepare_zarr(folder: Path) -> None:
 
 
 def _read_zarr(path: Path) -> None:
-    for page in list_pages(path.parent):
+    for page in list_images(path.parent):
         page.read()
-        with page.regions() as read:
+        with page.open_regions() as read:
             read(slice(0, 1), slice(0, 1))
 
 

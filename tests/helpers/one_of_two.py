@@ -20,15 +20,22 @@ from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import distributed
 from flowseg.training import trainer as loop
-from flowseg.training.distributed import average, from_first, gather, joined, processes, rank
+from flowseg.training.distributed import (
+    all_reduce_mean,
+    distributed_session,
+    from_rank_zero,
+    gather,
+    rank,
+    world_size,
+)
 from flowseg.training.run_folder import STATE
-from flowseg.training.trainer import Stage, fit
+from flowseg.training.trainer import Stage, train_stage
 from helpers.training import CONFIG, network
 
 
 def with_batch(stage: Stage, folder: Path, size: int) -> Stage:
     folder.mkdir(exist_ok=True)
-    schedule = replace(CONFIG.training, batch_size=size, epochs=3, crops=16)
+    schedule = replace(CONFIG.training, batch_size=size, epochs=3, crops_per_epoch=16)
     return replace(stage, folder=folder, schedule=schedule)
 
 
@@ -43,24 +50,24 @@ def without_statistics(model: FlowNetwork) -> FlowNetwork:
 
 def talk() -> None:
     """The messages themselves."""
-    assert processes() == 2
-    assert distributed.is_first() == (rank() == 0)
+    assert world_size() == 2
+    assert distributed.is_rank_zero() == (rank() == 0)
     assert gather(rank()) == [0, 1]
-    assert from_first(lambda: f"from {rank()}") == "from 0"
+    assert from_rank_zero(lambda: f"from {rank()}") == "from 0"
     one = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T * (1 + 2 * rank())
     other = torch.tensor(float(rank()))
-    average([one, other])
+    all_reduce_mean([one, other])
     assert one.tolist() == [[2.0, 6.0], [4.0, 8.0]]
     assert other == 0.5
-    with joined("cpu"):  # shares the group and leaves it open
+    with distributed_session("cpu"):  # shares the group and leaves it open
         pass
     assert gather(0) == [0, 0]
-    distributed.check_alike("settings", 1)
+    distributed.assert_same_on_all_ranks("settings", 1)
     if rank() == 0:
-        distributed.check_alike(rank())
+        distributed.assert_same_on_all_ranks(rank())
     else:
         with pytest.raises(FlowsegError, match="process 2 of 2 has other settings"):
-            distributed.check_alike(rank())
+            distributed.assert_same_on_all_ranks(rank())
 
 
 def train(stage: Stage, folder: Path, where: torch.device) -> None:
@@ -72,15 +79,15 @@ def train(stage: Stage, folder: Path, where: torch.device) -> None:
 
     whole = replace(with_batch(stage, folder / "two", 2), on_epoch=remember)
     model = network()
-    fit(whole, model, where, resume=False)
+    train_stage(whole, model, where, resume=False)
     weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
     assert len(set(gather(hashlib.sha256(weights).digest()))) == 1
-    assert from_first((folder / "resumed" / STATE).is_file)
-    fit(with_batch(stage, folder / "resumed", 2), network(99), where, resume=True)
+    assert from_rank_zero((folder / "resumed" / STATE).is_file)
+    train_stage(with_batch(stage, folder / "resumed", 2), network(99), where, resume=True)
     plain = with_batch(stage, folder / "plain", 2)
     # The mean is a network of its own, made from the config.
     loop.FlowNetwork = lambda *args: without_statistics(FlowNetwork(*args))  # type: ignore
-    fit(plain, without_statistics(network()), where, resume=False)
+    train_stage(plain, without_statistics(network()), where, resume=False)
 
 
 def die(stage: Stage, folder: Path, where: torch.device) -> None:
@@ -92,15 +99,15 @@ def die(stage: Stage, folder: Path, where: torch.device) -> None:
         steps += 1
         if steps == 6 and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        average(*args)  # type: ignore
+        all_reduce_mean(*args)  # type: ignore
 
-    loop.average = counted  # type: ignore
-    fit(with_batch(stage, folder / "dying", 2), network(), where, resume=False)
+    loop.all_reduce_mean = counted  # type: ignore
+    train_stage(with_batch(stage, folder / "dying", 2), network(), where, resume=False)
 
 
 def main(job: str, folder: Path) -> None:
     stage: Stage = pickle.loads((folder / "stage.pickle").read_bytes())
-    with joined("cpu") as where:
+    with distributed_session("cpu") as where:
         if job == "train":
             talk()
             train(stage, folder, where)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.network.checkpoint import Card, read_tensors, save_network
 from flowseg.network.unet import FlowNetwork
 
@@ -26,11 +26,13 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def save_wild_network(path: Path) -> None:
     """A checkpoint whose arrows point anywhere, so that every image is full of cells."""
-    config = NetworkConfig(channels=(4, 8), blocks=1)
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     network = FlowNetwork(config, 1, seed=3)
     with torch.no_grad():
         network.head.weight *= 300
-    save_network(path, network.state_dict(), Card(config, {"any": CellType(30.0, -99.0, 0.0, 4)}))
+    save_network(
+        path, network.state_dict(), Card(config, {"any": CellTypeSettings(30.0, -99.0, 0.0, 4)})
+    )
 
 
 def _files(top: Path) -> list[Path]:

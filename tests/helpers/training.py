@@ -10,7 +10,7 @@ import torch
 
 from flowseg.arrays.rle import Masks
 from flowseg.config.loading import load_config
-from flowseg.config.schema import CellType, Config
+from flowseg.config.schema import CellTypeSettings, Config
 from flowseg.data.record import Record
 from flowseg.io.images import write_image
 from flowseg.network.unet import FlowNetwork
@@ -22,15 +22,15 @@ CPU = torch.device("cpu")
 CONFIG: Config = load_config(
     overrides=[
         "network.channels=[4, 8]",
-        "network.blocks=1",
-        "augment.crop=32",
+        "network.blocks_per_level=1",
+        "augment.crop_size=32",
         "training.epochs=3",
-        "training.crops=12",
+        "training.crops_per_epoch=12",
         "training.batch_size=4",
         "training.precision=float32",
     ]
 )
-CELLS = {"disc": CellType(diameter=20.0), "other": CellType(diameter=30.0)}
+CELLS = {"disc": CellTypeSettings(diameter=20.0), "other": CellTypeSettings(diameter=30.0)}
 
 
 def record(folder: Path, name: str, seed: int, cell_type: str = "disc") -> Record:

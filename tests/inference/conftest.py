@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from flowseg.config.schema import CellType, NetworkConfig
-from flowseg.inference.ensemble import Answer
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
+from flowseg.inference.ensemble import EnsembleOutput
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork
@@ -20,7 +20,7 @@ class Slopes:
     device = torch.device("cpu")
     diameter, stride, reach, tile = 30.0, 8, 24, 128
 
-    def ask(self, images: np.ndarray, disagreement: bool) -> Answer:
+    def ask(self, images: np.ndarray, disagreement: bool) -> EnsembleOutput:
         assert not disagreement
         blurred = gaussian_filter(images.astype(np.float64), (0, 3, 3), truncate=6)
         slopes = np.stack(np.gradient(blurred, axis=(1, 2)), axis=1)
@@ -28,16 +28,16 @@ class Slopes:
         maps = np.concatenate((slopes, blurred[:, None] - 0.5), axis=1)
         votes = np.stack((blurred.mean((1, 2)), -blurred.mean((1, 2))), axis=1)
         tensor = torch.from_numpy(maps.astype(np.float32))
-        return Answer(tensor, votes.astype(np.float32), None)
+        return EnsembleOutput(tensor, votes.astype(np.float32), None)
 
 
 @pytest.fixture
 def slopes() -> Segmenter:
     """A segmenter that needs no training."""
-    config = NetworkConfig(channels=(4, 6), blocks=1)
-    cells = {"a": CellType(diameter=17.0), "b": CellType(diameter=41.0)}
+    config = NetworkConfig(channels=(4, 6), blocks_per_level=1)
+    cells = {"a": CellTypeSettings(diameter=17.0), "b": CellTypeSettings(diameter=41.0)}
     made = Segmenter(FlowNetwork(config, 2), Card(config, cells), "cpu", "float32")
-    made.committee = Slopes()
+    made.ensemble = Slopes()
     return made
 
 

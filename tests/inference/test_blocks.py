@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.inference import slides
-from flowseg.inference.blocks import BlockSizes, StripMasks
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.blocks import BlockSizes, RowMasks
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.inference.slides import plan_slide, segment_slide
 
 
 def strips_of(
     segmenter: Segmenter,
     image: np.ndarray,
-    request: Request,
+    request: SegmentOptions,
     sizes: BlockSizes = BlockSizes(),  # noqa: B008
 ) -> list[np.ndarray]:
     def read(rows: slice, columns: slice) -> np.ndarray:
@@ -37,7 +37,7 @@ def test_blocks_give_the_labels_of_the_whole(
 ) -> None:
     whole = slopes.segment(blobs, cell_type=cell_type).labels
     assert whole.max() > 40
-    request = Request(cell_type=cell_type)
+    request = SegmentOptions(cell_type=cell_type)
     strips = strips_of(slopes, blobs, request, sizes)
     assert [len(strip) for strip in strips][:2] == [sizes.height] * 2
     assert np.array_equal(np.concatenate(strips), whole)
@@ -55,7 +55,7 @@ def test_only_parts_are_read(slopes: Segmenter, monkeypatch: pytest.MonkeyPatch)
         return part
 
     monkeypatch.setattr(slides, "_GLANCE", 64)
-    plan = plan_slide(slopes, read, image.shape, Request(cell_type="a"))
+    plan = plan_slide(slopes, read, image.shape, SegmentOptions(cell_type="a"))
     strips = segment_slide(slopes, read, plan, BlockSizes(100, 300))
     assert len(list(strips)) == 20
     assert largest <= 512
@@ -72,7 +72,9 @@ def test_a_slide_that_fails_midway_leaves_no_thread(
         return image[rows, columns]
 
     monkeypatch.setattr(slides, "_GLANCE", 64)
-    plan = plan_slide(slopes, lambda *region: image[region], image.shape, Request(cell_type="a"))
+    plan = plan_slide(
+        slopes, lambda *region: image[region], image.shape, SegmentOptions(cell_type="a")
+    )
     before = set(threading.enumerate())
     # Its traceback, while it is held, holds all that was under way.
     with pytest.raises(FlowsegError, match="is cut off"):
@@ -84,20 +86,20 @@ def test_the_type_is_named_and_the_size_measured_on_the_middle(
     slopes: Segmenter, blobs: np.ndarray
 ) -> None:
     whole = slopes.segment(blobs, diameter="auto")
-    strips = strips_of(slopes, blobs, Request(diameter="auto"))
+    strips = strips_of(slopes, blobs, SegmentOptions(diameter="auto"))
     assert np.array_equal(np.concatenate(strips), whole.labels)
     assert 8 < whole.diameter < 20
 
 
 def test_no_map_of_disagreement_is_made_of_blocks(slopes: Segmenter, blobs: np.ndarray) -> None:
     with pytest.raises(FlowsegError, match="no map of disagreement"):
-        strips_of(slopes, blobs, Request(disagreement=True))
+        strips_of(slopes, blobs, SegmentOptions(disagreement=True))
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))
 def test_masks_of_strips_are_those_of_the_whole(height: int, width: int, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 4, (height, width)).astype(np.int32)
-    strips = StripMasks(width)
+    strips = RowMasks(width)
     for top in range(0, height, 2):
         strips.add(labels[top : top + 2])
     expected = Masks.from_labels(labels)

@@ -14,9 +14,9 @@ import tifffile
 from flowseg.errors import FlowsegError
 from flowseg.inference import cluster
 from flowseg.inference.blocks import BlockSizes
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.inference.slides import plan_slide
-from flowseg.io.image_source import list_pages
+from flowseg.io.image_source import list_images
 
 RECIPE = cluster.Recipe(("model",), "key", "cpu", 1, False)
 
@@ -34,9 +34,9 @@ def client() -> Iterator[Any]:
 def labels_of(
     client: Any, segmenter: Segmenter, path: Path, sizes: BlockSizes, cell_type: str
 ) -> np.ndarray:
-    (page,) = list_pages(path)
-    with page.regions() as read:
-        plan = plan_slide(segmenter, read, page.shape, Request(cell_type=cell_type))
+    (page,) = list_images(path)
+    with page.open_regions() as read:
+        plan = plan_slide(segmenter, read, page.shape, SegmentOptions(cell_type=cell_type))
         workers = cluster.Cluster(client, RECIPE)
         return np.concatenate(list(workers.segment(segmenter, page, read, plan, sizes)))
 

@@ -10,25 +10,25 @@ import torch
 
 from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
-from flowseg.inference.ensemble import Committee
+from flowseg.inference.ensemble import Ensemble
 from flowseg.network.unet import FlowNetwork
 
 CPU = torch.device("cpu")
 
 
 def network(seed: int) -> FlowNetwork:
-    made = FlowNetwork(NetworkConfig(channels=(4, 6), blocks=1), 2, seed)
+    made = FlowNetwork(NetworkConfig(channels=(4, 6), blocks_per_level=1), 2, seed)
     generator = torch.Generator().manual_seed(seed)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     return made
 
 
-def committee(*seeds: int, **options: Any) -> Committee:
-    return Committee([network(seed) for seed in seeds], CPU, torch.float32, **options)
+def ensemble(*seeds: int, **options: Any) -> Ensemble:
+    return Ensemble([network(seed) for seed in seeds], CPU, torch.float32, **options)
 
 
-def ask(asked: Committee, images: np.ndarray, disagreement: bool = False) -> Any:
+def ask(asked: Ensemble, images: np.ndarray, disagreement: bool = False) -> Any:
     """The answer on the host."""
     answer = asked.ask(images, disagreement)
     apart = answer.disagreement
@@ -51,32 +51,32 @@ def mirrored(maps: np.ndarray) -> np.ndarray:
 IMAGE = np.random.default_rng(1).standard_normal((1, 24, 32), dtype=np.float32)
 
 
-@pytest.mark.parametrize("views", [4, 8])
-def test_the_answer_turns_with_the_image(views: int) -> None:
-    asked = committee(1, views=views)
+@pytest.mark.parametrize("tta", [4, 8])
+def test_the_answer_turns_with_the_image(tta: int) -> None:
+    asked = ensemble(1, tta=tta)
     upright = ask(asked, IMAGE)
     around = ask(asked, np.rot90(IMAGE, axes=(1, 2)))
     np.testing.assert_allclose(around.maps[0], turned(upright.maps[0]), atol=1e-5)
     np.testing.assert_allclose(around.cell_type, upright.cell_type, atol=1e-5)
     assert not np.allclose(
-        ask(committee(1), np.rot90(IMAGE, axes=(1, 2))).maps[0],
-        turned(ask(committee(1), IMAGE).maps[0]),
+        ask(ensemble(1), np.rot90(IMAGE, axes=(1, 2))).maps[0],
+        turned(ask(ensemble(1), IMAGE).maps[0]),
         atol=1e-2,
     )
 
 
 def test_two_views_turn_upside_down_and_eight_mirror() -> None:
-    asked = committee(1, views=2)
+    asked = ensemble(1, tta=2)
     upright = ask(asked, IMAGE).maps[0]
     around = ask(asked, np.rot90(IMAGE, 2, axes=(1, 2))).maps[0]
     np.testing.assert_allclose(around, turned(turned(upright)), atol=1e-5)
-    asked = committee(1, views=8)
+    asked = ensemble(1, tta=8)
     flipped = ask(asked, IMAGE[..., ::-1]).maps[0]
     np.testing.assert_allclose(flipped, mirrored(ask(asked, IMAGE).maps[0]), atol=1e-5)
 
 
 def test_several_networks_answer_with_their_mean() -> None:
-    one, two, both = (ask(committee(*seeds), IMAGE, True) for seeds in ([1], [2], [1, 2]))
+    one, two, both = (ask(ensemble(*seeds), IMAGE, True) for seeds in ([1], [2], [1, 2]))
     np.testing.assert_allclose(both.maps, (one.maps + two.maps) / 2, atol=1e-6)
     np.testing.assert_allclose(both.cell_type, (one.cell_type + two.cell_type) / 2, atol=1e-6)
     apart = np.sqrt(np.square((one.maps - two.maps)[:, :2] / 2).sum(axis=1))
@@ -92,7 +92,7 @@ def test_the_network_given_is_left_as_it_was() -> None:
     image = torch.from_numpy(IMAGE)[:, None]
     with torch.inference_mode():
         expected = given(image)
-    found = ask(Committee([given], CPU, torch.float32), IMAGE)
+    found = ask(Ensemble([given], CPU, torch.float32), IMAGE)
     np.testing.assert_allclose(found.maps[0, 2], expected.cellprob[0], atol=1e-4)
     after = given.state_dict()
     assert before.keys() == after.keys()
@@ -100,18 +100,18 @@ def test_the_network_given_is_left_as_it_was() -> None:
 
 
 def test_what_cannot_answer_together_is_refused() -> None:
-    with pytest.raises(FlowsegError, match="views must be one of"):
-        committee(1, views=3)
-    other = FlowNetwork(NetworkConfig(channels=(4, 6), blocks=1, diameter=20.0), 2)
+    with pytest.raises(FlowsegError, match="tta must be one of"):
+        ensemble(1, tta=3)
+    other = FlowNetwork(NetworkConfig(channels=(4, 6), blocks_per_level=1, target_diameter=20.0), 2)
     with pytest.raises(FlowsegError, match="different diameters"):
-        Committee([network(1), other], CPU, torch.float32)
+        Ensemble([network(1), other], CPU, torch.float32)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_answers_as_the_cpu_does() -> None:
-    expected = ask(committee(1, 2, views=4), IMAGE, True)
+    expected = ask(ensemble(1, 2, tta=4), IMAGE, True)
     members = [network(1), network(2)]
-    found = ask(Committee(members, torch.device("cuda"), torch.float32, 4), IMAGE, True)
+    found = ask(Ensemble(members, torch.device("cuda"), torch.float32, 4), IMAGE, True)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-2)

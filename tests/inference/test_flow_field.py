@@ -14,7 +14,7 @@ from flowseg.flow import backend as kernels
 from flowseg.flow import dynamics as basins
 from flowseg.flow import residuals as quality
 from flowseg.inference import rescale as scale
-from flowseg.inference.flow_field import ResidentField
+from flowseg.inference.flow_field import DeviceField
 from flowseg.inference.segmenter import Segmenter
 
 
@@ -29,9 +29,9 @@ def test_a_device_rescales_as_the_compiled_loops_do(shape: tuple[int, int]) -> N
 
 def test_a_field_of_the_right_size_is_not_copied() -> None:
     maps = torch.rand(3, 8, 9)
-    field = ResidentField(maps, np.zeros(1, np.float32), maps[0]).resized((8, 9))
+    field = DeviceField(maps, np.zeros(1, np.float32), maps[0]).resized((8, 9))
     assert field.maps is maps
-    assert field.fetched().flows.ctypes.data == maps.data_ptr()
+    assert field.to_host().flows.ctypes.data == maps.data_ptr()
     smaller = field.resized((4, 3))
     assert smaller.disagreement is not None
     assert torch.equal(smaller.disagreement, smaller.maps[0])
@@ -44,20 +44,20 @@ def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
     expected = slopes.segment(blobs, cell_type="a")
     handed: list[torch.Tensor] = []
 
-    def find_basins(flows: Any, maps: torch.Tensor, threshold: float, niter: int) -> Any:
+    def follow_flows(flows: Any, maps: torch.Tensor, threshold: float, niter: int) -> Any:
         handed.append(maps)
         assert np.array_equal(flows, maps[:2].numpy())
-        return basins.find_basins(flows, maps[2].numpy(), threshold, niter)
+        return basins.follow_flows(flows, maps[2].numpy(), threshold, niter)
 
-    def misfits(maps: torch.Tensor, table: Any, offsets: Any) -> Any:
+    def flow_residuals(maps: torch.Tensor, table: Any, offsets: Any) -> Any:
         handed.append(maps)
-        return quality.misfits(table, offsets, maps[:2].numpy())
+        return quality.flow_residuals(table, offsets, maps[:2].numpy())
 
-    stand_in = SimpleNamespace(find_basins=find_basins, misfits=misfits)
+    stand_in = SimpleNamespace(follow_flows=follow_flows, flow_residuals=flow_residuals)
     monkeypatch.setattr(kernels, "_cuda", lambda _: stand_in)
     monkeypatch.setattr(kernels, "_on", lambda _, work: work)
     slopes.device = torch.device("cuda:1")
-    grey, needs = normalize(blobs.astype(np.float32)), slopes.needs("a")
+    grey, needs = normalize(blobs.astype(np.float32)), slopes.settings_for("a")
     labels, field = slopes.follow(slopes.ask(grey, needs), blobs.shape, needs)
     assert np.array_equal(labels, expected.labels)
     assert np.array_equal(field.flows, expected.flows)
@@ -69,8 +69,8 @@ def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_finds_what_the_cpu_finds(slopes: Segmenter, blobs: np.ndarray) -> None:
     expected = slopes.segment(blobs, cell_type="a").labels
-    host = slopes.ask(normalize(blobs.astype(np.float32)), slopes.needs("a"))
+    host = slopes.ask(normalize(blobs.astype(np.float32)), slopes.settings_for("a"))
     slopes.device = torch.device("cuda")
-    needs = slopes.needs("a")
+    needs = slopes.settings_for("a")
     labels, _ = slopes.follow(host._replace(maps=host.maps.cuda()), blobs.shape, needs)
     assert np.mean(labels == expected) > 0.999

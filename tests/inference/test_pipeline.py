@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.inference.pipeline import Stage, pipeline, segment_many
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork
 
@@ -91,11 +91,11 @@ def test_a_caller_that_stops_early_ends_the_threads() -> None:
 
 
 def test_images_side_by_side_are_those_one_by_one(rng) -> None:
-    network = NetworkConfig(channels=(4, 8), blocks=1)
-    card = Card(network, {"a": CellType(diameter=15.0, flow_threshold=0.0)})
+    network = NetworkConfig(channels=(4, 8), blocks_per_level=1)
+    card = Card(network, {"a": CellTypeSettings(diameter=15.0, flow_threshold=0.0)})
     segmenter = Segmenter(FlowNetwork(network, 1), card, "cpu", "float32")
     images = [rng.integers(0, 255, (30 + 7 * k, 50), np.uint8) for k in range(8)]
-    request = Request(cellprob_threshold=-10.0)
+    request = SegmentOptions(cellprob_threshold=-10.0)
     outcomes = segment_many(
         segmenter,
         range(8),

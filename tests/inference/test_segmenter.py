@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.inference.rescale import rescale
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork
 
-NETWORK = NetworkConfig(channels=(4, 8), blocks=1)
+NETWORK = NetworkConfig(channels=(4, 8), blocks_per_level=1)
 
 
 def segmenter(*names: str, diameter: float | None = 15.0) -> Segmenter:
-    cells = {name: CellType(diameter=diameter, min_size=0, flow_threshold=0.0) for name in names}
+    cells = {
+        name: CellTypeSettings(diameter=diameter, min_size=0, flow_threshold=0.0) for name in names
+    }
     return Segmenter(FlowNetwork(NETWORK, len(names), 0), Card(NETWORK, cells), "cpu", "float32")
 
 

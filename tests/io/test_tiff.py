@@ -15,7 +15,7 @@ import tifffile
 
 from flowseg.errors import FlowsegError
 from flowseg.io import tiff as _tiff
-from flowseg.io.image_source import list_pages
+from flowseg.io.image_source import list_images
 from flowseg.io.images import image_shape, read_image
 from flowseg.io.opencv import load_cv2
 from helpers.pictures import one_line, write_lzw
@@ -100,7 +100,7 @@ def test_a_list_of_pages_that_goes_round(tmp_path: Path, noise: np.ndarray, page
     (tags,) = struct.unpack_from("<H", content, last)
     struct.pack_into("<I", content, last + 2 + 12 * tags, first)
     path.write_bytes(content)
-    for read in (read_image, image_shape, list_pages):
+    for read in (read_image, image_shape, list_images):
         with pytest.raises(FlowsegError, match="has no end") as error:
             read(path)
         one_line(error, path)
@@ -130,7 +130,7 @@ def test_sizes_are_whole_numbers(tmp_path: Path) -> None:
         read_image(path)
     with (
         pytest.raises(FlowsegError, match="one of its sizes is no number"),
-        list_pages(path)[0].regions(),
+        list_images(path)[0].open_regions(),
     ):
         pass
 
@@ -193,11 +193,11 @@ def point_at(path: Path, step: int) -> Path:
     ids=["jpeg", "jpeg 2000", "jpeg 2000 of many parts"],
 )
 def test_a_tile_that_claims_too_much(tmp_path: Path, tile: bytes, compression: str) -> None:
-    (page,) = list_pages(write(tmp_path / "a.tif", tile, compression))
+    (page,) = list_images(write(tmp_path / "a.tif", tile, compression))
     with pytest.raises(FlowsegError, match=r"a\.tif: .*a tile unpacks to more than its size"):
         page.read()
     with (
-        page.regions() as read,
+        page.open_regions() as read,
         pytest.raises(FlowsegError, match=r"a\.tif: .*a tile unpacks to more than its size"),
     ):
         read(slice(0, 9), slice(0, 9))

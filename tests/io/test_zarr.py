@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flowseg.errors import FlowsegError
-from flowseg.io.image_source import list_pages
+from flowseg.io.image_source import list_images
 
 pytest.importorskip("zarr", reason="zarr is not installed")
 
@@ -54,7 +54,7 @@ def test_nothing_in_an_array_is_executed(
         changes |= {"dtype": [["x", "|O"]], "fill_value": base64.b64encode(packed).decode()}
     path = store(tmp_path, packed, **changes)
     with pytest.raises(FlowsegError, match=REFUSED + "pickle"):
-        list_pages(path)[0].read()
+        list_images(path)[0].read()
     assert not Path("executed").exists()
 
 
@@ -66,7 +66,7 @@ ADLER = {"id": "adler32"}  # does no harm, and is read by every version of zarr
 def test_a_codec_that_is_not_read(tmp_path: Path, place: dict[str, Any], name: str) -> None:
     store(tmp_path, bytes(28), name, **place, codecs=[])
     with pytest.raises(FlowsegError, match=REFUSED + "adler32"):
-        list_pages(tmp_path / "a.zarr")
+        list_images(tmp_path / "a.zarr")
 
 
 def test_a_codec_within_a_shard(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_codec_within_a_shard(tmp_path: Path) -> None:
     shard = {"name": "sharding_indexed", "configuration": inner}
     (path / "zarr.json").write_text(json.dumps({"node_type": "array", "codecs": [shard]}))
     with pytest.raises(FlowsegError, match=REFUSED + "adler32"):
-        list_pages(path)
+        list_images(path)
 
 
 def test_a_groups_copy_of_the_metadata_is_not_used(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_groups_copy_of_the_metadata_is_not_used(tmp_path: Path) -> None:
     copy = {".zgroup": {"zarr_format": 2}, "0/.zarray": META | {"filters": [ADLER]}}
     (group / ".zgroup").write_text(json.dumps(copy[".zgroup"]))
     (group / ".zmetadata").write_text(json.dumps({"zarr_consolidated_format": 1, "metadata": copy}))
-    (page,) = list_pages(group)
+    (page,) = list_images(group)
     assert np.array_equal(page.read().ravel(), np.arange(24))
 
 
@@ -96,7 +96,7 @@ def test_metadata_of_two_versions(tmp_path: Path, name: str) -> None:
     path = store(tmp_path, name=name)
     (path / "zarr.json").write_text(json.dumps({"node_type": "array", "codecs": [ADLER]}))
     with pytest.raises(FlowsegError, match=r"a\.zarr: holds metadata of two versions"):
-        list_pages(tmp_path / "a.zarr")
+        list_images(tmp_path / "a.zarr")
 
 
 def test_an_array_of_version_3_in_a_group(tmp_path: Path) -> None:
@@ -104,14 +104,14 @@ def test_an_array_of_version_3_in_a_group(tmp_path: Path) -> None:
     image = np.arange(24, dtype=np.uint8).reshape(4, 6)
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
     group.create_array("0", shape=(4, 6), chunks=(2, 3), shards=(4, 6), dtype="u1")[:] = image
-    (page,) = list_pages(tmp_path / "a.zarr")
+    (page,) = list_images(tmp_path / "a.zarr")
     assert np.array_equal(page.read(), image)
 
 
 def test_a_folder_without_an_array(tmp_path: Path) -> None:
     (tmp_path / "a.zarr").mkdir()
     with pytest.raises(FlowsegError, match=r"a\.zarr: holds no Zarr array"):
-        list_pages(tmp_path / "a.zarr")
+        list_images(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize(
@@ -134,19 +134,19 @@ def test_a_folder_without_an_array(tmp_path: Path) -> None:
 def test_what_is_no_image(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     path = store(tmp_path, **changes)
     with pytest.raises(FlowsegError, match=rf"a\.zarr: .*{problem}"):
-        list_pages(path)
+        list_images(path)
 
 
 def test_a_large_array_is_read_by_region_only(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"shape": [10**5, 10**5], "chunks": [100, 100]}
-    (page,) = list_pages(store(tmp_path, bytes(10**4), **sizes))
-    with page.regions() as read:
+    (page,) = list_images(store(tmp_path, bytes(10**4), **sizes))
+    with page.open_regions() as read:
         assert np.array_equal(read(slice(0, 4), slice(0, 6)), np.zeros((4, 6)))
     with pytest.raises(FlowsegError, match="claims 100000 x 100000 pixels"):
         page.read()
 
 
 def test_a_damaged_chunk(tmp_path: Path) -> None:
-    (page,) = list_pages(store(tmp_path, b"x" * 9, compressor={"id": "zlib", "level": 1}))
+    (page,) = list_images(store(tmp_path, b"x" * 9, compressor={"id": "zlib", "level": 1}))
     with pytest.raises(FlowsegError, match=r"a\.zarr: is damaged"):
         page.read()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import (
     Card,
@@ -24,15 +24,18 @@ from flowseg.network.checkpoint import (
 from flowseg.network.unet import FlowNetwork
 
 CARD = Card(
-    NetworkConfig(channels=(4, 8), blocks=1),
-    {"shsy5y": CellType(diameter=17.0), "astro": CellType(diameter=34.0, min_size=40)},
+    NetworkConfig(channels=(4, 8), blocks_per_level=1),
+    {
+        "shsy5y": CellTypeSettings(diameter=17.0),
+        "astro": CellTypeSettings(diameter=34.0, min_size=40),
+    },
     {"validation_score": 0.25},
 )
 
 
 @pytest.fixture
 def network() -> FlowNetwork:
-    return FlowNetwork(CARD.network, len(CARD.cells), seed=1)
+    return FlowNetwork(CARD.network, len(CARD.cell_types), seed=1)
 
 
 def test_round_trip(tmp_path: Path, network: FlowNetwork) -> None:
@@ -41,7 +44,7 @@ def test_round_trip(tmp_path: Path, network: FlowNetwork) -> None:
     loaded, card = load_network(path)
     assert card == CARD
     assert read_card(path) == CARD
-    assert list(card.cells) == ["shsy5y", "astro"]
+    assert list(card.cell_types) == ["shsy5y", "astro"]
     assert not loaded.training
     image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for one, other in zip(network.eval()(image), loaded(image), strict=True):
@@ -93,14 +96,14 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     "change",
     [
         {"format": None},
-        {"cells": 3},
+        {"cell_types": 3},
         {"network": {"channels": "x"}},
         {"network": {"chanels": [4, 8]}},
-        {"cells": {"a": {"diameter": -1}}},
-        {"cells": {}},
-        {"network": {"channels": [10**30, 4], "blocks": 1}},
-        {"network": {"channels": [4, 8], "blocks": 10**9}},
-        {"network": {"channels": [4] * 1000, "blocks": 1}},
+        {"cell_types": {"a": {"diameter": -1}}},
+        {"cell_types": {}},
+        {"network": {"channels": [10**30, 4], "blocks_per_level": 1}},
+        {"network": {"channels": [4, 8], "blocks_per_level": 10**9}},
+        {"network": {"channels": [4] * 1000, "blocks_per_level": 1}},
     ],
 )
 def test_damaged_cards(tmp_path: Path, network: FlowNetwork, change: dict[str, object]) -> None:
@@ -113,7 +116,9 @@ def test_damaged_cards(tmp_path: Path, network: FlowNetwork, change: dict[str, o
 
 def test_a_card_that_claims_more_than_the_file_holds(tmp_path: Path, network: FlowNetwork) -> None:
     """These weights would be 19 GB; the shapes are compared before memory is taken."""
-    content = json.loads(CARD.to_json()) | {"network": {"channels": [8192] * 8, "blocks": 64}}
+    content = json.loads(CARD.to_json()) | {
+        "network": {"channels": [8192] * 8, "blocks_per_level": 64}
+    }
     path = tmp_path / "best.safetensors"
     save_tensors(path, network.state_dict(), json.dumps(content))
     with pytest.raises(FlowsegError, match=r"best\.safetensors: its weights do not fit"):

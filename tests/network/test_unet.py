@@ -9,7 +9,7 @@ from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 
-SMALL = NetworkConfig(channels=(4, 8, 16), blocks=1)
+SMALL = NetworkConfig(channels=(4, 8, 16), blocks_per_level=1)
 
 
 def test_shapes() -> None:
@@ -40,7 +40,9 @@ def test_weights_do_not_depend_on_torchs_global_seed() -> None:
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_nothing_beyond_the_reach_counts(blocks: int) -> None:
-    network = FlowNetwork(NetworkConfig(channels=(3, 4, 5), blocks=blocks), 1, seed=3).eval()
+    network = FlowNetwork(
+        NetworkConfig(channels=(3, 4, 5), blocks_per_level=blocks), 1, seed=3
+    ).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
     size = 4 * network.reach

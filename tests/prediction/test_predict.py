@@ -15,13 +15,13 @@ import tifffile
 import torch
 
 from flowseg.arrays.intensity import normalize, to_grey
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
 from flowseg.inference import cluster
 from flowseg.inference.rescale import rescale
-from flowseg.inference.segmenter import Request, Segmenter
-from flowseg.io.image_source import list_pages
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.io.image_source import list_images
 from flowseg.io.images import read_image, read_labels, write_image
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.device import local_device
@@ -33,15 +33,15 @@ from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.predict import Machines, Outputs, Summary, predict
 from flowseg.prediction.shards import Shard, join_shards
 
-REQUEST = Request(cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4)
+REQUEST = SegmentOptions(cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4)
 
 
 def save_model(path: Path, seed: int, names: tuple[str, ...] = ("a", "b")) -> Path:
-    config = NetworkConfig(channels=(4, 8), blocks=1)
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     network = FlowNetwork(config, len(names), seed)
     generator = torch.Generator().manual_seed(seed)
     torch.nn.init.normal_(network.head.weight, std=1.0, generator=generator)
-    cells = {name: CellType(diameter=20.0 + seed + k) for k, name in enumerate(names)}
+    cells = {name: CellTypeSettings(diameter=20.0 + seed + k) for k, name in enumerate(names)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_network(path, network.state_dict(), Card(config, cells))
     return path
@@ -64,7 +64,7 @@ def images(tmp_path: Path, rng: np.random.Generator) -> list[Path]:
 
 def run(model: Any, images: list[Path], out: Path, **options: Any) -> Summary:
     outputs = options.pop("outputs", None) or Outputs(out)
-    options.setdefault("request", REQUEST)
+    options.setdefault("options", REQUEST)
     options["machines"] = Machines(options.pop("shard", None), options.pop("dask", None))
     return predict(model, images, outputs, device="cpu", **options)
 
@@ -176,7 +176,7 @@ def test_a_journal_serves_its_own_settings_only(
         stop_after(4, patched)
         with pytest.raises(KeyboardInterrupt):
             run(model, images, out)
-    for options in ({"request": Request(min_size=9)}, {"views": 2}):
+    for options in ({"options": SegmentOptions(min_size=9)}, {"tta": 2}):
         with monkeypatch.context() as patched:
             added = stop_after(99, patched)
             run(model, images, out, **options)
@@ -295,13 +295,13 @@ def test_a_slide_that_cannot_be_written_leaves_no_thread(
 ) -> None:
     kept = []
 
-    def write_strips(path: Path, strips: Iterator[np.ndarray], _: object) -> None:
+    def write_labels_by_rows(path: Path, strips: Iterator[np.ndarray], _: object) -> None:
         next(strips)
         kept.append(strips)
         raise FlowsegError("cannot be written", file=path)
 
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
-    monkeypatch.setattr(slides, "write_strips", write_strips)
+    monkeypatch.setattr(slides, "write_labels_by_rows", write_labels_by_rows)
     before = set(threading.enumerate())
     outputs = Outputs(tmp_path / "s.csv", tmp_path)
     with pytest.raises(FlowsegError, match="cannot be written"):
@@ -339,7 +339,7 @@ def test_label_images_as_zarr(
     for outputs in (tiff, replace(tiff, labels_format="zarr")):
         run(model, images[4:], outputs.submission, outputs=outputs)
     for image in images[4:]:
-        (page,) = list_pages(tmp_path / "found" / f"{image.stem}.zarr")
+        (page,) = list_images(tmp_path / "found" / f"{image.stem}.zarr")
         expected = read_labels(tmp_path / "found" / f"{image.stem}.tif")
         assert expected.max() > 0
         assert np.array_equal(page.read(), expected)
@@ -384,10 +384,10 @@ def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: 
     assert models == [folds / "f1" / "best.safetensors", folds / "f2" / "best.safetensors"]
     assert find_models([folds / "f1", model]) == [models[0], model]
     card = Segmenter.load(models, "cpu").card
-    assert card.cells["a"].diameter == 21.5
+    assert card.cell_types["a"].diameter == 21.5
     outputs = Outputs(tmp_path / "s.csv", disagreement=tmp_path / "apart")
-    request = Request(disagreement=True)
-    run(models, images, outputs.submission, outputs=outputs, request=request)
+    options = SegmentOptions(disagreement=True)
+    run(models, images, outputs.submission, outputs=outputs, options=options)
     apart = read_image(tmp_path / "apart" / "i3.png")
     assert apart.dtype == np.uint8
     assert apart.max() > 0

@@ -12,10 +12,10 @@ import pytest
 import tifffile
 import torch
 
-from flowseg.arrays.labels import largest_pieces, renumber
+from flowseg.arrays.labels import keep_largest_component, renumber
 from flowseg.cli import main
 from flowseg.config.loading import load_config
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.data.detect import read_records
 from flowseg.data.folder import TYPE_TABLE as TABLE
 from flowseg.data.sartorius import CELL_TYPES, read_sartorius
@@ -32,8 +32,15 @@ from flowseg.synthetic.datasets import write_synthetic_sartorius
 
 NAMES = ("astros[cereb]_A1", "cort[debris]_B2", "shsy5y[diff]_C3", "well7")
 TINY = [
-    *("--set", "network.channels=[4, 8]", "--set", "network.blocks=1", "--set", "augment.crop=64"),
-    *("--set", "training.crops=8", "--set", "training.batch_size=4", "--device", "cpu"),
+    *(
+        "--set",
+        "network.channels=[4, 8]",
+        "--set",
+        "network.blocks_per_level=1",
+        "--set",
+        "augment.crop_size=64",
+    ),
+    *("--set", "training.crops_per_epoch=8", "--set", "training.batch_size=4", "--device", "cpu"),
     *("--epochs", "1", "--folds", "2", "--fold", "1"),
 ]
 
@@ -46,10 +53,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "more").mkdir()
     for path, name in zip(sorted((home / "data" / "test").iterdir()), NAMES, strict=True):
         shutil.copyfile(path, home / "more" / f"{name}.png")
-    config = NetworkConfig(channels=(4, 8), blocks=1)
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     network = FlowNetwork(config, 3, 1)
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
-    cells = {name: CellType(20.0 + k, -0.5, 0.0, 4) for k, name in enumerate(CELL_TYPES)}
+    cells = {name: CellTypeSettings(20.0 + k, -0.5, 0.0, 4) for k, name in enumerate(CELL_TYPES)}
     save_network(home / "m.safetensors", network.state_dict(), Card(config, cells))
     return home
 
@@ -69,8 +76,11 @@ def command(home: Path, out: Path, images: str = "more") -> list[str]:
 
 
 def save_model_of(cell_type: str, path: Path) -> None:
-    config = NetworkConfig(channels=(4, 8), blocks=1)
-    network, card = FlowNetwork(config, 1, 1), Card(config, {cell_type: CellType(20, -0.5, 0, 4)})
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
+    network, card = (
+        FlowNetwork(config, 1, 1),
+        Card(config, {cell_type: CellTypeSettings(20, -0.5, 0, 4)}),
+    )
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
     save_network(path, network.state_dict(), card)
 
@@ -175,7 +185,7 @@ def test_the_folder_can_be_read_and_holds_what_was_found(home: Path, pseudo: Pat
         assert record.cell_type == found.cell_type
         labels = read_labels(pseudo / "masks" / f"{record.image_id}_masks.tif")
         assert labels.max() > 0
-        assert np.array_equal(labels, renumber(largest_pieces(found.labels)))
+        assert np.array_equal(labels, renumber(keep_largest_component(found.labels)))
     assert [r.image_id for r in read_records(pseudo, ("astro",))] == [
         name for name in sorted(NAMES) if types[name] == "astro"
     ]

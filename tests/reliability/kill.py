@@ -42,8 +42,8 @@ from helpers.runs import differences, save_wild_network
 Command = Callable[[Path], list[str]]
 
 _TINY = (
-    *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64"),
-    *("training.crops=8", "training.batch_size=4", "pretraining.crops=8"),
+    *("network.channels=[4, 8]", "network.blocks_per_level=1", "augment.crop_size=64"),
+    *("training.crops_per_epoch=8", "training.batch_size=4", "pretraining.crops_per_epoch=8"),
     *("pretraining.batch_size=4", "pretraining.epochs=4"),
 )
 

@@ -76,10 +76,10 @@ def in_turn(small: list[str], large: list[str], room: int | None) -> tuple[str, 
     lines = [
         line for line in done.stderr.splitlines() if "left out: " in line or "flowseg " in line
     ]
-    told = lines and all(any(words in line for words in _TOLD) for line in lines)
+    as_user_error = lines and all(any(words in line for words in _TOLD) for line in lines)
     if done.returncode == 0:
         what = "said something" if lines else "done"
-    elif done.returncode in (1, 2) and told and "Traceback" not in done.stderr:
+    elif done.returncode in (1, 2) and as_user_error and "Traceback" not in done.stderr:
         what = "told"
     else:
         what = f"exit code {done.returncode}"
@@ -103,8 +103,8 @@ def train(data: Path, crops: int) -> Command:
     def command(home: Path) -> list[str]:
         out = home / "run"
         resume = ["--resume"] if (out / "config.yaml").is_file() else []
-        settings = ["network.channels=[4, 8]", "network.blocks=1", "augment.crop=64"]
-        settings += [f"training.crops={crops}", f"training.batch_size={crops}"]
+        settings = ["network.channels=[4, 8]", "network.blocks_per_level=1", "augment.crop_size=64"]
+        settings += [f"training.crops_per_epoch={crops}", f"training.batch_size={crops}"]
         words = ["train", "--data", str(data), "--out", str(out), "--epochs", "2", "--folds", "2"]
         words += ["--fold", "0", "--device", "cpu", *resume]
         return [*words, *(word for setting in settings for word in ("--set", setting))]

@@ -20,9 +20,14 @@ from helpers.runs import differences, save_wild_network
 CONFIG = load_config(
     "all",
     overrides=[
-        *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "data.folds=2"),
-        *("training.crops=4", "training.batch_size=4", "training.epochs=3"),
-        *("pretraining.crops=4", "pretraining.batch_size=4", "pretraining.epochs=2"),
+        *(
+            "network.channels=[4, 8]",
+            "network.blocks_per_level=1",
+            "augment.crop_size=64",
+            "data.folds=2",
+        ),
+        *("training.crops_per_epoch=4", "training.batch_size=4", "training.epochs=3"),
+        *("pretraining.crops_per_epoch=4", "pretraining.batch_size=4", "pretraining.epochs=2"),
     ],
 )
 

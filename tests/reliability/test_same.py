@@ -21,8 +21,13 @@ from flowseg.synthetic.datasets import write_synthetic_sartorius
 from helpers.runs import differences, save_wild_network
 
 SETTINGS = [
-    *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "data.folds=2"),
-    *("training.crops=8", "training.batch_size=4", "training.precision=float32"),
+    *(
+        "network.channels=[4, 8]",
+        "network.blocks_per_level=1",
+        "augment.crop_size=64",
+        "data.folds=2",
+    ),
+    *("training.crops_per_epoch=8", "training.batch_size=4", "training.precision=float32"),
 ]
 
 BOTH = """if True:

@@ -51,8 +51,13 @@ def torchrun(home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 def test_training_with_its_pretraining(data: Path, tmp_path: Path) -> None:
     settings = [
-        *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64", "training.crops=8"),
-        *("training.batch_size=2", "pretraining.crops=8", "pretraining.batch_size=2"),
+        *(
+            "network.channels=[4, 8]",
+            "network.blocks_per_level=1",
+            "augment.crop_size=64",
+            "training.crops_per_epoch=8",
+        ),
+        *("training.batch_size=2", "pretraining.crops_per_epoch=8", "pretraining.batch_size=2"),
         *("pretraining.epochs=1", "data.folds=2"),
     ]
     sets = [word for setting in settings for word in ("--set", setting)]

@@ -15,7 +15,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.images import write_image, write_labels
 from flowseg.reports.charts import curves, distribution
 from flowseg.reports.dataset_report import explore
-from flowseg.reports.dataset_stats import survey
+from flowseg.reports.dataset_stats import dataset_stats
 from flowseg.reports.html import Html, data_table, tag, write_page
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
@@ -41,7 +41,7 @@ def test_the_facts_of_an_image(tmp_path: Path) -> None:
     image = np.arange(600, dtype=np.uint16).reshape(20, 30)
     write_image(tmp_path / "a.png", image)
     record = Record("a", tmp_path / "a.png", (20, 30), "cell", "a", Masks.from_dense(masks))
-    (facts,) = survey([record])
+    (facts,) = dataset_stats([record])
     assert facts.areas.tolist() == [60, 80, 11, 18, 2]
     assert facts.at_border.tolist() == [True, False, False, False, False]
     claimed = masks.any(axis=0)
@@ -61,7 +61,7 @@ def test_cells_at_each_border(tmp_path: Path, edge: tuple[object, object]) -> No
     labels[4:6, 5:7] = 2
     write_image(tmp_path / "a.png", labels.astype(np.uint8))
     record = Record("a", tmp_path / "a.png", (9, 11), "cell", "a", Masks.from_labels(labels))
-    assert survey([record])[0].at_border.tolist() == [True, False]
+    assert dataset_stats([record])[0].at_border.tolist() == [True, False]
 
 
 def test_competition_livecell_and_a_folder(

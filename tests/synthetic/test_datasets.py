@@ -20,7 +20,7 @@ from flowseg.synthetic.datasets import (
     write_synthetic_livecell,
     write_synthetic_sartorius,
 )
-from flowseg.synthetic.render import LOOKS, draw_neurons
+from flowseg.synthetic.render import APPEARANCES, draw_neurons
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class TestDrawing:
-    @pytest.mark.parametrize("cell_type", LOOKS)
+    @pytest.mark.parametrize("cell_type", APPEARANCES)
     def test_cells_look_like_their_type(self, cell_type: str) -> None:
         """Numbers of the real images: median count, mean diameter, spread of the grey values."""
         diameter, cells, spread = {
@@ -50,7 +50,7 @@ class TestDrawing:
         rim = ndimage.binary_dilation(covered > 0, iterations=2) & (covered == 0)
         assert inside < 128 < image[rim].mean()  # a dark body in a bright rim
 
-    @pytest.mark.parametrize("cell_type", LOOKS)
+    @pytest.mark.parametrize("cell_type", APPEARANCES)
     def test_each_mask_is_one_piece_without_holes(self, cell_type: str) -> None:
         _, masks = draw_neurons((200, 220), cell_type, np.random.default_rng(5))
         assert len(masks) > 2
@@ -69,7 +69,7 @@ class TestDrawing:
 
     @pytest.mark.parametrize("shape", [(32, 32), (33, 400), (400, 35)])
     def test_small_and_odd_shapes(self, shape: tuple[int, int]) -> None:
-        for cell_type in LOOKS:
+        for cell_type in APPEARANCES:
             for seed in range(10):
                 image, masks = draw_neurons(shape, cell_type, np.random.default_rng(seed), cells=9)
                 assert image.shape == masks.shape == shape
@@ -91,7 +91,7 @@ class TestSartorius:
         write_synthetic_sartorius(tmp_path, 7, 3, seed=1, shape=(96, 128))
         records = read_sartorius(tmp_path)
         assert len(records) == 7
-        assert {r.cell_type for r in records} == set(LOOKS)
+        assert {r.cell_type for r in records} == set(APPEARANCES)
         assert all(r.image().shape == (96, 128) for r in records)
         assert {r.group for r in records if r.cell_type == "cort"} == {"cort_A1"}
         names = [p.stem for p in find_images(tmp_path / "test")]

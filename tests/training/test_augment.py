@@ -11,7 +11,15 @@ from flowseg.config.schema import AugmentConfig
 from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
 
 STILL = AugmentConfig(
-    crop=32, flip=False, rotate=False, scale=1, contrast=0, brightness=0, gamma=1, blur=0, noise=0
+    crop_size=32,
+    flip=False,
+    rotate=False,
+    scale=1,
+    contrast=0,
+    brightness=0,
+    gamma=1,
+    blur=0,
+    noise=0,
 )
 
 

@@ -17,7 +17,7 @@ import flowseg
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.training.batches import CropDataset, batches, loader_processes
-from flowseg.training.trainer import Stage, fit
+from flowseg.training.trainer import Stage, train_stage
 from helpers.training import CELLS, CONFIG, CPU, network, record
 
 CHECKOUT = Path(flowseg.__file__).parents[1]
@@ -45,7 +45,7 @@ def test_a_killed_loader_is_one_clear_line(stage: Stage) -> None:
     schedule = replace(CONFIG.training, workers=1)
     stage = replace(stage, training=training, schedule=schedule, validation=[])
     with pytest.raises(FlowsegError, match="prepares training crops was killed; if memory ran out"):
-        fit(stage, network(), CPU, resume=False)
+        train_stage(stage, network(), CPU, resume=False)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -63,7 +63,7 @@ def test_cells_are_pasted_from_images_of_the_same_type(tmp_path: Path) -> None:
         replace(record(tmp_path, name, 1, kind), annotation=Masks.from_dense([], (64, 80)))
         for name, kind in (("a", "disc"), ("b", "other"))
     ]
-    config = replace(CONFIG, augment=replace(CONFIG.augment, paste=1.0))
+    config = replace(CONFIG, augment=replace(CONFIG.augment, paste_fraction=1.0))
     crops = CropDataset([*bare, record(tmp_path, "c", 2, "other")], CELLS, config)
     full = dict.fromkeys(CELLS, 0)
     for number in range(60):
@@ -76,7 +76,10 @@ def test_cells_are_pasted_from_images_of_the_same_type(tmp_path: Path) -> None:
 
 def test_no_cells_are_pasted_from_extra_images(tmp_path: Path) -> None:
     bare = replace(record(tmp_path, "a", 1), annotation=Masks.from_dense([], (64, 80)))
-    augment, data = replace(CONFIG.augment, paste=1.0), replace(CONFIG.data, extra_weight=0.0)
+    augment, data = (
+        replace(CONFIG.augment, paste_fraction=1.0),
+        replace(CONFIG.data, extra_weight=0.0),
+    )
     config = replace(CONFIG, augment=augment, data=data)
     crops = CropDataset([bare], CELLS, config, extra=[record(tmp_path, "b", 2)])
     assert not any(crops[number].inside.any() for number in range(8))
@@ -120,7 +123,7 @@ def test_loader_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert loader_processes(3, CPU) == loader_processes(3, cuda) == 3
     assert loader_processes(None, CPU) == 0
     assert loader_processes(None, cuda) == 8
-    monkeypatch.setattr("flowseg.training.batches.processes_here", lambda: 4)
+    monkeypatch.setattr("flowseg.training.batches.local_world_size", lambda: 4)
     assert loader_processes(None, cuda) == 3
-    monkeypatch.setattr("flowseg.training.batches.processes_here", lambda: 16)
+    monkeypatch.setattr("flowseg.training.batches.local_world_size", lambda: 16)
     assert loader_processes(None, cuda) == 1

@@ -18,7 +18,7 @@ from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import flows_to_labels
 from flowseg.inference.flow_field import load_fields
-from flowseg.inference.segmenter import Request, Segmenter
+from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.io.tables import read_rows
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
@@ -41,14 +41,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config() -> Config:
     overrides = (
-        *("network.channels=[4, 8]", "network.blocks=1", "augment.crop=64"),
-        *("training.crops=8", "training.batch_size=4", "training.epochs=2", "data.folds=2"),
+        *("network.channels=[4, 8]", "network.blocks_per_level=1", "augment.crop_size=64"),
+        *(
+            "training.crops_per_epoch=8",
+            "training.batch_size=4",
+            "training.epochs=2",
+            "data.folds=2",
+        ),
     )
     both = load_config("all", overrides=overrides)
-    cells = {name: both.cells[name] for name in ("shsy5y", "cort")}
+    cells = {name: both.cell_types[name] for name in ("shsy5y", "cort")}
     return Config(
-        cells=cells,
-        views=2,
+        cell_types=cells,
+        tta=2,
         data=both.data,
         network=both.network,
         augment=both.augment,
@@ -73,11 +78,11 @@ def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
         assert record.image_id in summary["validation_images"]
         flows, cellprob = load_fields(result.folder / FIELDS / f"{record.image_id}.npz")
         checkpoint = result.folds[image.fold].checkpoint
-        segmenter = Segmenter.load(checkpoint, "cpu", views=config.views)
+        segmenter = Segmenter.load(checkpoint, "cpu", tta=config.tta)
         grey = normalize(record.image())
-        field = segmenter.predict(grey, segmenter.needs(record.cell_type))
+        field = segmenter.predict(grey, segmenter.settings_for(record.cell_type))
         assert np.array_equal(cellprob, field.cellprob.astype(np.float16))
-        assert image.named == segmenter.judge(grey, Request())[0]
+        assert image.named == segmenter.resolve_settings(grey, SegmentOptions())[0]
         labels = flows_to_labels(flows, cellprob, cellprob_threshold=0.0, flow_threshold=0.4)
         assert image.score == competition_score(record.masks(), labels)
 
@@ -93,10 +98,10 @@ def test_what_it_leaves(result: CrossValidation) -> None:
     summary = json.loads((result.folder / "summary.json").read_text())
     expected = np.mean([image.calibrated_score for image in result.images])
     assert summary["validation_score"] == pytest.approx(expected)
-    assert summary["views"] == result.views == 2
-    *table, views = report(result).splitlines()
+    assert summary["tta"] == result.tta == 2
+    *table, tta = report(result).splitlines()
     assert [line.split()[0] for line in table[1:]] == ["shsy5y", "cort", "all"]
-    assert views == "(averages of 2 views)"
+    assert tta == "(averages of 2 views)"
 
 
 @pytest.mark.parametrize("place", ["last.safetensors", "fold0/last.safetensors"])
@@ -122,8 +127,8 @@ def test_the_cards_hold_the_calibrated_thresholds(result: CrossValidation) -> No
     for fold in result.folds:
         card = read_card(fold.checkpoint)
         assert card.provenance["calibration"] == result.calibration.to_mapping()
-        for name, cell in card.cells.items():
-            tuned = result.calibration.cells[name]
+        for name, cell in card.cell_types.items():
+            tuned = result.calibration.cell_types[name]
             assert cell.cellprob_threshold == tuned.cellprob_threshold
             assert cell.min_size == tuned.min_size
 
@@ -187,7 +192,7 @@ def test_a_start_that_has_seen_the_images_is_warned_of(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    short = replace(config, training=replace(config.training, epochs=1, crops=4))
+    short = replace(config, training=replace(config.training, epochs=1, crops_per_epoch=4))
     start = str(result.folds[0].folder)
     cross_validate(short, data, tmp_path / "out", pretrain=start, device="cpu")
     assert "out-of-fold scores flatter" in caplog.text
@@ -202,8 +207,8 @@ def test_info_knows_a_cross_validation(result: CrossValidation) -> None:
 def test_the_command_trains_all_folds_unless_one_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["network.channels=[4, 8]", "network.blocks=1", "augment.crop=64"]
-    settings += ["training.crops=4", "training.batch_size=4", "training.epochs=1"]
+    settings = ["network.channels=[4, 8]", "network.blocks_per_level=1", "augment.crop_size=64"]
+    settings += ["training.crops_per_epoch=4", "training.batch_size=4", "training.epochs=1"]
     words = [word for setting in settings for word in ("--set", setting)]
     run = ["train", "--data", str(data), "--cell-type", "cort", "--device", "cpu", *words]
     assert main([*run, "--folds", "2", "--set", "data.fold=1"]) == 2
@@ -228,8 +233,10 @@ def test_one_that_died_among_the_cards_ends_like_one_that_did_not(
     shutil.copytree(result.folder, out)
     first = out / "fold0" / "best.safetensors"
     network, card = load_network(first)
-    strange = {name: replace(cell, cellprob_threshold=5.0) for name, cell in card.cells.items()}
-    save_network(first, network.state_dict(), replace(card, cells=strange))
+    strange = {
+        name: replace(cell, cellprob_threshold=5.0) for name, cell in card.cell_types.items()
+    }
+    save_network(first, network.state_dict(), replace(card, cell_types=strange))
     again = cross_validate(config, data, out, device="cpu", resume=True)
     assert again.images == result.images
     assert first.read_bytes() == result.folds[0].checkpoint.read_bytes()

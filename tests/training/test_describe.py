@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowseg.config.schema import CellType, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
@@ -16,9 +16,9 @@ from flowseg.training.describe import describe
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    network = NetworkConfig(channels=(4, 8), blocks=1)
+    network = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     provenance = {"epoch": 3, "validation_score": 0.123456, "versions": {"torch": "2.13"}}
-    card = Card(network, {"astro": CellType(34, flow_threshold=0.7)}, provenance)
+    card = Card(network, {"astro": CellTypeSettings(34, flow_threshold=0.7)}, provenance)
     weights = FlowNetwork(network, 1).state_dict()
     save_network(tmp_path / "best.safetensors", weights, card)
     (tmp_path / "metrics.csv").write_text("epoch,loss,score\n1,0.5,\n2,0.25,0.1\n")
@@ -28,8 +28,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_checkpoint(run: Path) -> None:
     text = describe(run / "best.safetensors")
-    for told in ("channels 4, 8", "0.1235", "torch 2.13", "astro      34 px", "<= 0.7"):
-        assert told in text
+    for as_user_error in ("channels 4, 8", "0.1235", "torch 2.13", "astro      34 px", "<= 0.7"):
+        assert as_user_error in text
     assert "state" not in text
 
 

@@ -22,9 +22,9 @@ from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import distributed
 from flowseg.training import trainer as loop
-from flowseg.training.distributed import from_first, joined
+from flowseg.training.distributed import distributed_session, from_rank_zero
 from flowseg.training.run_folder import ORIGIN, opened
-from flowseg.training.trainer import Stage, fit
+from flowseg.training.trainer import Stage, train_stage
 from helpers.one_of_two import with_batch, without_statistics
 from helpers.training import CPU, network
 
@@ -66,14 +66,16 @@ def test_two_processes_learn_like_one_with_twice_the_batch(
         command, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    fit(with_batch(stage, folder / "one", 4), network(), CPU, resume=False)
+    train_stage(with_batch(stage, folder / "one", 4), network(), CPU, resume=False)
     # Each process normalises by its own half of the crops, which moves the losses a little.
     one, two = (pd.read_csv(folder / name / "metrics.csv") for name in ("one", "two"))
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=0.05)
     assert two["learning_rate"].equals(one["learning_rate"])
     # Without normalisation only the order of the sums is left.
     monkeypatch.setattr(loop, "FlowNetwork", lambda *args: without_statistics(FlowNetwork(*args)))
-    fit(with_batch(stage, folder / "alone", 4), without_statistics(network()), CPU, resume=False)
+    train_stage(
+        with_batch(stage, folder / "alone", 4), without_statistics(network()), CPU, resume=False
+    )
     alone, plain = (pd.read_csv(folder / name / "metrics.csv") for name in ("alone", "plain"))
     for column in ("loss", "loss_flows", "loss_cellprob", "loss_cell_type", "score"):
         np.testing.assert_allclose(plain[column], alone[column], rtol=1e-4)
@@ -120,13 +122,13 @@ def test_no_thread_of_a_group_outlives_it(monkeypatch: pytest.MonkeyPatch) -> No
     here = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for name, value in here.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setattr(distributed, "under_torchrun", lambda: True)
     groups: list[weakref.ref[object]] = []
 
     def meet(end: Exception | None) -> None:
-        with joined("cpu"):
-            groups.extend([weakref.ref(distributed._waiting_room), weakref.ref(dist.group.WORLD)])
-            assert from_first(lambda: "a message") == "a message"
+        with distributed_session("cpu"):
+            groups.extend([weakref.ref(distributed._control_group), weakref.ref(dist.group.WORLD)])
+            assert from_rank_zero(lambda: "a message") == "a message"
             if end is not None:
                 raise end
 
@@ -156,5 +158,8 @@ def test_what_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(FlowsegError, match="start all of them with torchrun"), joined("cpu"):
+    with (
+        pytest.raises(FlowsegError, match="start all of them with torchrun"),
+        distributed_session("cpu"),
+    ):
         pass

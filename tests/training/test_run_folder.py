@@ -12,7 +12,7 @@ import pytest
 
 from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
-from flowseg.training.run_folder import alone_in, opened
+from flowseg.training.run_folder import lock_run_folder, opened
 
 pytest.importorskip("fcntl", reason="Windows has no such lock")
 
@@ -20,8 +20,8 @@ pytest.importorskip("fcntl", reason="Windows has no such lock")
 OTHER = """
 import os, sys, time
 from pathlib import Path
-from flowseg.training.run_folder import alone_in
-with alone_in(Path(sys.argv[1])):
+from flowseg.training.run_folder import lock_run_folder
+with lock_run_folder(Path(sys.argv[1])):
     if os.fork():
         print("in", flush=True)
     time.sleep(600)
@@ -55,9 +55,9 @@ def test_a_run_of_a_flowseg_that_lacked_a_setting_is_not_resumed(tmp_path: Path)
         pass
     with opened(file.parent, config, {"processes": 1}, resume=True) as begun:
         assert not begun
-    file.write_text(file.read_text().replace("  paste: 0.3\n", ""))
+    file.write_text(file.read_text().replace("  paste_fraction: 0.3\n", ""))
     with (
-        pytest.raises(FlowsegError, match=r"other settings: augment\.paste None -> 0\.3;"),
+        pytest.raises(FlowsegError, match=r"other settings: augment\.paste_fraction None -> 0\.3;"),
         opened(file.parent, config, {"processes": 1}, resume=True),
     ):
         pass
@@ -74,5 +74,5 @@ def test_what_is_not_there_is_not_made_by_resuming(tmp_path: Path) -> None:
 
 def test_one_after_the_other(tmp_path: Path) -> None:
     for _ in range(2):
-        with alone_in(tmp_path, wait=True):
+        with lock_run_folder(tmp_path, wait=True):
             pass

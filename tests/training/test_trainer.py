@@ -18,12 +18,12 @@ from flowseg.network.checkpoint import load_network, read_card, read_tensors, sa
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import trainer as loop
 from flowseg.training.batches import CropDataset, batches
-from flowseg.training.trainer import Stage, fit, learning_rate
+from flowseg.training.trainer import Stage, learning_rate, train_stage
 from helpers.training import CELLS, CONFIG, CPU, in_folder, network, record
 
 
 def test_a_stage_leaves_its_files(stage: Stage) -> None:
-    result = fit(stage, network(), CPU, resume=False)
+    result = train_stage(stage, network(), CPU, resume=False)
     names = sorted(path.name for path in stage.folder.iterdir())
     assert names == ["best.safetensors", "last.safetensors", "metrics.csv", "state.safetensors"]
     table = pd.read_csv(stage.folder / "metrics.csv")
@@ -33,18 +33,20 @@ def test_a_stage_leaves_its_files(stage: Stage) -> None:
     np.testing.assert_allclose(table["score"], (table["score_disc"] + table["score_other"]) / 2)
     assert result.score == table["score"].max()
     card = read_card(stage.folder / "best.safetensors")
-    assert card.cells == CELLS
+    assert card.cell_types == CELLS
     assert card.provenance["epoch"] == result.epoch
     assert card.provenance["from"] == "a test"
 
 
 def test_learns_to_find_discs(stage: Stage) -> None:
-    schedule = replace(CONFIG.training, epochs=6, crops=96, learning_rate=5e-3, validate_every=5)
+    schedule = replace(
+        CONFIG.training, epochs=6, crops_per_epoch=96, learning_rate=5e-3, validate_every=5
+    )
     config = replace(
         CONFIG, training=schedule, network=replace(CONFIG.network, channels=(8, 16, 32))
     )
     start = FlowNetwork(config.network, len(CELLS), 1)
-    result = fit(replace(stage, config=config, schedule=schedule), start, CPU, resume=False)
+    result = train_stage(replace(stage, config=config, schedule=schedule), start, CPU, resume=False)
     table = pd.read_csv(stage.folder / "metrics.csv")
     assert table["score"].notna().tolist() == [False] * 4 + [True, True]
     assert result.score > 0.5
@@ -64,7 +66,7 @@ def test_resumed_equals_undisturbed(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
 ) -> None:
     whole = in_folder(stage, tmp_path / "whole")
-    fit(whole, network(), CPU, resume=False)
+    train_stage(whole, network(), CPU, resume=False)
     calls = 0
     original = getattr(loop, place)
 
@@ -78,8 +80,8 @@ def test_resumed_equals_undisturbed(
     with monkeypatch.context() as patch:
         patch.setattr(loop, place, dying)
         with pytest.raises(KilledError):
-            fit(stage, network(), CPU, resume=False)
-    fit(stage, network(99), CPU, resume=True)
+            train_stage(stage, network(), CPU, resume=False)
+    train_stage(stage, network(99), CPU, resume=True)
     expected, found = tensors_of(whole.folder), tensors_of(stage.folder)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -91,7 +93,7 @@ def test_two_runs_are_equal_and_the_seed_matters(stage: Stage, tmp_path: Path) -
     folders = [tmp_path / name for name in ("a", "b", "c")]
     for folder, seed in zip(folders, (1, 1, 2), strict=True):
         seeded = replace(in_folder(stage, folder), config=replace(CONFIG, seed=seed))
-        fit(seeded, network(), CPU, resume=False)
+        train_stage(seeded, network(), CPU, resume=False)
     best = [(folder / "last.safetensors").read_bytes() for folder in folders]
     assert best[0] == best[1] != best[2]
 
@@ -103,8 +105,10 @@ def test_a_translated_network_learns_the_same(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     schedule = replace(CONFIG.training, epochs=1)
     for name, compiled in (("plain", False), ("translated", True)):
-        own = replace(schedule, compiled=compiled)
-        fit(replace(in_folder(stage, tmp_path / name), schedule=own), network(), CPU, resume=False)
+        own = replace(schedule, compile=compiled)
+        train_stage(
+            replace(in_folder(stage, tmp_path / name), schedule=own), network(), CPU, resume=False
+        )
     expected, found = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "translated")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -116,17 +120,17 @@ def test_a_state_for_which_there_is_no_memory_is_not_called_foreign(
     def take_up(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    fit(stage, network(), CPU, resume=False)
+    train_stage(stage, network(), CPU, resume=False)
     monkeypatch.setattr(loop.MuonAdamW, "take_up", take_up)
     with pytest.raises(FlowsegError, match="there is not enough memory"):
-        fit(stage, network(), CPU, resume=True)
+        train_stage(stage, network(), CPU, resume=True)
 
 
 def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
-    fit(stage, network(), CPU, resume=False)
+    train_stage(stage, network(), CPU, resume=False)
     other = FlowNetwork(replace(CONFIG.network, channels=(4, 6)), len(CELLS), 1)
     with pytest.raises(FlowsegError, match="does not fit this run"):
-        fit(stage, other, CPU, resume=True)
+        train_stage(stage, other, CPU, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_a_foreign_state_is_refused(stage: Stage, tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_state_is_refused(stage: Stage, key: str, value: object) -> None:
-    fit(stage, network(), CPU, resume=False)
+    train_stage(stage, network(), CPU, resume=False)
     path = stage.folder / "state.safetensors"
     tensors, text = read_tensors(path)
     counters = json.loads(text or "")
@@ -152,11 +156,11 @@ def test_a_damaged_state_is_refused(stage: Stage, key: str, value: object) -> No
         counters.pop(key, None)
     save_tensors(path, tensors, json.dumps(counters))
     with pytest.raises(FlowsegError, match="does not fit this run"):
-        fit(stage, network(), CPU, resume=True)
+        train_stage(stage, network(), CPU, resume=True)
 
 
 def test_without_validation_the_last_weights_are_the_best(stage: Stage) -> None:
-    result = fit(replace(stage, validation=[]), network(), CPU, resume=False)
+    result = train_stage(replace(stage, validation=[]), network(), CPU, resume=False)
     assert np.isnan(result.score)
     best, _ = load_network(stage.folder / "best.safetensors")
     last, _ = load_network(stage.folder / "last.safetensors")
@@ -170,11 +174,11 @@ def test_without_validation_the_last_weights_are_the_best(stage: Stage) -> None:
 def test_a_diverging_loss_stops_with_advice(stage: Stage) -> None:
     schedule = replace(CONFIG.training, learning_rate=1e30)
     with pytest.raises(FlowsegError, match=r"lower training\.learning_rate"):
-        fit(replace(stage, schedule=schedule), network(), CPU, resume=False)
+        train_stage(replace(stage, schedule=schedule), network(), CPU, resume=False)
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
-    schedule = replace(CONFIG.training, warmup=0.2, learning_rate=1.0)
+    schedule = replace(CONFIG.training, warmup_fraction=0.2, learning_rate=1.0)
     rates = [learning_rate(step, 100, schedule) for step in range(100)]
     assert rates[0] == pytest.approx(0.05)
     assert max(rates) == rates[19] == 1
