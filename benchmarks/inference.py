@@ -79,7 +79,7 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
 
     clock = Clock()
     if model is None:
-        real = ensemble.Ensemble.ask
+        real = ensemble.Ensemble.predict
         fields: Iterator[np.ndarray] = iter([])
 
         def replaced(self: Any, images: Any, disagreement: bool = False) -> Any:
@@ -87,7 +87,7 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
             maps = torch.from_numpy(next(fields)[None])
             return answer._replace(maps=maps.to(answer.maps.device))
 
-        ensemble.Ensemble.ask = replaced  # type: ignore[method-assign]
+        ensemble.Ensemble.predict = replaced  # type: ignore[method-assign]
     ImageSource.read = clock.timed("read", ImageSource.read)  # type: ignore[method-assign]
     for name in ("prepare", "infer", "finish"):
         setattr(segmenter.Segmenter, name, clock.timed(name, getattr(segmenter.Segmenter, name)))

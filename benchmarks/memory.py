@@ -68,7 +68,7 @@ def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
 
 def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) -> Any:
     """The slide's cells against those of its upper left part in one piece."""
-    from flowseg.inference.flow_field import FlowField, follow
+    from flowseg.inference.flow_field import FlowField, field_to_labels
     from flowseg.inference.rescale import rescale_part
     from flowseg.inference.segmenter import Segmenter
     from flowseg.inference.slides import plan_slide
@@ -88,7 +88,9 @@ def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) 
             for one in (*field.flows, field.cellprob)
         ]
     )
-    whole = follow(FlowField(maps[:2], maps[2], field.cell_type), plan.needs, segmenter.device)
+    whole = field_to_labels(
+        FlowField(maps[:2], maps[2], field.cell_type), plan.settings, segmenter.device
+    )
     with found.open_regions() as read:
         blocks = read(*part)[..., 0].astype(np.int32)
     margin = int(12 * diameter)

@@ -66,7 +66,7 @@ def resolve_settings(segmenter: Segmenter, record: Record) -> tuple[np.ndarray, 
     """Scores over the grid, cross entropy, flow error, and whether its type was told."""
     grey = normalize(record.image())
     needs = segmenter.settings_for(record.cell_type)
-    field = segmenter.predict(grey, needs)
+    field = segmenter.predict_flows(grey, needs)
     truth = record.masks()
     labels = masks_to_labels(truth)
     inside = labels > 0

@@ -32,10 +32,10 @@ class FieldPredictor(Protocol):
     card: Card
     ensemble: Ensemble
 
-    def ask(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> DeviceField:
+    def predict_scaled(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> DeviceField:
         """The flow field at the networks' scale."""
 
-    def follow(
+    def compute_labels(
         self, field: DeviceField, shape: tuple[int, ...], settings: CellTypeSettings
     ) -> tuple[NDArray[np.int32], FlowField]:
         """The instances of a field at an image's own size, and the field at that size."""
@@ -53,7 +53,9 @@ def classify_cell_type(segmenter: FieldPredictor, grey: NDArray[np.float32]) -> 
     for diameter in sorted({known_diameter(segmenter.settings_for(name)) for name in names}):
         settings = CellTypeSettings(diameter=diameter)
         # The middle is enough to tell, and the type costs less than the instances.
-        votes += log_softmax(segmenter.ask(_middle(segmenter, grey, settings), settings).cell_type)
+        votes += log_softmax(
+            segmenter.predict_scaled(_middle(segmenter, grey, settings), settings).cell_type
+        )
     return names[int(np.argmax(votes))]
 
 
@@ -107,7 +109,9 @@ def _measure(
 ) -> tuple[float, float]:
     """How sure the cells of the middle are, as a share of its pixels, and their diameter."""
     middle = _middle(segmenter, grey, settings)
-    labels, field = segmenter.follow(segmenter.ask(middle, settings), middle.shape, settings)
+    labels, field = segmenter.compute_labels(
+        segmenter.predict_scaled(middle, settings), middle.shape, settings
+    )
     areas = np.bincount(labels.reshape(-1))[1:]
     if not areas.size:
         return 0.0, known_diameter(settings)

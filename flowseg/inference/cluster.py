@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from flowseg.arrays.jit import set_threads, threads
 from flowseg.errors import FlowsegError
 from flowseg.inference.blocks import Block, BlockSizes, assemble
-from flowseg.inference.flow_field import FlowField, follow, to_host
+from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
 from flowseg.inference.rescale import rescale_part
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
@@ -114,9 +114,9 @@ class Cluster:
             answers = {place: task for place, task in answers.items() if place[0] >= _top(wanted)}
             for tile in wanted:
                 if _place(tile) not in answers:
-                    answers[_place(tile)] = self._submit(_ask, page, plan, tile)
+                    answers[_place(tile)] = self._submit(_predict_tile, page, plan, tile)
             maps = [answers[_place(tile)] for tile in wanted]
-            waiting.append(self._submit(_follow, plan, block, wanted, maps))
+            waiting.append(self._submit(_label_block, plan, block, wanted, maps))
             if len(waiting) > ahead:
                 yield self._result(waiting.popleft())
         while waiting:
@@ -198,7 +198,7 @@ def connect(address: str, recipe: Recipe) -> Iterator[Cluster]:
 _lock = Lock()
 
 
-def _ask(recipe: Recipe, page: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
+def _predict_tile(recipe: Recipe, page: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
     """What the networks say of a tile: flows and cellprob of what it keeps, (3, h, w)."""
     ensemble = _segmenter(recipe).ensemble
     with page.open_regions() as read:
@@ -206,7 +206,7 @@ def _ask(recipe: Recipe, page: ImageSource, plan: SlidePlan, tile: Tile) -> Floa
     return np.ascontiguousarray(to_host(answer.maps[(0, slice(None), *tile.keep)]))
 
 
-def _follow(
+def _label_block(
     recipe: Recipe, plan: SlidePlan, block: Block, tiles: Sequence[Tile], answers: Sequence[Floats]
 ) -> Ints:
     """The labels of what a block sees."""
@@ -220,7 +220,7 @@ def _follow(
         [rescale_part(one, (top, left), plan.scaled, plan.shape, block.seen) for one in maps]
     )
     field = FlowField(own[:2], own[2], np.zeros(0, np.float32))
-    return follow(field, plan.settings, _segmenter(recipe).device)
+    return field_to_labels(field, plan.settings, _segmenter(recipe).device)
 
 
 def _segmenter(recipe: Recipe) -> Segmenter:

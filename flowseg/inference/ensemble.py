@@ -106,7 +106,7 @@ class Ensemble:
         """How many answers are averaged."""
         return len(self.networks) * len(self.tta)
 
-    def ask(self, images: NDArray[np.float32], disagreement: bool = False) -> EnsembleOutput:
+    def predict(self, images: NDArray[np.float32], disagreement: bool = False) -> EnsembleOutput:
         """The mean answer for images, normalised and rescaled.
 
         Parameters

@@ -18,7 +18,7 @@ from flowseg.inference.rescale import rescale_maps
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = ["DeviceField", "FlowField", "follow", "load_fields", "save_fields", "to_host"]
+__all__ = ["DeviceField", "FlowField", "field_to_labels", "load_fields", "save_fields", "to_host"]
 
 
 class FlowField(NamedTuple):
@@ -86,7 +86,7 @@ def to_host(tensor: Tensor) -> NDArray[np.float32]:
     return np.asarray(host.numpy())
 
 
-def follow(
+def field_to_labels(
     field: FlowField,
     settings: CellTypeSettings,
     device: torch.device,

@@ -18,7 +18,7 @@ from flowseg.config.schema import CellTypeSettings, Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.auto_scale import classify_cell_type, estimate_diameter, known_diameter
 from flowseg.inference.ensemble import Ensemble
-from flowseg.inference.flow_field import DeviceField, FlowField, follow
+from flowseg.inference.flow_field import DeviceField, FlowField, field_to_labels
 from flowseg.inference.rescale import rescale
 from flowseg.inference.tiles import predict_field
 from flowseg.network.checkpoint import Card, load_network
@@ -212,7 +212,7 @@ class Segmenter:
         """Name the cell type, where it was not given, and run the networks."""
         grey, options = prepared
         name, settings = self.resolve_settings(grey, options)
-        field = self.ask(grey, settings, options.disagreement)
+        field = self.predict_scaled(grey, settings, options.disagreement)
         if self.device.type == "cuda":  # whichever thread and stream goes on, the field is there
             torch.cuda.current_stream(self.device).synchronize()
         return Inferred(field, (grey.shape[0], grey.shape[1]), settings, name)
@@ -221,7 +221,7 @@ class Segmenter:
         """Bring the flow field to the image's own size and follow it."""
         settings = inferred.settings
         with _stream(self.device):
-            labels, field = self.follow(inferred.field, inferred.shape, settings)
+            labels, field = self.compute_labels(inferred.field, inferred.shape, settings)
         return Prediction(
             labels,
             field.flows,
@@ -231,7 +231,7 @@ class Segmenter:
             field.disagreement,
         )
 
-    def predict(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
+    def predict_flows(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
         """The flow field of a normalised grey image, at the image's own size.
 
         Parameters
@@ -245,22 +245,22 @@ class Segmenter:
         -------
         FlowField
         """
-        return self.ask(grey, settings).resized((grey.shape[0], grey.shape[1])).to_host()
+        return self.predict_scaled(grey, settings).resized((grey.shape[0], grey.shape[1])).to_host()
 
-    def ask(
+    def predict_scaled(
         self, grey: NDArray[np.float32], settings: CellTypeSettings, disagreement: bool = False
     ) -> DeviceField:
         """The flow field of a normalised grey image, at the networks' scale, on their device."""
         scaled = rescale(grey, self.scaled_shape(grey.shape, settings))
         return predict_field(self.ensemble, scaled, disagreement=disagreement)
 
-    def follow(
+    def compute_labels(
         self, field: DeviceField, shape: tuple[int, ...], settings: CellTypeSettings
     ) -> tuple[NDArray[np.int32], FlowField]:
         """The instances of a field at an image's own size, and the field at that size."""
         own = field.resized((shape[0], shape[1]))
         to_host = own.to_host()
-        return follow(to_host, settings, self.device, own.maps), to_host
+        return field_to_labels(to_host, settings, self.device, own.maps), to_host
 
     def resolve_settings(
         self, grey: NDArray[np.float32], options: SegmentOptions

@@ -20,7 +20,7 @@ from flowseg.arrays.jit import threads
 from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.inference.blocks import Block, BlockSizes, assemble, cut_blocks
-from flowseg.inference.flow_field import FlowField, follow, to_host
+from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
 from flowseg.inference.pipeline import Stage, pipeline
 from flowseg.inference.rescale import footprint, rescale_part
 from flowseg.inference.segmenter import Segmenter, SegmentOptions
@@ -147,7 +147,7 @@ def segment_slide(
     blocks = [block for row in rows for block in row]
 
     def followed(field: FlowField) -> Ints:
-        return follow(field, plan.settings, segmenter.device)
+        return field_to_labels(field, plan.settings, segmenter.device)
 
     outcomes = pipeline(
         blocks,

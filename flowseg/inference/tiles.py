@@ -80,7 +80,7 @@ def predict_tiles(
         The pixels of some rows and columns, (h, w) float32.
     tiles : iterable of Tile
     disagreement : bool
-        As in :meth:`Ensemble.ask`.
+        As in :meth:`Ensemble.predict`.
 
     Yields
     ------
@@ -92,7 +92,7 @@ def predict_tiles(
         waiting = list(group)
         for first in range(0, len(waiting), count):
             batch = waiting[first : first + count]
-            answer = ensemble.ask(np.stack([read(*tile.read) for tile in batch]), disagreement)
+            answer = ensemble.predict(np.stack([read(*tile.read) for tile in batch]), disagreement)
             for k, tile in enumerate(batch):
                 one = [None if part is None else part[k : k + 1] for part in answer]
                 yield tile, EnsembleOutput(*one)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def predict_field(
     image : ndarray, shape (H, W), float32
         Normalised, rescaled to the committee's diameter.
     disagreement : bool
-        As in :meth:`Ensemble.ask`.
+        As in :meth:`Ensemble.predict`.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import AGAIN, JPEG, PNG, opened, picture_shape, read_picture
+from flowseg.io.png_jpeg import AGAIN, JPEG, PNG, open_binary, picture_shape, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
 
 __all__ = ["image_shape", "is_tiff", "read_image", "read_labels", "write_image", "write_labels"]
@@ -45,7 +45,7 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
         a TIFF of several pages.
     """
     path = Path(path)
-    with opened(path) as file:
+    with open_binary(path) as file:
         read = read_tiff if _kind(file, path) == "tiff" else read_picture
         return read(file, path)
 
@@ -59,7 +59,7 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
         As `read_image`, as far as the header tells.
     """
     path = Path(path)
-    with opened(path) as file:
+    with open_binary(path) as file:
         if _kind(file, path) == "picture":
             return picture_shape(file, path)
         with tiff_page(file, path) as page:
@@ -68,7 +68,7 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def is_tiff(path: Path) -> bool:
     """Whether the file's first bytes are those of a TIFF."""
-    with opened(path) as file:
+    with open_binary(path) as file:
         return _kind(file, path) == "tiff"
 
 

@@ -29,7 +29,7 @@ __all__ = [
     "cut_off",
     "damaged",
     "jpeg_shape",
-    "opened",
+    "open_binary",
     "picture_shape",
     "read_picture",
     "size_of",
@@ -52,7 +52,7 @@ _MAX_MARKERS = 2**11  # before the size; a profile of colours takes up to 255
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def open_binary(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
             yield file

@@ -23,7 +23,7 @@ from flowseg.io.png_jpeg import (
     cut_off,
     damaged,
     jpeg_shape,
-    opened,
+    open_binary,
     size_of,
     unpack,
 )
@@ -67,7 +67,7 @@ def tiff_pages(path: Path) -> Iterator[tuple[IO[bytes], list[Any]]]:
     A page is checked by :func:`check_tiff` before its pixels are read. Whatever tifffile raises
     inside the block becomes a FlowsegError.
     """
-    with opened(path) as file, _tiff_pages(file, path) as pages:
+    with open_binary(path) as file, _tiff_pages(file, path) as pages:
         yield file, pages
 
 

@@ -29,7 +29,7 @@ from flowseg.training.distributed import distributed_session, from_rank_zero
 from flowseg.training.plan import NONE, check_images, plan
 from flowseg.training.pretraining import pretrained
 from flowseg.training.run import TrainResult, train
-from flowseg.training.run_folder import CONFIG, SUMMARY, opened
+from flowseg.training.run_folder import CONFIG, SUMMARY, open_run_folder
 from flowseg.training.tensorboard import load_writer
 
 __all__ = ["CrossValidation", "OutOfFold", "cross_validate", "report"]
@@ -161,7 +161,7 @@ def _cross_validate(
     extra = [record for planned in plans for record in planned.extra]
     from_rank_zero(lambda: check_images([*plans[0].records, *extra]))
     origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
-    with opened(out, settings, origin, resume):
+    with open_run_folder(out, settings, origin, resume):
         start = pretrained(pretrain, first, data, out, where)
         _warn_of_leaks(start, config.data.extra)
         folds = []
@@ -259,7 +259,7 @@ def _collect(
                 if fold_of[record.image_id] == fold:
                     grey = normalize(record.image())
                     named[record.image_id] = segmenter.resolve_settings(grey, SegmentOptions())[0]
-                    field = segmenter.predict(grey, segmenter.settings_for(record.cell_type))
+                    field = segmenter.predict_flows(grey, segmenter.settings_for(record.cell_type))
                     save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
                     bar.update()
     return named

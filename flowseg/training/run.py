@@ -27,7 +27,7 @@ from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.plan import Plan, check_images, plan
 from flowseg.training.pretraining import inherit, pretrained
 from flowseg.training.provenance import provenance_of
-from flowseg.training.run_folder import BEST, FOLDS, OVERLAYS, SUMMARY, opened
+from flowseg.training.run_folder import BEST, FOLDS, OVERLAYS, SUMMARY, open_run_folder
 from flowseg.training.tensorboard import Board, load_writer
 from flowseg.training.trainer import Stage, train_stage
 
@@ -125,7 +125,7 @@ def _train(
     from_rank_zero(lambda: check_images([*planned.records, *planned.extra]))
     origin = planned.origin(pretrain, where)
     assert_same_on_all_ranks(to_yaml(planned.config), origin)
-    with opened(out, planned.config, origin, resume) as begun:
+    with open_run_folder(out, planned.config, origin, resume) as begun:
         if from_rank_zero((out / SUMMARY).is_file):
             return from_rank_zero(lambda: _finished(out))
         start = pretrained(pretrain, planned.config, data, out, where)

@@ -38,7 +38,7 @@ __all__ = [
     "TENSORBOARD",
     "checkpoint_at",
     "lock_run_folder",
-    "opened",
+    "open_run_folder",
 ]
 
 BEST = "best.safetensors"
@@ -90,7 +90,9 @@ def lock_run_folder(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def opened(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> Iterator[bool]:
+def open_run_folder(
+    out: Path, config: Config, origin: Mapping[str, Any], resume: bool
+) -> Iterator[bool]:
     """The run's folder, made or checked to be this run's, for one training; has it a state?
 
     A run that died in its pre-training has settings and no state yet: it is resumed as well.

@@ -20,7 +20,7 @@ class Slopes:
     device = torch.device("cpu")
     diameter, stride, reach, tile = 30.0, 8, 24, 128
 
-    def ask(self, images: np.ndarray, disagreement: bool) -> EnsembleOutput:
+    def predict(self, images: np.ndarray, disagreement: bool) -> EnsembleOutput:
         assert not disagreement
         blurred = gaussian_filter(images.astype(np.float64), (0, 3, 3), truncate=6)
         slopes = np.stack(np.gradient(blurred, axis=(1, 2)), axis=1)

@@ -30,7 +30,7 @@ def ensemble(*seeds: int, **options: Any) -> Ensemble:
 
 def ask(asked: Ensemble, images: np.ndarray, disagreement: bool = False) -> Any:
     """The answer on the host."""
-    answer = asked.ask(images, disagreement)
+    answer = asked.predict(images, disagreement)
     apart = answer.disagreement
     return answer._replace(
         maps=answer.maps.cpu().numpy(), disagreement=None if apart is None else apart.cpu().numpy()

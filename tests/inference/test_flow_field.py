@@ -58,7 +58,7 @@ def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
     monkeypatch.setattr(kernels, "_on", lambda _, work: work)
     slopes.device = torch.device("cuda:1")
     grey, needs = normalize(blobs.astype(np.float32)), slopes.settings_for("a")
-    labels, field = slopes.follow(slopes.ask(grey, needs), blobs.shape, needs)
+    labels, field = slopes.compute_labels(slopes.predict_scaled(grey, needs), blobs.shape, needs)
     assert np.array_equal(labels, expected.labels)
     assert np.array_equal(field.flows, expected.flows)
     assert len(handed) > 1
@@ -69,8 +69,8 @@ def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_finds_what_the_cpu_finds(slopes: Segmenter, blobs: np.ndarray) -> None:
     expected = slopes.segment(blobs, cell_type="a").labels
-    host = slopes.ask(normalize(blobs.astype(np.float32)), slopes.settings_for("a"))
+    host = slopes.predict_scaled(normalize(blobs.astype(np.float32)), slopes.settings_for("a"))
     slopes.device = torch.device("cuda")
     needs = slopes.settings_for("a")
-    labels, _ = slopes.follow(host._replace(maps=host.maps.cuda()), blobs.shape, needs)
+    labels, _ = slopes.compute_labels(host._replace(maps=host.maps.cuda()), blobs.shape, needs)
     assert np.mean(labels == expected) > 0.999

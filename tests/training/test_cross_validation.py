@@ -80,7 +80,7 @@ def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
         checkpoint = result.folds[image.fold].checkpoint
         segmenter = Segmenter.load(checkpoint, "cpu", tta=config.tta)
         grey = normalize(record.image())
-        field = segmenter.predict(grey, segmenter.settings_for(record.cell_type))
+        field = segmenter.predict_flows(grey, segmenter.settings_for(record.cell_type))
         assert np.array_equal(cellprob, field.cellprob.astype(np.float16))
         assert image.named == segmenter.resolve_settings(grey, SegmentOptions())[0]
         labels = flows_to_labels(flows, cellprob, cellprob_threshold=0.0, flow_threshold=0.4)

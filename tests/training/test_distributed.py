@@ -23,7 +23,7 @@ from flowseg.network.unet import FlowNetwork
 from flowseg.training import distributed
 from flowseg.training import trainer as loop
 from flowseg.training.distributed import distributed_session, from_rank_zero
-from flowseg.training.run_folder import ORIGIN, opened
+from flowseg.training.run_folder import ORIGIN, open_run_folder
 from flowseg.training.trainer import Stage, train_stage
 from helpers.one_of_two import with_batch, without_statistics
 from helpers.training import CPU, network
@@ -140,17 +140,19 @@ def test_no_thread_of_a_group_outlives_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_number_of_processes_does_not_change_silently(tmp_path: Path) -> None:
     config = load_config()
-    with opened(tmp_path, config, {"pretrain": "none", "processes": 2}, resume=False) as begun:
+    with open_run_folder(
+        tmp_path, config, {"pretrain": "none", "processes": 2}, resume=False
+    ) as begun:
         assert not begun
     alone = {"pretrain": "none", "processes": 1}
     with (
         pytest.raises(FlowsegError, match="processes 2 -> 1"),
-        opened(tmp_path, config, alone, resume=True),
+        open_run_folder(tmp_path, config, alone, resume=True),
     ):
         pass
     # A run of the time before processes were counted had one.
     (tmp_path / ORIGIN).write_text('{"pretrain": "none"}')
-    with opened(tmp_path, config, alone, resume=True) as begun:
+    with open_run_folder(tmp_path, config, alone, resume=True) as begun:
         assert not begun
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
-from flowseg.training.run_folder import lock_run_folder, opened
+from flowseg.training.run_folder import lock_run_folder, open_run_folder
 
 pytest.importorskip("fcntl", reason="Windows has no such lock")
 
@@ -37,13 +37,13 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path: Path) ->
             assert other.stdout.readline() == b"in\n"
             with (
                 pytest.raises(FlowsegError, match="run: another training is at work"),
-                opened(folder, load_config("cort"), {}, resume=False),
+                open_run_folder(folder, load_config("cort"), {}, resume=False),
             ):
                 pass
             assert [path.name for path in folder.iterdir()] == [".lock"]
             other.kill()
             other.wait()
-            with opened(folder, load_config("cort"), {}, resume=False) as begun:
+            with open_run_folder(folder, load_config("cort"), {}, resume=False) as begun:
                 assert not begun
         finally:
             os.killpg(other.pid, signal.SIGKILL)
@@ -51,14 +51,14 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path: Path) ->
 
 def test_a_run_of_a_flowseg_that_lacked_a_setting_is_not_resumed(tmp_path: Path) -> None:
     config, file = load_config("cort"), tmp_path / "run" / "config.yaml"
-    with opened(file.parent, config, {"processes": 1}, resume=False):
+    with open_run_folder(file.parent, config, {"processes": 1}, resume=False):
         pass
-    with opened(file.parent, config, {"processes": 1}, resume=True) as begun:
+    with open_run_folder(file.parent, config, {"processes": 1}, resume=True) as begun:
         assert not begun
     file.write_text(file.read_text().replace("  paste_fraction: 0.3\n", ""))
     with (
         pytest.raises(FlowsegError, match=r"other settings: augment\.paste_fraction None -> 0\.3;"),
-        opened(file.parent, config, {"processes": 1}, resume=True),
+        open_run_folder(file.parent, config, {"processes": 1}, resume=True),
     ):
         pass
 
@@ -66,7 +66,7 @@ def test_a_run_of_a_flowseg_that_lacked_a_setting_is_not_resumed(tmp_path: Path)
 def test_what_is_not_there_is_not_made_by_resuming(tmp_path: Path) -> None:
     with (
         pytest.raises(FlowsegError, match="holds no run to resume"),
-        opened(tmp_path / "run", load_config("cort"), {}, resume=True),
+        open_run_folder(tmp_path / "run", load_config("cort"), {}, resume=True),
     ):
         pass
     assert not any(tmp_path.iterdir())
