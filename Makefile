@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowseg needs Python 3.10 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,coco,rois]"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,docs,coco,rois,zarr,dask,tensorboard]"
 	touch $(READY)
 
 $(OLD)/ready: pyproject.toml
@@ -40,5 +40,5 @@ $(OLD)/ready: pyproject.toml
 	$(OLD)/bin/python -m pip install --disable-pip-version-check --constraint $(OLD)/lowest.txt \
 		--upgrade "torch==2.13.0" setuptools
 	$(OLD)/bin/python -m pip install --disable-pip-version-check --constraint $(OLD)/lowest.txt \
-		--no-build-isolation --editable ".[test,coco,rois,zarr,tensorboard]"
+		--no-build-isolation --editable ".[test,coco,rois,zarr,dask,tensorboard]"
 	touch $(OLD)/ready
