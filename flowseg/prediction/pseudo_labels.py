@@ -31,6 +31,7 @@ from flowseg.io.images import write_labels
 from flowseg.io.paths import check_name
 from flowseg.io.tables import write_rows
 from flowseg.prediction.journal import run_key
+from flowseg.reports.text import text_table
 
 __all__ = [
     "Limits",
@@ -169,13 +170,13 @@ def pseudo_label(
 
 def report(result: PseudoLabels) -> str:
     """A table of what was kept, by cell type."""
-    lines = ["cell type  images  left out   cells  of found"]
+    rows = []
     for name in sorted({row.cell_type for row in (*result.kept, *result.left_out)}):
         kept = [row for row in result.kept if row.cell_type == name]
         left = sum(row.cell_type == name for row in result.left_out)
         cells, found = sum(row.cells for row in kept), sum(row.found for row in kept)
-        lines.append(f"{name:<9}  {len(kept):>6}  {left:>8}  {cells:>6}  {found:>8}")
-    return "\n".join(lines)
+        rows.append((name, len(kept), left, cells, found))
+    return text_table(rows, ["cell type", "images", "left out", "cells", "of found"])
 
 
 def type_of_name(name: str, known: Iterable[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,9 +13,42 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_rows
 from flowseg.metrics.competition import THRESHOLDS
 
-__all__ = ["as_text", "write_csv", "write_json"]
+__all__ = ["as_text", "text_table", "write_csv", "write_json"]
 
 _MISTAKES = ("missed", "spurious", "split", "merged")
+
+
+def text_table(
+    rows: Iterable[Sequence[object]], header: Sequence[str] | None = None, *, left: int = 1
+) -> str:
+    """Rows as text in aligned columns, two spaces apart.
+
+    Parameters
+    ----------
+    rows : iterable of sequence
+        Values of one row each, as many as there are columns.
+    header : sequence of str, optional
+        Names of the columns.
+    left : int
+        So many of the first columns are aligned to the left, the others to the right.
+
+    Examples
+    --------
+    >>> print(text_table([["astro", 131], ["cort", 9]], ["cell type", "images"]))
+    cell type  images
+    astro         131
+    cort            9
+    """
+    cells = [[str(value) for value in row] for row in ([header] if header else []) + list(rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        padded = [
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
 
 
 def as_text(result: Evaluation, limit: int | None = 10) -> str:
@@ -102,8 +135,8 @@ def _by_type(result: Evaluation) -> str:
             [name, len(part.images), f"{part.score:.4f}", tp, fp, fn]
             + [getattr(mistakes, kind) for kind in _MISTAKES]
         )
-    head = ["cell type", "images", "score", "TP", "FP", "FN", *_MISTAKES]
-    return "objects at IoU > 0.50\n" + _table(head, rows)
+    header = ["cell type", "images", "score", "TP", "FP", "FN", *_MISTAKES]
+    return "objects at IoU > 0.50\n" + text_table(rows, header)
 
 
 def _by_threshold(result: Evaluation) -> str:
@@ -114,7 +147,7 @@ def _by_threshold(result: Evaluation) -> str:
     for position, percent in enumerate(THRESHOLDS):
         scores = [f"{part.precisions[position]:.4f}" for _, part in [("all", result), *parts]]
         rows.append([f"{percent / 100:.2f}", *scores, *result.totals(position)])
-    return _table(["IoU >", "score", *(name for name, _ in parts), "TP", "FP", "FN"], rows)
+    return text_table(rows, ["IoU >", "score", *(name for name, _ in parts), "TP", "FP", "FN"])
 
 
 def _by_image(result: Evaluation, limit: int | None) -> str:
@@ -127,11 +160,11 @@ def _by_image(result: Evaluation, limit: int | None) -> str:
         + [getattr(image.mistakes, kind) for kind in _MISTAKES]
         for image in shown
     ]
-    head = ["image", "cell type", "score", "truth", "found", "TP", "FP", "FN", *_MISTAKES]
+    header = ["image", "cell type", "score", "truth", "found", "TP", "FP", "FN", *_MISTAKES]
     title = "worst images first"
     if len(shown) < len(images):
         title += f" ({len(shown)} of {len(images)}; --all shows every one)"
-    return f"{title}\n" + _table(head, rows)
+    return f"{title}\n" + text_table(rows, header)
 
 
 def _other(other: OtherMetrics) -> str:
@@ -146,7 +179,9 @@ def _other(other: OtherMetrics) -> str:
             ["COCO mask AP75", other.coco_mask.ap75],
         ]
     shown = [[name, f"{value:.4f}"] for name, value in rows]
-    return "other metrics, none of them the competition's\n" + _table(["metric", "value"], shown)
+    return "other metrics, none of them the competition's\n" + text_table(
+        shown, ["metric", "value"]
+    )
 
 
 def _missing(result: Evaluation) -> str:
@@ -162,15 +197,3 @@ def _missing(result: Evaluation) -> str:
 
 def _images(count: int) -> str:
     return f"{count} image" if count == 1 else f"{count} images"
-
-
-def _table(head: list[str], rows: Iterable[list[Any]]) -> str:
-    """Columns aligned: the first to the left, the others to the right."""
-    cells = [head, *([str(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = []
-    for row in cells:
-        first = row[0].ljust(widths[0])
-        rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(lines)

@@ -25,6 +25,7 @@ from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.io.atomic import ensure_writable_folder, write_text
 from flowseg.io.tables import write_rows
 from flowseg.network.checkpoint import load_network, read_card, save_network
+from flowseg.reports.text import text_table
 from flowseg.training.distributed import distributed_session, from_rank_zero
 from flowseg.training.plan import NONE, check_images, plan
 from flowseg.training.pretraining import pretrained
@@ -192,19 +193,19 @@ def report(result: CrossValidation, seed: int = 0) -> str:
     with thresholds that were tuned on images of other groups.
     """
     rng = np.random.default_rng(seed)
-    lines = ["out of fold  images   score  95% interval      calibrated  type named"]
+    header = ["out of fold", "images", "score", "95% interval", "calibrated", "type named"]
+    rows = []
     for name in [*result.calibration.tunings, "all"]:
         own = [image for image in result.images if name in (image.cell_type, "all")]
         scores = [image.score for image in own]
         low, high = bootstrap_interval(scores, rng)
         calibrated = np.mean([image.calibrated_score for image in own])
         named = np.mean([image.named == image.cell_type for image in own])
-        lines.append(
-            f"{name:<11} {len(own):>7}  {np.mean(scores):.4f}  {low:.4f} to {high:.4f}"
-            f"  {calibrated:>10.4f}  {named:>10.0%}"
-        )
-    lines.append(f"(averages of {result.tta} views)" if result.tta > 1 else "(one view)")
-    return "\n".join(lines)
+        interval = f"{low:.4f} to {high:.4f}"
+        values = f"{np.mean(scores):.4f}", interval, f"{calibrated:.4f}", f"{named:.0%}"
+        rows.append((name, len(own), *values))
+    views = f"(averages of {result.tta} views)" if result.tta > 1 else "(one view)"
+    return f"{text_table(rows, header)}\n{views}"
 
 
 def _judge(

@@ -13,6 +13,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import read_rows
 from flowseg.network.checkpoint import Card, read_card
+from flowseg.reports.text import text_table
 from flowseg.training.cross_validation import ENSEMBLE
 from flowseg.training.run_folder import BEST, CONFIG, METRICS, ORIGIN, STATE, SUMMARY
 
@@ -91,19 +92,16 @@ def _run(folder: Path) -> str:
         if isinstance(validation, list):
             lines.append(("validation images", str(len(validation))))
     if rows:
-        as_user_error = {k: v for k, v in rows[-1].items() if v and k.startswith(("loss", "score"))}
-        lines.append(
-            ("last epoch", ", ".join(f"{k} {float(v):.4f}" for k, v in as_user_error.items()))
-        )
-    held = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
-    return _table([*lines, ("holds", ", ".join(held))])
+        values = {k: v for k, v in rows[-1].items() if v and k.startswith(("loss", "score"))}
+        lines.append(("last epoch", ", ".join(f"{k} {float(v):.4f}" for k, v in values.items())))
+    files = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+    return text_table([*lines, ("holds", ", ".join(files))], left=2)
 
 
 def _checkpoint(path: Path) -> str:
     card = read_card(path)
-    return "\n\n".join(
-        [_table([("checkpoint", str(path)), *_facts(path, card)]), _cells(card.cell_types)]
-    )
+    facts = text_table([("checkpoint", str(path)), *_facts(path, card)], left=2)
+    return f"{facts}\n\n{_cells(card.cell_types)}"
 
 
 def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
@@ -128,7 +126,7 @@ def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
 
 
 def _cells(cells: Mapping[str, CellTypeSettings]) -> str:
-    head = ("cell type", "diameter", "cellprob", "flow", "min size")
+    header = ("cell type", "diameter", "cellprob", "flow", "min size")
     rows = [
         (
             *(name, "unknown" if cell.diameter is None else f"{cell.diameter:g} px"),
@@ -137,11 +135,7 @@ def _cells(cells: Mapping[str, CellTypeSettings]) -> str:
         )
         for name, cell in cells.items()
     ]
-    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
-    )
+    return text_table(rows, header, left=len(header))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -159,8 +153,3 @@ def _short(value: object) -> str:
         return f"{value:.4f}" if abs(value) < 10 else f"{value:.0f}"
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
-
-
-def _table(lines: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in lines) + 2
-    return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
