@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import find_images
+from flowseg.training.run_folder import BEST, CROSS_VALIDATION, TRAINING, find_finished
 
 __all__ = ["find_inputs", "find_models"]
 
 _RUNS = Path("runs")
-_BEST = "best.safetensors"
-_SUMMARY = "summary.json"
 
 
 def find_inputs(patterns: Sequence[str], data: str | os.PathLike[str]) -> list[Path]:
@@ -74,15 +72,14 @@ def find_models(paths: Sequence[str | os.PathLike[str]] | None, runs: Path = _RU
     """
     if paths is not None:
         return [model for path in paths for model in _models_at(Path(path))]
-    finished = _finished(runs, ("training", "cross validation"))
+    finished = find_finished(runs, TRAINING, CROSS_VALIDATION)
     if not finished:
         raise FlowsegError(
             "holds no finished run, so there is no model",
             file=runs,
             remedy="train one (flowseg train --help), or name a checkpoint with --model",
         )
-    newest = max(finished, key=lambda summary: (summary.stat().st_mtime_ns, summary.parent.name))
-    return _models_at(newest.parent)
+    return _models_at(finished[-1])
 
 
 def _models_at(path: Path) -> list[Path]:
@@ -90,23 +87,10 @@ def _models_at(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FlowsegError("there is no such checkpoint", file=path)
-    if (path / _BEST).is_file():
-        return [path / _BEST]
-    models = sorted(summary.parent / _BEST for summary in _finished(path, ("training",)))
+    if (path / BEST).is_file():
+        return [path / BEST]
+    models = sorted(run / BEST for run in find_finished(path, TRAINING))
     models = [model for model in models if model.is_file()]
     if not models:
-        raise FlowsegError(f"holds no {_BEST} and no finished run", file=path)
+        raise FlowsegError(f"holds no {BEST} and no finished run", file=path)
     return models
-
-
-def _finished(folder: Path, stages: tuple[str, ...]) -> list[Path]:
-    """The summaries in the folders below a folder that ended one of these stages."""
-    return [summary for summary in folder.glob(f"*/{_SUMMARY}") if _stage(summary) in stages]
-
-
-def _stage(summary: Path) -> str | None:
-    try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content.get("stage") if isinstance(content, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -22,22 +21,27 @@ from flowseg.evaluation.calibration import Calibration, bootstrap_interval, cali
 from flowseg.evaluation.threshold_grid import Sample
 from flowseg.inference.flow_field import load_fields, save_fields
 from flowseg.inference.segmenter import Segmenter, SegmentOptions
-from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.tables import write_rows
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.reports.text import text_table
-from flowseg.training.distributed import distributed_session, from_rank_zero
+from flowseg.training.distributed import distributed_session, from_rank_zero, on_rank_zero
 from flowseg.training.plan import NONE, check_images, plan
 from flowseg.training.pretraining import pretrained
 from flowseg.training.run import TrainResult, train
-from flowseg.training.run_folder import CONFIG, SUMMARY, open_run_folder
+from flowseg.training.run_folder import (
+    CONFIG,
+    CROSS_VALIDATION,
+    OUT_OF_FOLD_FLOWS,
+    OUT_OF_FOLD_SCORES,
+    TRAINING,
+    fold_folder,
+    open_run_folder,
+    write_summary,
+)
 from flowseg.training.tensorboard import load_writer
 
 __all__ = ["CrossValidation", "OutOfFold", "cross_validate", "report"]
-
-FIELDS = "out_of_fold"
-TABLE = "out_of_fold.csv"
-ENSEMBLE = "cross validation"
 
 _log = logging.getLogger(__name__)
 
@@ -161,13 +165,13 @@ def _cross_validate(
     plans += [plan(other, data, pretrain, train_only) for other in configs[1:]]
     extra = [record for planned in plans for record in planned.extra]
     from_rank_zero(lambda: check_images([*plans[0].records, *extra]))
-    origin = plans[0].origin(pretrain, where) | {"stage": ENSEMBLE}
-    with open_run_folder(out, settings, origin, resume):
+    origin = plans[0].origin(pretrain, where) | {"stage": CROSS_VALIDATION}
+    with on_rank_zero(open_run_folder(out, settings, origin, resume=resume)):
         start = pretrained(pretrain, first, data, out, where)
         _warn_of_leaks(start, config.data.extra)
         folds = []
         for fold, own in enumerate(configs):
-            folder = out / f"fold{fold}"
+            folder = fold_folder(out, fold)
             _log.info("fold %d of %d", fold, len(configs))
             folds.append(
                 train(
@@ -233,7 +237,7 @@ def _judge(
 
 
 def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
-    if start is not None and read_card(start).provenance.get("stage") == "training":
+    if start is not None and read_card(start).provenance.get("stage") == TRAINING:
         _log.warning("%s has learned from labelled images: if they are among these, the", start)
         _log.warning("out-of-fold scores flatter")
     if extra is not None and "{fold}" not in extra:
@@ -250,7 +254,7 @@ def _collect(
     device: str,
 ) -> dict[str, str]:
     """Keep each image's out-of-fold fields on disk; the cell type that each is taken for."""
-    folder = ensure_writable_folder(out / FIELDS)
+    folder = ensure_writable_folder(out / OUT_OF_FOLD_FLOWS)
     named = {}
     with tqdm(total=len(records), desc="out of fold", unit="image") as bar:
         for fold, result in enumerate(folds):
@@ -268,7 +272,7 @@ def _collect(
 
 def _samples(out: Path, records: list[Record]) -> Iterator[Sample]:
     for record in records:
-        flows, cellprob = load_fields(out / FIELDS / f"{record.image_id}.npz")
+        flows, cellprob = load_fields(out / OUT_OF_FOLD_FLOWS / f"{record.image_id}.npz")
         yield Sample(
             record.image_id, record.cell_type, record.group, record.masks(), flows, cellprob
         )
@@ -287,12 +291,11 @@ def _calibrate_card(path: Path, calibration: Calibration) -> None:
 
 def _write(result: CrossValidation) -> None:
     """The score of every image, and last the summary: a folder that has one is finished."""
-    write_rows(result.folder / TABLE, OutOfFold._fields, result.images)
-    summary = {
-        "stage": ENSEMBLE,
+    write_rows(result.folder / OUT_OF_FOLD_SCORES, OutOfFold._fields, result.images)
+    results = {
         "validation_score": float(np.mean([image.calibrated_score for image in result.images])),
         "folds": len(result.folds),
         "tta": result.tta,
         "calibration": result.calibration.to_mapping(),
     }
-    write_text(result.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_summary(result.folder, CROSS_VALIDATION, results)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flowseg.config.loading import load_config
 from flowseg.config.schema import CellTypeSettings
@@ -14,8 +12,18 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tables import read_rows
 from flowseg.network.checkpoint import Card, read_card
 from flowseg.reports.text import text_table
-from flowseg.training.cross_validation import ENSEMBLE
-from flowseg.training.run_folder import BEST, CONFIG, METRICS, ORIGIN, STATE, SUMMARY
+from flowseg.training.run_folder import (
+    BEST,
+    CONFIG,
+    CROSS_VALIDATION,
+    METRICS,
+    STATE,
+    TRAINING,
+    fold_folder,
+    is_finished,
+    read_origin,
+    read_summary,
+)
 
 __all__ = ["describe"]
 
@@ -33,7 +41,7 @@ def describe(path: PathLike) -> str:
     path = Path(path)
     if not path.is_dir():
         return _checkpoint(path)
-    best = (path / "fold0" if _is_cross_validation(path) else path) / BEST
+    best = (fold_folder(path, 0) if _is_cross_validation(path) else path) / BEST
     if not any(file.is_file() for file in (best, path / STATE, path / CONFIG)):
         raise FlowsegError(
             f"holds no {BEST}", file=path, remedy="name a run's folder or a checkpoint"
@@ -45,8 +53,8 @@ def describe(path: PathLike) -> str:
 
 
 def _is_cross_validation(folder: Path) -> bool:
-    origin = _read(folder / ORIGIN) or {}
-    return (folder / "fold0").is_dir() or origin.get("stage") == ENSEMBLE
+    stage = read_origin(folder).get("stage")
+    return fold_folder(folder, 0).is_dir() or stage == CROSS_VALIDATION
 
 
 def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
@@ -55,11 +63,11 @@ def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
         rows = _epochs(folder)
         return f"{rows[-1]['epoch'] if rows else 0} epochs done", rows
     folds = load_config(path=folder / CONFIG).data.folds
-    left = [k for k in range(folds) if not (folder / f"fold{k}" / SUMMARY).is_file()]
+    left = [k for k in range(folds) if not is_finished(fold_folder(folder, k))]
     done = f"{folds - len(left)} of {folds} folds done"
     if not left:
         return done, []
-    epochs, rows = _progress(folder / f"fold{left[0]}")
+    epochs, rows = _progress(fold_folder(folder, left[0]))
     return f"{done}, in fold {left[0]}: {epochs}", rows
 
 
@@ -70,12 +78,12 @@ def _epochs(folder: Path) -> list[dict[str, str]]:
 
 def _run(folder: Path) -> str:
     lines, rows = [("run", str(folder))], _epochs(folder)
-    summary = _read(folder / SUMMARY)
+    summary = read_summary(folder)
     if summary is None:
         done, rows = _progress(folder)
         lines.append(("state", f"not finished, {done}; continue it with --resume"))
     else:
-        lines.append(("state", f"finished: {summary.get('stage', 'training')}"))
+        lines.append(("state", f"finished: {summary.get('stage', TRAINING)}"))
         known = (
             "folds",
             "tta",
@@ -136,16 +144,6 @@ def _cells(cells: Mapping[str, CellTypeSettings]) -> str:
         for name, cell in cells.items()
     ]
     return text_table(rows, header, left=len(header))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return dict(content)
-    except (OSError, ValueError, TypeError) as error:
-        raise FlowsegError("is damaged", file=path) from error
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -29,6 +29,7 @@ __all__ = [
     "gather",
     "is_rank_zero",
     "local_world_size",
+    "on_rank_zero",
     "rank",
     "under_torchrun",
     "world_size",
@@ -115,6 +116,13 @@ def from_rank_zero(call: Callable[[], Value]) -> Value:
     with _clear_errors():
         dist.broadcast_object_list(box, src=0, group=_control_group)
     return cast(Value, box[0])
+
+
+@contextmanager
+def on_rank_zero(context: AbstractContextManager[Value]) -> Iterator[Value]:
+    """Enter `context` on rank zero alone; every rank gets the value that it yields."""
+    with ExitStack() as stack:
+        yield from_rank_zero(lambda: stack.enter_context(context))
 
 
 def gather(value: Value) -> list[Value]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from flowseg.arrays.labels import masks_to_labels
 from flowseg.config.schema import Precision
 from flowseg.data.record import Record
 from flowseg.inference.segmenter import Segmenter
-from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.images import write_image
 from flowseg.reports.curves import write_curves
 from flowseg.reports.overlay import side_by_side
-from flowseg.training.run_folder import BEST, CURVES, METRICS, OVERLAYS, SUMMARY
+from flowseg.training.run_folder import BEST, CURVES, METRICS, OVERLAYS, write_summary
 from flowseg.training.trainer import Stage, StageResult
 
 __all__ = ["close_folder", "draw_overlays"]
@@ -41,8 +40,7 @@ def draw_overlays(
 def close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
     """The summary goes last: a folder that has one is finished."""
     write_curves(folder / METRICS, folder / CURVES)
-    summary = {
-        "stage": stage.provenance["stage"],
+    results = {
         "validation_score": result.score,
         "best_epoch": result.epoch,
         "epochs": stage.schedule.epochs,
@@ -50,4 +48,4 @@ def close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
         "training_images": len(stage.training),
         "validation_images": [record.image_id for record in stage.validation],
     }
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_summary(folder, stage.provenance["stage"], results)

@@ -20,7 +20,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
 from flowseg.network.checkpoint import load_network, read_card
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.distributed import from_rank_zero, world_size
+from flowseg.training.distributed import from_rank_zero, on_rank_zero, world_size
 from flowseg.training.finish import close_folder
 from flowseg.training.plan import LIVECELL, NONE, check_images, measure_cells
 from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
@@ -28,9 +28,11 @@ from flowseg.training.run_folder import (
     BEST,
     CONFIG,
     LAST,
+    PRETRAINING,
     STATE,
-    SUMMARY,
     checkpoint_at,
+    fold_folder,
+    is_finished,
     lock_run_folder,
 )
 from flowseg.training.trainer import Stage, train_stage
@@ -63,8 +65,8 @@ def pretrained(
     stage_config = replace(config, cell_types={name: CellTypeSettings() for name in names})
     key = _key(stage_config, [*training, *validation], device)
     folder = out.parent / f"livecell-{key}"
-    with lock_run_folder(folder, wait=True):
-        if from_rank_zero((folder / SUMMARY).is_file):
+    with on_rank_zero(lock_run_folder(folder, wait=True)):
+        if from_rank_zero(lambda: is_finished(folder)):
             _log.info("reusing the LIVECell pre-training in %s", folder)
         else:
             _pretrain(folder, stage_config, training, validation, device)
@@ -73,7 +75,7 @@ def pretrained(
 
 def _begun_with(out: Path) -> Path | None:
     """The LIVECell stage that the cards of a run or of a first fold name, if it is still there."""
-    for last in (out / LAST, out / "fold0" / LAST):
+    for last in (out / LAST, fold_folder(out, 0) / LAST):
         name = read_card(last).provenance.get("pretraining") if last.is_file() else None
         if isinstance(name, str) and (out.parent / name).is_file():
             return out.parent / name
@@ -94,7 +96,7 @@ def _pretrain(
     _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
     from_rank_zero(lambda: write_text(folder / CONFIG, to_yaml(config)))
     known = [record for record in validation if record.cell_type in cells]
-    provenance = provenance_of(config, training, known) | {"stage": "pretraining"}
+    provenance = provenance_of(config, training, known) | {"stage": PRETRAINING}
     schedule = config.pretraining
     stage = Stage("pre-training", folder, training, known, cells, config, schedule, provenance)
     network = FlowNetwork(config.network, len(cells), config.seed)

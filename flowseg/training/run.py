@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -22,12 +21,22 @@ from flowseg.training.distributed import (
     distributed_session,
     from_rank_zero,
     is_rank_zero,
+    on_rank_zero,
 )
 from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.plan import Plan, check_images, plan
 from flowseg.training.pretraining import inherit, pretrained
 from flowseg.training.provenance import provenance_of
-from flowseg.training.run_folder import BEST, FOLDS, OVERLAYS, SUMMARY, open_run_folder
+from flowseg.training.run_folder import (
+    BEST,
+    FOLDS,
+    OVERLAYS,
+    SUMMARY,
+    TRAINING,
+    is_finished,
+    open_run_folder,
+    read_summary,
+)
 from flowseg.training.tensorboard import Board, load_writer
 from flowseg.training.trainer import Stage, train_stage
 
@@ -125,17 +134,17 @@ def _train(
     from_rank_zero(lambda: check_images([*planned.records, *planned.extra]))
     origin = planned.origin(pretrain, where)
     assert_same_on_all_ranks(to_yaml(planned.config), origin)
-    with open_run_folder(out, planned.config, origin, resume) as begun:
-        if from_rank_zero((out / SUMMARY).is_file):
+    with on_rank_zero(open_run_folder(out, planned.config, origin, resume=resume)) as has_state:
+        if from_rank_zero(lambda: is_finished(out)):
             return from_rank_zero(lambda: _finished(out))
         start = pretrained(pretrain, planned.config, data, out, where)
         from_rank_zero(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
         board = Board(out) if tensorboard and is_rank_zero() else None
         stage = _stage(planned, out, start, origin, board)
         network = FlowNetwork(stage.config.network, len(stage.cell_types), stage.config.seed)
-        if start is not None and not begun and is_rank_zero():
+        if start is not None and not has_state and is_rank_zero():
             inherit(network, start)
-        result = train_stage(stage, network, where, begun)
+        result = train_stage(stage, network, where, has_state)
 
         def finish() -> None:
             draw_overlays(out, stage.validation, str(where), stage.schedule.precision)
@@ -159,7 +168,7 @@ def _stage(
         config.data.folds,
     )
     provenance = provenance_of(config, planned.training, planned.validation) | {
-        "stage": "training",
+        "stage": TRAINING,
         "pretraining": None if start is None else f"{start.parent.name}/{start.name}",
         "extra_images": len(planned.extra),
         "extra_data": origin["extra"],
@@ -181,11 +190,11 @@ def _stage(
 def _finished(out: Path) -> TrainResult:
     """What a run came to that has ended before."""
     try:
-        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_summary(out) or {}
         score, epoch = float(summary["validation_score"]), int(summary["best_epoch"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise FlowsegError(
-            "cannot be read", file=out / SUMMARY, remedy="remove it, and resume again"
+            "is damaged", file=out / SUMMARY, remedy="remove it, and resume again"
         ) from error
     _log.info("%s is finished", out)
     return TrainResult(out, out / BEST, score, epoch)

@@ -1,44 +1,52 @@
-"""The folder of a run: begun, taken up again, closed."""
+"""The folder of a run: file names, lock, settings, origin and summary. Imports no torch."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
+
+from filelock import FileLock, Timeout
 
 from flowseg.config.loading import load_config, to_mapping, to_yaml
 from flowseg.config.plain import read_yaml
 from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.paths import PathLike
 from flowseg.io.temporary import is_part
-from flowseg.training.distributed import from_rank_zero, is_rank_zero
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "BEST",
     "CONFIG",
+    "CROSS_VALIDATION",
     "CURVES",
     "FOLDS",
     "LAST",
     "LOCK",
     "METRICS",
     "ORIGIN",
+    "OUT_OF_FOLD_FLOWS",
+    "OUT_OF_FOLD_SCORES",
     "OVERLAYS",
+    "PRETRAINING",
     "STATE",
     "SUMMARY",
     "TENSORBOARD",
+    "TRAINING",
+    "StageName",
     "checkpoint_at",
+    "find_finished",
+    "fold_folder",
+    "is_finished",
     "lock_run_folder",
     "open_run_folder",
+    "read_origin",
+    "read_summary",
+    "write_summary",
 ]
 
 BEST = "best.safetensors"
@@ -53,96 +61,184 @@ FOLDS = "folds.csv"
 SUMMARY = "summary.json"
 OVERLAYS = "overlays"
 LOCK = ".lock"
+OUT_OF_FOLD_FLOWS = "out_of_fold"
+OUT_OF_FOLD_SCORES = "out_of_fold.csv"
+
+StageName = Literal["training", "pretraining", "cross validation"]
+TRAINING: StageName = "training"
+PRETRAINING: StageName = "pretraining"
+CROSS_VALIDATION: StageName = "cross validation"
 
 _log = logging.getLogger(__name__)
 
 
-@contextmanager
-def lock_run_folder(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Make `folder` and let one training at a time into it, which its first process stands for.
+def checkpoint_at(path: PathLike) -> Path:
+    """`path` itself, or the best checkpoint in it where it is a run's folder."""
+    return Path(path) / BEST if Path(path).is_dir() else Path(path)
 
-    The system frees it however a process ends; loader processes that outlive theirs do not hold it.
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """The run's folder of one fold in a cross validation's folder."""
+    return folder / f"fold{fold}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has ended: its summary is written last."""
+    return (folder / SUMMARY).is_file()
+
+
+def find_finished(folder: Path, *stages: StageName) -> list[Path]:
+    """The folders in `folder` of runs that finished one of `stages`, in the order they finished.
+
+    A summary that cannot be read is passed over with a warning.
+    """
+    found = []
+    for path in folder.glob(f"*/{SUMMARY}"):
+        try:
+            summary = read_summary(path.parent)
+        except FlowsegError as error:
+            _log.warning("%s", error)
+            continue
+        if summary is not None and summary.get("stage") in stages:
+            found.append((path.stat().st_mtime_ns, path.parent))
+    return [run for _, run in sorted(found)]
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """How the run in `folder` ended, None where it has not.
 
     Raises
     ------
     FlowsegError
-        If another training is in it, unless it is to be waited for.
+        If the file is damaged.
     """
-    if not is_rank_zero():
-        yield
-        return
+    return _read_json(folder / SUMMARY, remedy="remove it, and resume the run")
+
+
+def write_summary(folder: Path, stage: StageName, results: Mapping[str, Any]) -> None:
+    """Mark the run in `folder` as finished; nothing may be written there afterwards."""
+    text = json.dumps({"stage": stage, **results}, indent=2)
+    write_text(folder / SUMMARY, f"{text}\n")
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` started from: data, checkpoint, device; empty where none is stored.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is damaged.
+    """
+    return _read_json(folder / ORIGIN, remedy="start a new --out") or {}
+
+
+@contextmanager
+def lock_run_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Make `folder` and let one training at a time into it.
+
+    The system frees the lock however the process ends; its loader processes do not hold it.
+
+    Raises
+    ------
+    FlowsegError
+        If another training is in it and `wait` is false, or the folder cannot be written to.
+    """
     ensure_writable_folder(folder)
-    with (folder / LOCK).open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EACCES):
-                    raise FlowsegError(
-                        "another training is at work in it",
-                        file=folder,
-                        remedy="wait until it ends, or name another folder with --out",
-                    ) from error
-                _log.warning(
-                    "%s cannot be locked (%s): start no other training there", folder, error
-                )
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise FlowsegError(
+            "another training is at work in it",
+            file=folder,
+            remedy="wait until it ends, or name another folder with --out",
+        ) from error
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        _log.warning("%s cannot be locked (%s): start no other training there", folder, error)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def open_run_folder(
-    out: Path, config: Config, origin: Mapping[str, Any], resume: bool
+    folder: Path, config: Config, origin: Mapping[str, Any], *, resume: bool
 ) -> Iterator[bool]:
-    """The run's folder, made or checked to be this run's, for one training; has it a state?
+    """Lock the run's folder and start or resume the run there.
 
-    A run that died in its pre-training has settings and no state yet: it is resumed as well.
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    config : Config
+        Written to a new run's folder; a resumed run must have the same.
+    origin : mapping
+        As `config`, for all else that decides the weights.
+    resume : bool
+        Whether the folder must hold a run, or must hold none.
+
+    Yields
+    ------
+    bool
+        Whether there is a training state to load: a run that ended in its pre-training has none.
+
+    Raises
+    ------
+    FlowsegError
+        If the folder holds no run to resume, a run of other settings, or anything when not
+        resuming.
     """
-    if resume and not from_rank_zero((out / CONFIG).is_file):
+    if resume and not (folder / CONFIG).is_file():
         raise FlowsegError(
             "holds no run to resume, so no checkpoint",
-            file=out,
+            file=folder,
             remedy="start without --resume, or name the run's folder with --out",
         )
-    with lock_run_folder(out):
-        yield from_rank_zero(lambda: _begin(out, config, origin, resume))
+    with lock_run_folder(folder):
+        if resume:
+            _check_same_run(folder, config, origin)
+        else:
+            _start(folder, config, origin)
+        yield resume and (folder / STATE).is_file()
 
 
-def _begin(out: Path, config: Config, origin: Mapping[str, Any], resume: bool) -> bool:
-    if resume:
-        load_config(path=out / CONFIG)  # refuses what no run has written
-        # As it was written: what an earlier flowseg did not know is not taken for today's default.
-        before = cast("dict[str, Any]", read_yaml(out / CONFIG) or {})
-        changed = _differences(before, to_mapping(config))
-        changed += _differences(_read_origin(out / ORIGIN), origin)
-        if changed:
-            raise FlowsegError(
-                f"was started with other settings: {', '.join(changed)}",
-                file=out / CONFIG,
-                remedy="resume with the same command (and --recipe), or start a new --out",
-            )
-        return (out / STATE).is_file()
-    # Settings and folds alone are those of a run that never began.
-    begun = {path.name for path in out.iterdir()}
-    if {name for name in begun if not is_part(name)} - {
-        *(CONFIG, ORIGIN, FOLDS, TENSORBOARD, LOCK)
-    }:
+def _check_same_run(folder: Path, config: Config, origin: Mapping[str, Any]) -> None:
+    load_config(path=folder / CONFIG)  # refuses what no run has written
+    # As it was written: what an earlier flowseg did not know is not taken for today's default.
+    before = cast("dict[str, Any]", read_yaml(folder / CONFIG) or {})
+    changed = _differences(before, to_mapping(config))
+    # An earlier flowseg did not count its processes: there was one.
+    changed += _differences({"processes": 1} | read_origin(folder), origin)
+    if changed:
+        raise FlowsegError(
+            f"was started with other settings: {', '.join(changed)}",
+            file=folder / CONFIG,
+            remedy="resume with the same command (and --recipe), or start a new --out",
+        )
+
+
+def _start(folder: Path, config: Config, origin: Mapping[str, Any]) -> None:
+    # A folder with nothing but these is that of a run that ended before its first step.
+    before_training = {CONFIG, ORIGIN, FOLDS, TENSORBOARD, LOCK}
+    names = {path.name for path in folder.iterdir() if not is_part(path.name)}
+    if names - before_training:
         raise FlowsegError(
             "is not empty",
-            file=out,
+            file=folder,
             remedy="continue its run with --resume, or name another folder with --out",
         )
-    write_text(out / ORIGIN, json.dumps(origin, indent=2) + "\n")
-    write_text(out / CONFIG, to_yaml(config))
-    return False
+    write_text(folder / ORIGIN, json.dumps(origin, indent=2) + "\n")
+    write_text(folder / CONFIG, to_yaml(config))
 
 
-def _read_origin(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, remedy: str) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FlowsegError("cannot be read", file=path, remedy="start a new --out") from error
-    # An earlier flowseg did not count its processes: there was one.
-    return {"processes": 1} | (content if isinstance(content, dict) else {})
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FlowsegError("is damaged", file=path, remedy=remedy) from error
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -154,8 +250,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         elif old != new:
             changed.append(f"{prefix}{key} {old} -> {new}")
     return changed
-
-
-def checkpoint_at(path: str) -> Path:
-    """The checkpoint that `path` is, or the best one of the run's folder that it is."""
-    return Path(path) / BEST if Path(path).is_dir() else Path(path)

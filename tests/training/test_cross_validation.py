@@ -24,11 +24,12 @@ from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.prediction.find_models import find_models
 from flowseg.synthetic.datasets import write_synthetic_sartorius
-from flowseg.training.cross_validation import FIELDS, TABLE, CrossValidation, cross_validate, report
+from flowseg.training.cross_validation import CrossValidation, cross_validate, report
 from flowseg.training.describe import describe
 from flowseg.training.plan import plan
 from flowseg.training.pretraining import pretrained
 from flowseg.training.run import train
+from flowseg.training.run_folder import OUT_OF_FOLD_FLOWS, OUT_OF_FOLD_SCORES
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
         assert image.fold == fold_of[record.image_id]
         summary = json.loads((result.folds[image.fold].folder / "summary.json").read_text())
         assert record.image_id in summary["validation_images"]
-        flows, cellprob = load_fields(result.folder / FIELDS / f"{record.image_id}.npz")
+        flows, cellprob = load_fields(result.folder / OUT_OF_FOLD_FLOWS / f"{record.image_id}.npz")
         checkpoint = result.folds[image.fold].checkpoint
         segmenter = Segmenter.load(checkpoint, "cpu", tta=config.tta)
         grey = normalize(record.image())
@@ -93,7 +94,7 @@ def test_the_folds_are_different_networks(result: CrossValidation) -> None:
 
 
 def test_what_it_leaves(result: CrossValidation) -> None:
-    rows = [row for _, row in read_rows(result.folder / TABLE, ("id", "score"))]
+    rows = [row for _, row in read_rows(result.folder / OUT_OF_FOLD_SCORES, ("id", "score"))]
     assert [float(row["score"]) for row in rows] == [image.score for image in result.images]
     summary = json.loads((result.folder / "summary.json").read_text())
     expected = np.mean([image.calibrated_score for image in result.images])

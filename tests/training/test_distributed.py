@@ -17,13 +17,11 @@ import torch
 import torch.distributed as dist
 
 import flowseg
-from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import distributed
 from flowseg.training import trainer as loop
 from flowseg.training.distributed import distributed_session, from_rank_zero
-from flowseg.training.run_folder import ORIGIN, open_run_folder
 from flowseg.training.trainer import Stage, train_stage
 from helpers.one_of_two import with_batch, without_statistics
 from helpers.training import CPU, network
@@ -136,24 +134,6 @@ def test_no_thread_of_a_group_outlives_it(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(FlowsegError, match="an end"):
         meet(FlowsegError("an end"))
     assert [group() for group in groups] == [None] * 4
-
-
-def test_the_number_of_processes_does_not_change_silently(tmp_path: Path) -> None:
-    config = load_config()
-    with open_run_folder(
-        tmp_path, config, {"pretrain": "none", "processes": 2}, resume=False
-    ) as begun:
-        assert not begun
-    alone = {"pretrain": "none", "processes": 1}
-    with (
-        pytest.raises(FlowsegError, match="processes 2 -> 1"),
-        open_run_folder(tmp_path, config, alone, resume=True),
-    ):
-        pass
-    # A run of the time before processes were counted had one.
-    (tmp_path / ORIGIN).write_text('{"pretrain": "none"}')
-    with open_run_folder(tmp_path, config, alone, resume=True) as begun:
-        assert not begun
 
 
 def test_what_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
