@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flowseg.arrays.labels import keep_largest_component, masks_to_labels
+from flowseg.arrays.labels import keep_largest_component
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.record import Record
 from flowseg.io.atomic import atomic_path, ensure_writable_folder
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from flowseg.arrays.labels import keep_largest_component, masks_to_labels
+from flowseg.arrays.labels import keep_largest_component
+from flowseg.arrays.rle import Masks
 from flowseg.data.sartorius import read_annotations
 from flowseg.metrics.competition import competition_score
 
@@ -63,6 +64,11 @@ class Side:
             raise SystemExit(f"a side ended:\n{self.said.read().decode()}") from None
 
 
+def small_on_top(masks: Masks) -> Labels:
+    """One label image; a pixel that several masks claim goes to the smallest."""
+    return masks.select(np.argsort(-masks.areas(), kind="stable")).paint()
+
+
 def load(folder: Path, count: int | None) -> list[tuple[str, Labels]]:
     """Cell type and label image of the annotated images, `count` of them evenly spread by type."""
     images = read_annotations(folder / "annotations_without_images.csv.gz")
@@ -72,7 +78,7 @@ def load(folder: Path, count: int | None) -> list[tuple[str, Labels]]:
     return [
         (
             images[name].cell_type,
-            keep_largest_component(masks_to_labels(images[name].masks, "small_on_top")),
+            keep_largest_component(small_on_top(images[name].masks)),
         )
         for name in names
     ]

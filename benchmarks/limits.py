@@ -25,7 +25,7 @@ from dynamics import table
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.schema import CellTypeSettings
 from flowseg.data.detect import read_records
 from flowseg.data.record import Record

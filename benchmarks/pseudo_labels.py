@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.loading import load_config
 from flowseg.config.schema import Config
 from flowseg.data.detect import read_records

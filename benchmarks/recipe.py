@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from flowseg.arrays.intensity import normalize
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import default_grid

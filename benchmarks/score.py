@@ -21,13 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg.arrays.jit import in_threads, threads
-from flowseg.arrays.labels import (
-    keep_largest_component,
-    masks_to_labels,
-    outlines,
-    remove_small,
-    renumber,
-)
+from flowseg.arrays.labels import keep_largest_component, outlines, renumber
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.arrays.rle import Masks
 from flowseg.data.sartorius import read_annotations
 from flowseg.metrics.competition import THRESHOLDS, compare, competition_score
@@ -77,7 +72,8 @@ def spoil(truth: Labels, rng: np.random.Generator) -> Labels:
     ids[1:][rng.random(count - 1) < 0.08] = 0
     thin = (rng.random(count) < 0.5)[truth] & outlines(truth)
     moved = np.roll(np.where(thin, 0, ids[truth]), rng.integers(-2, 3, size=2), axis=(0, 1))
-    return renumber(remove_small(keep_largest_component(moved), 10))
+    moved = keep_largest_component(moved)
+    return renumber(np.where(np.bincount(moved.ravel())[moved] >= 10, moved, 0))
 
 
 def pairwise_score(truth: NDArray[np.bool_], pred: NDArray[np.bool_]) -> float:

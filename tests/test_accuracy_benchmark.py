@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.loading import load_config, to_yaml
 from flowseg.data.detect import read_records
 from flowseg.data.folds import split_fold, write_folds

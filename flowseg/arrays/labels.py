@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg.arrays.components import connected_components
 from flowseg.arrays.jit import jit
-from flowseg.arrays.overlaps import maximise_matches, nearest_centre, stack
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
 __all__ = [
-    "Policy",
     "check_labels",
+    "equivalent_diameter",
     "fill_holes",
     "keep_largest_component",
-    "masks_to_labels",
     "outlines",
-    "remove_small",
     "renumber",
 ]
 
 Labels = NDArray[np.int32]
-
-Policy = Literal["most_hits", "small_on_top", "nearest_centre", "last_annotated"]
 
 
 def check_labels(labels: ArrayLike) -> Labels:
@@ -74,52 +69,19 @@ def renumber(labels: ArrayLike) -> Labels:
     array([[0, 2, 2],
            [3, 0, 1]], dtype=int32)
     """
-    masks = Masks.from_labels(labels)
-    return stack(masks, np.arange(len(masks)))
+    return Masks.from_labels(labels).paint()
 
 
-def masks_to_labels(masks: Masks, policy: Policy = "most_hits") -> Labels:
-    """One label image from masks that may overlap: mask ``i`` becomes id ``i + 1``.
-
-    Parameters
-    ----------
-    masks : Masks
-    policy : str
-        Who owns a pixel that several masks claim.
-
-        `maximise_matches`
-            Each contested region goes to one cell whole, so that as many cells as can be stay
-            above as many of the competition's thresholds as can be, each in one piece: see
-            `flowseg.arrays.overlaps`.
-        `small_on_top`
-            The mask with the fewest pixels.
-        `nearest_centre`
-            The mask whose centre of mass is nearest.
-        `last_annotated`
-            The mask that comes last.
-
-    Returns
-    -------
-    labels : (H, W) int32
-        A mask that loses every pixel leaves a gap in the ids.
+def equivalent_diameter(areas: ArrayLike) -> NDArray[np.float64]:
+    """Diameters of the discs as large as these areas, in pixels.
 
     Examples
     --------
-    >>> masks_to_labels(Masks.from_strings(["1 6", "5 3"], (1, 8)))
-    array([[1, 1, 1, 1, 2, 2, 2, 0]], dtype=int32)
+    >>> equivalent_diameter([0, 314]).round(1).tolist()
+    [0.0, 20.0]
     """
-    choices = get_args(Policy)
-    if policy not in choices:
-        raise FlowsegError(
-            f"unknown overlap policy {policy!r}", remedy=f"choose from {', '.join(choices)}"
-        )
-    if policy == "most_hits":
-        return maximise_matches(masks)
-    if policy == "nearest_centre":
-        return nearest_centre(masks)
-    if policy == "small_on_top":
-        return stack(masks, np.argsort(-masks.areas(), kind="stable"))
-    return stack(masks, np.arange(len(masks)))
+    diameters: NDArray[np.float64] = 2 * np.sqrt(np.asarray(areas) / np.pi)
+    return diameters
 
 
 def outlines(labels: ArrayLike) -> NDArray[np.bool_]:
@@ -146,20 +108,6 @@ def outlines(labels: ArrayLike) -> NDArray[np.bool_]:
     return edge
 
 
-def remove_small(labels: ArrayLike, min_size: int) -> Labels:
-    """Without the cells of fewer than `min_size` pixels; the other ids stay as they are.
-
-    Examples
-    --------
-    >>> remove_small([[5, 5, 0, 9]], 2)
-    array([[5, 5, 0, 0]], dtype=int32)
-    """
-    image = check_labels(labels)
-    ids, inverse, counts = np.unique(image, return_inverse=True, return_counts=True)
-    keep = np.where(counts < min_size, 0, ids).astype(np.int32)
-    return keep[inverse].reshape(image.shape)
-
-
 def fill_holes(labels: ArrayLike) -> Labels:
     """With every hole filled: background that touches one cell only and not the image's edge.
 
@@ -178,9 +126,9 @@ def fill_holes(labels: ArrayLike) -> Labels:
 
 
 def keep_largest_component(labels: ArrayLike) -> Labels:
-    """Each cell's largest connected piece only (pixels join over edges and corners).
+    """The largest connected component of each cell (8 neighbours).
 
-    Of pieces equally large the one first in reading order stays.
+    Of components equally large the one first in reading order stays.
 
     Examples
     --------
@@ -190,15 +138,15 @@ def keep_largest_component(labels: ArrayLike) -> Labels:
            [3, 0, 0, 0]], dtype=int32)
     """
     image = check_labels(labels)
-    pieces = connected_components(image, True)
-    sizes = np.bincount(pieces.reshape(-1))
-    firsts = np.unique(pieces, return_index=True)[1]
-    # no number is left out, and background may be missing: the pieces are the last ones
+    components = connected_components(image, True)
+    sizes = np.bincount(components.reshape(-1))
+    firsts = np.unique(components, return_index=True)[1]
+    # components are numbered without gaps, and background may be missing: they come last
     owners = image.reshape(-1)[firsts[-(len(sizes) - 1) :]] if len(sizes) > 1 else image[:0, 0]
     order = np.lexsort((np.arange(1, len(sizes)), -sizes[1:], owners))
-    best = np.zeros(len(sizes), dtype=np.bool_)
-    best[1 + order[np.unique(owners[order], return_index=True)[1]]] = True
-    return np.where(best[pieces], image, 0).astype(np.int32)
+    largest = np.zeros(len(sizes), dtype=np.bool_)
+    largest[1 + order[np.unique(owners[order], return_index=True)[1]]] = True
+    return np.where(largest[components], image, 0).astype(np.int32)
 
 
 @jit

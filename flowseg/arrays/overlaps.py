@@ -1,18 +1,18 @@
-"""Who owns the pixels that several masks claim.
+"""A label image from masks that overlap: who owns the pixels that several claim.
 
 A network that gives one label image cannot draw overlaps, so the label image that stands for
-overlapping masks bounds the score any model trained on it can reach. `maximise_matches` makes
+overlapping masks bounds the score any model trained on it can reach. `masks_to_labels` makes
 that bound high, measured by ``benchmarks/overlap_ceiling.py``:
 
 - Pixels claimed by the same masks and connected to each other are one region, and go to one cell
   whole: the border that is left is one that somebody drew.
-- A cell is worth the number of the competition's thresholds that the largest piece it keeps
-  stays above, as IoU with its full mask.
-- Every further piece of at least 15 pixels would be read as an object of its own. At a score near
-  1 an object too many costs half of an object missed, thus 5 of 10 thresholds.
-- Where worth is equal, the sum of the IoU decides; that alone would be `small_on_top`.
+- A cell is worth the number of the competition's thresholds that the largest connected component
+  it keeps stays above, as IoU with its full mask.
+- Every further component of at least 15 pixels would be read as an object of its own. At a score
+  near 1 a false positive costs half of a false negative, thus 5 of 10 thresholds.
+- Where worth is equal, the sum of the IoU decides; that alone would put small masks on top.
 
-The search starts from `small_on_top` and gives one region, or two regions at once of masks that
+The search starts with small masks on top and gives one region, or two regions at once of masks that
 overlap, to other owners as long as the total worth rises.
 """
 
@@ -27,44 +27,41 @@ from flowseg.arrays.components import connected_components
 from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks
 
-__all__ = ["maximise_matches", "nearest_centre", "stack"]
+__all__ = ["masks_to_labels"]
 
 Labels = NDArray[np.int32]
 
 # the worth of a cell, in thousandths of a threshold passed
 _THRESHOLD = 1000
-_EXTRA_PIECE = 5 * _THRESHOLD
-_PIECE = 15  # pixels
+_EXTRA = 5 * _THRESHOLD
+_SMALLEST_COMPONENT = 15  # pixels
 
 _PARTNERS = 100  # beyond these, regions are moved one by one: pairs would take seconds
 
 
-def stack(masks: Masks, order: NDArray[np.int64]) -> Labels:
-    """Masks painted in this order, later ones on top: (H, W) int32."""
-    labels = np.zeros(masks.shape, dtype=np.int32)
-    _paint_ids(labels.reshape(-1), masks.starts, masks.lengths, masks.offsets, order)
-    return labels
+def masks_to_labels(masks: Masks) -> Labels:
+    """One label image from masks that may overlap: mask ``i`` becomes id ``i + 1``.
 
+    Each contested region goes to one cell whole, so that as many cells as can be stay above as
+    many of the competition's thresholds as can be, each connected.
 
-def nearest_centre(masks: Masks) -> Labels:
-    """Each pixel to the mask, of those that claim it, whose centre of mass is nearest."""
-    labels = np.zeros(masks.shape, dtype=np.int32)
-    if labels.size:
-        _paint_nearest(
-            labels.reshape(-1), masks.shape[1], masks.starts, masks.lengths, masks.offsets
-        )
-    return labels
+    Returns
+    -------
+    labels : (H, W) int32
+        A mask that loses every pixel leaves a gap in the ids.
 
-
-def maximise_matches(masks: Masks) -> Labels:
-    """Each region to the mask that makes the most of it: see the module's text."""
+    Examples
+    --------
+    >>> masks_to_labels(Masks.from_strings(["1 6", "5 3"], (1, 8)))
+    array([[1, 1, 1, 1, 2, 2, 2, 0]], dtype=int32)
+    """
     if masks.areas().sum() == 0:
         return np.zeros(masks.shape, dtype=np.int32)
     claims, parents, members = _claims(
         masks.shape[0] * masks.shape[1], masks.starts, masks.lengths, masks.offsets
     )
     if len(parents) == 1 + len(np.unique(members[1:])):  # every claim is of one mask: no overlap
-        return stack(masks, np.arange(len(masks)))
+        return masks.paint()
     nodes = connected_components(claims.reshape(masks.shape), True)
     flat = nodes.reshape(-1)
     sizes = np.bincount(flat)
@@ -147,7 +144,7 @@ def _worth(mask: Any, owner: Any, table: Any) -> Any:
     """What a cell is worth with the nodes it owns."""
     areas, sizes, _, (nodes, nodes_from), (beside, beside_from), (seen, queue) = table
     largest = 0
-    pieces = 0
+    components = 0
     for k in range(nodes_from[mask], nodes_from[mask + 1]):
         if owner[nodes[k]] != mask or seen[nodes[k]]:
             continue
@@ -163,7 +160,7 @@ def _worth(mask: Any, owner: Any, table: Any) -> Any:
                     seen[beside[j]] = True
                     queue[tail] = beside[j]
                     tail += 1
-        pieces += size >= _PIECE
+        components += size >= _SMALLEST_COMPONENT
         largest = max(largest, size)
     for k in range(nodes_from[mask], nodes_from[mask + 1]):
         seen[nodes[k]] = False
@@ -172,8 +169,8 @@ def _worth(mask: Any, owner: Any, table: Any) -> Any:
     # the whole percents that the IoU is greater than: 50 passes one threshold, 95 all ten
     percent = (100 * largest - 1) // areas[mask]
     passed = max(0, (percent - 45) // 5)
-    extra = max(0, pieces - 1)
-    return _THRESHOLD * passed - _EXTRA_PIECE * extra + (_THRESHOLD - 1) * largest // areas[mask]
+    extra = max(0, components - 1)
+    return _THRESHOLD * passed - _EXTRA * extra + (_THRESHOLD - 1) * largest // areas[mask]
 
 
 @jit
@@ -262,31 +259,3 @@ def _assign(areas: Any, sizes: Any, claims: Any, mine: Any, beside: Any) -> Any:
                 worth[changes[k, 1]] = _worth(changes[k, 1], owner, table)
                 rising = True
     return owner
-
-
-@jit
-def _paint_ids(flat: Any, starts: Any, lengths: Any, offsets: Any, order: Any) -> None:
-    for index in order:
-        for run in range(offsets[index], offsets[index + 1]):
-            flat[starts[run] : starts[run] + lengths[run]] = index + 1
-
-
-@jit
-def _paint_nearest(flat: Any, width: int, starts: Any, lengths: Any, offsets: Any) -> None:
-    distance = np.full(len(flat), np.inf)
-    for index in range(len(offsets) - 1):
-        runs = range(offsets[index], offsets[index + 1])
-        y = 0
-        x = 0
-        area = 0
-        for run in runs:
-            for pixel in range(starts[run], starts[run] + lengths[run]):
-                y += pixel // width
-                x += pixel % width
-                area += 1
-        for run in runs:
-            for pixel in range(starts[run], starts[run] + lengths[run]):
-                away = (pixel // width - y / area) ** 2 + (pixel % width - x / area) ** 2
-                if away < distance[pixel]:
-                    distance[pixel] = away
-                    flat[pixel] = index + 1

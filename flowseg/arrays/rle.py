@@ -102,8 +102,16 @@ class Masks:
         index = range(len(self))[index]
         first, last = self.offsets[index], self.offsets[index + 1]
         mask = np.zeros(self.shape, dtype=np.bool_)
-        _paint(mask.reshape(-1), self.starts[first:last], self.lengths[first:last])
+        ones = np.ones(last - first, dtype=np.bool_)
+        _paint(mask.reshape(-1), self.starts[first:last], self.lengths[first:last], ones)
         return mask
+
+    def paint(self) -> NDArray[np.int32]:
+        """All masks in one (H, W) int32 image, mask ``i`` as ``i + 1``, later ones on top."""
+        labels = np.zeros(self.shape, dtype=np.int32)
+        ids = np.repeat(np.arange(1, len(self) + 1, dtype=np.int32), np.diff(self.offsets))
+        _paint(labels.reshape(-1), self.starts, self.lengths, ids)
+        return labels
 
     def select(self, indices: ArrayLike) -> Masks:
         """The masks at `indices`, in that order (or where a bool array of N entries is true)."""
@@ -112,6 +120,19 @@ class Masks:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         runs = np.arange(offsets[-1]) + np.repeat(self.offsets[picked] - offsets[:-1], counts)
         return Masks(self.shape, self.starts[runs], self.lengths[runs], offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Masks], shape: Shape) -> Masks:
+        """The masks of several :class:`Masks` of one image of `shape`, one after the other."""
+        nothing = np.zeros(0, dtype=np.int64)
+        return cls(
+            shape,
+            np.concatenate([nothing, *(part.starts for part in parts)]),
+            np.concatenate([nothing, *(part.lengths for part in parts)]),
+            np.cumsum(
+                np.concatenate([[0], *(np.diff(part.offsets) for part in parts)]), dtype=np.int64
+            ),
+        )
 
     @classmethod
     def from_dense(cls, masks: Iterable[ArrayLike], shape: Shape | None = None) -> Masks:
@@ -270,9 +291,9 @@ def _edges(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 @jit
-def _paint(flat: Any, starts: Any, lengths: Any) -> None:
+def _paint(flat: Any, starts: Any, lengths: Any, values: Any) -> None:
     for run in range(len(starts)):
-        flat[starts[run] : starts[run] + lengths[run]] = True
+        flat[starts[run] : starts[run] + lengths[run]] = values[run]
 
 
 @jit

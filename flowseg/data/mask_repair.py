@@ -120,7 +120,7 @@ def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
         _mended(masks, index) if index in changed else masks.select([index])
         for index in kept.tolist()
     ]
-    return _joined(parts, masks.shape)
+    return Masks.concatenate(parts, masks.shape)
 
 
 def _earlier(masks: Masks, index: int, seen: dict[bytes, int]) -> int:
@@ -163,15 +163,4 @@ def _longest_edge(crop: NDArray[np.int32], top: int, height: int) -> int:
 def _mended(masks: Masks, index: int) -> Masks:
     return Masks.from_labels(
         keep_largest_component(fill_holes(masks.dense(index).astype(np.int32)))
-    )
-
-
-def _joined(parts: list[Masks], shape: tuple[int, int]) -> Masks:
-    nothing = np.zeros(0, dtype=np.int64)
-    counts = [len(part.starts) for part in parts]
-    return Masks(
-        shape,
-        np.concatenate([nothing, *(part.starts for part in parts)]),
-        np.concatenate([nothing, *(part.lengths for part in parts)]),
-        np.cumsum([0, *counts], dtype=np.int64),
     )

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.labels import check_labels, outlines, renumber
+from flowseg.arrays.labels import check_labels, equivalent_diameter, outlines, renumber
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
@@ -162,7 +162,7 @@ def write_seg(
     count = int(masks.max(initial=0))
     kind = np.uint16 if count < np.iinfo(np.uint16).max else np.uint32
     areas = np.bincount(masks.reshape(-1), minlength=1)[1:]
-    diameter = float(np.mean(2 * np.sqrt(areas / np.pi))) if count else 30.0
+    diameter = float(equivalent_diameter(areas).mean()) if count else 30.0
     content = {
         "masks": masks.astype(kind),
         "outlines": np.where(outlines(masks), masks, 0).astype(kind),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from flowseg.arrays.labels import equivalent_diameter
 from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.flow.residuals import scores
@@ -116,7 +117,7 @@ def _measure(
     if not areas.size:
         return 0.0, known_diameter(settings)
     sure = scores(labels, field.flows, field.cellprob) * areas
-    return float(sure.sum() / labels.size), float(np.mean(2 * np.sqrt(areas / np.pi)))
+    return float(sure.sum() / labels.size), float(equivalent_diameter(areas).mean())
 
 
 def _guesses(segmenter: FieldPredictor) -> list[float]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from flowseg.arrays.labels import equivalent_diameter
 from flowseg.arrays.rle import Masks
 from flowseg.data.mask_repair import SMALL, STRAIGHT, Defects, find_defects
 from flowseg.data.record import Record
@@ -93,7 +94,7 @@ class ImageStats:
     @property
     def diameters(self) -> NDArray[np.float64]:
         """Of the disks as large as the masks, in pixels; empty masks left out."""
-        return 2 * np.sqrt(self.areas[self.areas > 0] / np.pi)
+        return equivalent_diameter(self.areas[self.areas > 0])
 
     @property
     def suspicious(self) -> int:

@@ -13,7 +13,8 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from flowseg.arrays.intensity import normalize, to_grey
-from flowseg.arrays.labels import masks_to_labels, outlines
+from flowseg.arrays.labels import equivalent_diameter, outlines
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.arrays.rle import Masks
 from flowseg.data.folder import find_labels
 from flowseg.errors import FlowsegError
@@ -148,7 +149,7 @@ class _Objects:
         for place, percent in enumerate(THRESHOLDS):
             for side, matched in zip(hits, table.matches(percent), strict=True):
                 side[matched, place] = True
-        diameters = tuple(2 * np.sqrt(side.areas() / np.pi) for side in sides)
+        diameters = tuple(equivalent_diameter(side.areas()) for side in sides)
         centres = tuple(map(_centres, sides))
         tree = cKDTree(centres[0]) if len(centres[0]) else None
         radius = _NEAR * float(diameters[0].mean()) if tree is not None else 0.0

@@ -143,24 +143,14 @@ class _Scene:
         return grey
 
     def masks(self) -> Masks:
-        """All masks as runs."""
-        starts, lengths, counts = [], [], [0]
+        """All masks, overlaps kept."""
+        masks = []
         for cell in self.cells:
-            edges = np.diff(np.pad(cell.mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-            rows, first = np.nonzero(edges == 1)
-            last = np.nonzero(edges == -1)[1]
-            starts.append((rows + cell.top) * self.shape[1] + first + cell.left)
-            lengths.append(last - first)
-            counts.append(len(rows))
-        nothing = np.zeros(0, np.int64)
-        runs = Masks(
-            self.shape,
-            np.concatenate([nothing, *starts]),
-            np.concatenate([nothing, *lengths]),
-            np.cumsum(counts, dtype=np.int64),
-        )
-        # a cell from one side of the image to the other has runs that meet at the ends of rows
-        return Masks.from_strings(runs.to_strings(), self.shape)
+            mask = np.zeros(self.shape, np.bool_)
+            height, width = cell.mask.shape
+            mask[cell.top : cell.top + height, cell.left : cell.left + width] = cell.mask
+            masks.append(Masks.from_dense([mask]))
+        return Masks.concatenate(masks, self.shape)
 
     def _anywhere(self) -> tuple[float, float]:
         y, x = self.rng.uniform((0, 0), self.shape)

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from flowseg.arrays.intensity import normalize
 from flowseg.arrays.jit import set_threads, threads
-from flowseg.arrays.labels import keep_largest_component, masks_to_labels
+from flowseg.arrays.labels import keep_largest_component
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.schema import AugmentConfig, CellTypeSettings, Config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError

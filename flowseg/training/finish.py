@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flowseg.arrays.intensity import normalize
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.schema import Precision
 from flowseg.data.record import Record
 from flowseg.inference.segmenter import Segmenter

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from flowseg.arrays.labels import equivalent_diameter
 from flowseg.config.loading import available_recipes, load_config
 from flowseg.config.schema import CellTypeSettings, Config, DataConfig, NetworkConfig
 from flowseg.data.detect import detect_layout, read_records
@@ -197,7 +198,7 @@ def measure_cells(
             areas = areas[areas > 0]
             if not areas.size:
                 raise FlowsegError(f"the images of cell type {name!r} hold no cell to measure")
-            diameter = float(np.mean(2 * np.sqrt(areas / np.pi)))
+            diameter = float(equivalent_diameter(areas).mean())
             _log.info("cell type %s: mean diameter %.1f px, measured", name, diameter)
             measured[name] = replace(cell, diameter=round(diameter, 2))
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,15 +10,14 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from flowseg.arrays.labels import (
-    Policy,
     check_labels,
+    equivalent_diameter,
     fill_holes,
     keep_largest_component,
-    masks_to_labels,
     outlines,
-    remove_small,
     renumber,
 )
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
@@ -90,29 +87,12 @@ def test_outlines_are_cell_pixels_with_another_value_beside_them(labels):
         np.testing.assert_array_equal(edge & (labels == i), (labels == i) & ~inner)
 
 
-def test_remove_small_keeps_the_ids_of_the_others():
-    labels = np.array([[9, 9, 9, 0], [4, 4, 0, 2]])
-    np.testing.assert_array_equal(remove_small(labels, 2), [[9, 9, 9, 0], [4, 4, 0, 0]])
-    np.testing.assert_array_equal(remove_small(labels, 3), [[9, 9, 9, 0], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(remove_small(labels, 0), labels)
-
-
 @given(LABELS)
-def test_masks_that_do_not_overlap_give_the_same_labels_under_every_policy(labels):
+def test_masks_that_do_not_overlap_give_their_labels(labels):
     masks = Masks.from_labels(labels)
-    for policy in get_args(Policy):
-        np.testing.assert_array_equal(masks_to_labels(masks, policy), renumber(labels))
+    np.testing.assert_array_equal(masks.paint(), renumber(labels))
+    np.testing.assert_array_equal(masks_to_labels(masks), renumber(labels))
 
 
-def test_each_policy_decides_a_contested_pixel():
-    # a long mask, then a short one inside it, then a single pixel under nothing
-    masks = Masks.from_strings(["4 3", "1 5", "7 1"], (1, 8))
-    assert masks_to_labels(masks, "last_annotated").tolist() == [[2, 2, 2, 2, 2, 1, 3, 0]]
-    assert masks_to_labels(masks, "small_on_top").tolist() == [[2, 2, 2, 1, 1, 1, 3, 0]]
-    # centres at columns 4 and 2: column 3 is as near to both and stays with the first
-    assert masks_to_labels(masks, "nearest_centre").tolist() == [[2, 2, 2, 1, 1, 1, 3, 0]]
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(FlowsegError, match="small_on_top"):
-        masks_to_labels(Masks.from_strings([], (2, 2)), "biggest")
+def test_diameter_of_a_disc():
+    np.testing.assert_allclose(equivalent_diameter([np.pi, 4 * np.pi, 0]), [2, 4, 0])

@@ -179,3 +179,11 @@ def test_dense_masks_need_one_shape():
         rle_encode(np.zeros((2, 2)))
     with pytest.raises(FlowsegError, match="height, width"):
         rle_decode("", (3,))
+
+
+def test_masks_one_after_the_other():
+    parts = [Masks.from_strings(texts, (2, 4)) for texts in (["1 2 5 1", ""], [], ["1 1", "8 1"])]
+    together = Masks.concatenate(parts, (2, 4))
+    assert together.to_strings() == ["1 2 5 1", "", "1 1", "8 1"]
+    assert together.paint().tolist() == [[3, 1, 0, 0], [1, 0, 0, 4]]
+    assert Masks.concatenate([], (2, 4)).to_strings() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.cli import main
 from flowseg.data.sartorius import read_sartorius
 from flowseg.io.images import write_image, write_labels

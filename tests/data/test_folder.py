@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from flowseg.arrays.labels import masks_to_labels
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError

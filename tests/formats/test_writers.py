@@ -13,7 +13,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from flowseg.arrays.labels import masks_to_labels, renumber
+from flowseg.arrays.labels import renumber
+from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.livecell import read_livecell
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import read_truth
