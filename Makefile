@@ -7,13 +7,16 @@ READY := $(ENV)/ready
 # The oldest versions that pyproject.toml allows; torch alone is the one of constraints.txt.
 OLD := .venv-lowest
 
-.PHONY: demo test test-lowest check clean
+.PHONY: demo test test-fast test-lowest check docs clean
 
 demo: $(READY)
 	$(BIN)/flowseg demo --out demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
 
 test-lowest: $(OLD)/ready
 	$(OLD)/bin/python -m pytest
@@ -22,9 +25,13 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(ENV) $(OLD) demo
+	rm -rf $(ENV) $(OLD) demo site
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowseg needs Python 3.10 or newer; name one with make PYTHON=...")'
