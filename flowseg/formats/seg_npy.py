@@ -1,30 +1,57 @@
-"""Cellpose's `_seg.npy`: the labels are read, nothing in the file is executed.
+"""Cellpose's `_seg.npy`, read without executing what is in it, and written.
 
-The file is a pickle, and unpickling runs whatever a pickle names. Here every name stands for a
-class of our own that only keeps what it is given, so that the worst a file can do is be refused.
+The file is a pickle, and unpickling calls whatever a pickle names. Here it may name numpy's arrays
+and plain containers only; a file that names anything else is refused.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+import pickletools
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowseg.arrays.labels import check_labels, equivalent_diameter, outlines, renumber
-from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import MAX_PIXELS
 
 __all__ = ["SEG_SUFFIX", "read_seg", "write_seg"]
 
 SEG_SUFFIX = "_seg.npy"
+
+LARGEST = 2**33
+"""Bytes; a larger file is not read into memory."""
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    **{
+        (f"{package}.multiarray", name): function
+        for package in ("numpy.core", "numpy._core")
+        for name, function in (
+            ("_reconstruct", np.zeros(0).__reduce__()[0]),
+            ("scalar", np.float64(0).__reduce__()[0]),
+        )
+    },
+    ("_codecs", "encode"): codecs.encode,
+    **{
+        (module, container.__name__): container
+        for module in ("builtins", "__builtin__")
+        for container in (bytearray, bytes, complex, dict, frozenset, list, set, tuple)
+    },
+    **{
+        (module, f"{system}Path"): PurePosixPath
+        for module in ("pathlib", "pathlib._local")
+        for system in ("Posix", "Windows")
+    },
+}
+"""What a file may name, and what stands for it."""
 
 
 def read_seg(path: PathLike) -> NDArray[np.int32]:
@@ -33,109 +60,69 @@ def read_seg(path: PathLike) -> NDArray[np.int32]:
     Raises
     ------
     FlowsegError
-        If the file is damaged, holds no `masks`, or they are no flat label image.
+        If the file is damaged, names more than arrays and plain containers, holds no `masks`, or
+        they are no label image of one plane.
     """
     path = Path(path)
     try:
+        if path.stat().st_size > LARGEST:
+            raise FlowsegError(f"is larger than {LARGEST >> 30} GiB", file=path)
         content = path.read_bytes()
     except OSError as error:
         raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
     try:
-        masks = _entry(content, "masks").array()
-        # old versions count cells from 0 and background as -1; a single plane may be (1, H, W)
+        masks = _load(content).get("masks")
+        if not isinstance(masks, np.ndarray):
+            raise FlowsegError("holds no 'masks'")
+        if masks.dtype.kind not in "iub":
+            raise FlowsegError(f"holds masks of the type {masks.dtype}, not whole numbers")
         masks = masks[0] if masks.ndim == 3 and len(masks) == 1 else masks
         masks = masks.astype(np.int64) if masks.dtype != np.uint64 else masks
+        # old versions count cells from 0, and background is -1
         return check_labels(masks + 1 if masks.size and masks.min() == -1 else masks)
     except FlowsegError as error:
         raise FlowsegError(error.problem, file=path, remedy=error.remedy) from error
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged pickle fails anywhere, with any exception
-        raise out_of_memory(error, path) or FlowsegError(
+        raise FlowsegError(
             f"is no _seg.npy of Cellpose that can be read ({type(error).__name__}: {error})",
             file=path,
             remedy="save the cells again, for example as NAME_masks.tif",
         ) from error
 
 
-def _entry(content: bytes, key: str) -> _Array:
-    """One array of the dictionary that the file holds."""
+def _load(content: bytes) -> dict[str, Any]:
+    """The dictionary that the file holds."""
     file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, _, dtype = read_header(file)
+    if np.lib.format.read_magic(file) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     if shape != () or not dtype.hasobject:
         raise FlowsegError("holds a plain array, not what Cellpose's window saves")
-    outer = _Reader(file).load()
-    table = outer.state[4][0]
-    if not isinstance(table.get(key), _Array):
-        raise FlowsegError(f"holds no {key!r}")
-    found: _Array = table[key]
+    start = file.tell()
+    # Unpickling makes room for as many values as the file claims before it looks for them.
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(content):
+            raise ValueError("numbers more values than it holds")
+    file.seek(start)
+    found = _Reader(file).load().item()
+    if not isinstance(found, dict):
+        raise FlowsegError("holds no 'masks'")
     return found
 
 
-class _Kept:
-    """Stands for whatever the file names: keeps its arguments and state, and does nothing."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Any = ()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def append(self, _: Any) -> None:
-        """Leave out what a list of the file's own kind would hold."""
-
-    def __setitem__(self, _: Any, __: Any) -> None:
-        """Leave out what a dictionary of the file's own kind would hold."""
-
-
-class _Array(_Kept):
-    """An array as it is pickled: version, shape, type, order, bytes."""
-
-    def array(self) -> NDArray[Any]:
-        _, shape, dtype, fortran, data = self.state
-        sizes = [int(side) for side in shape]
-        if any(side < 0 for side in sizes) or int(np.prod(sizes, dtype=object)) > MAX_PIXELS:
-            raise FlowsegError(f"claims an array of shape {tuple(sizes)}")
-        values = np.frombuffer(_as_bytes(data), dtype=_as_dtype(dtype))
-        return values.reshape(sizes, order="F" if fortran else "C")
-
-
-def _load_bytearray(reader: Any) -> None:
-    """Python's own makes room for as many bytes as the file claims before it looks for them."""
-    reader.append(bytearray(reader.read(int.from_bytes(reader.read(8), "little"))))
-
-
-class _Reader(pickle._Unpickler):
-    """Unpickles plain containers, numbers and texts; every class and function becomes `_Kept`.
-
-    The one written in Python: that in C takes as much memory as a few bytes of a file ask for.
-    """
+class _Reader(pickle.Unpickler):
+    """Unpickles arrays and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
-        array = module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        return _Array if array and name == "_reconstruct" else _Kept
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **pickle._Unpickler.dispatch,
-        pickle.BYTEARRAY8[0]: _load_bytearray,
-    }
-
-
-def _as_dtype(dtype: Any) -> np.dtype[Any]:
-    name = dtype.arguments[0]
-    if not (isinstance(name, str) and re.fullmatch(r"[iu][1248]|b1", name)):
-        raise FlowsegError(f"holds masks of the type {name!r}, not whole numbers")
-    order = dtype.state[1] if dtype.state else "|"
-    return np.dtype(order + name if order in ("<", ">") else name)
-
-
-def _as_bytes(data: Any) -> bytes:
-    # protocol 2 writes bytes as a call of _codecs.encode(text, "latin1")
-    return data if isinstance(data, bytes) else str(data.arguments[0]).encode("latin1")
+        if (module, name) not in _ALLOWED:
+            raise FlowsegError(
+                f"names {module}.{name}, which a label file does not need; it was not executed",
+                remedy="save the cells again, for example as NAME_masks.tif",
+            )
+        return _ALLOWED[module, name]
 
 
 def write_seg(
@@ -150,22 +137,22 @@ def write_seg(
     Parameters
     ----------
     path : path
-        Ends in `_seg.npy`; what was there is replaced.
+        Ends in `_seg.npy`; an older file is replaced.
     labels : (H, W) integer
-        Cellpose counts cells without gaps; the order of the numbers is kept.
+        Written with ids 1..N without gaps, as Cellpose counts them; their order is kept.
     file_name : str
         Of the image; Cellpose's window looks for it beside the file.
     image : (H, W) or (H, W, C), optional
-        Kept in the file, which then opens wherever it is.
+        Stored in the file, which then opens without the image file.
     """
     masks = renumber(check_labels(labels))
     count = int(masks.max(initial=0))
-    kind = np.uint16 if count < np.iinfo(np.uint16).max else np.uint32
+    dtype = np.uint16 if count < np.iinfo(np.uint16).max else np.uint32
     areas = np.bincount(masks.reshape(-1), minlength=1)[1:]
     diameter = float(equivalent_diameter(areas).mean()) if count else 30.0
     content = {
-        "masks": masks.astype(kind),
-        "outlines": np.where(outlines(masks), masks, 0).astype(kind),
+        "masks": masks.astype(dtype),
+        "outlines": np.where(outlines(masks), masks, 0).astype(dtype),
         "chan_choose": [0, 0],  # grey
         "ismanual": np.zeros(count, dtype=np.bool_),
         "filename": file_name,

@@ -1,4 +1,4 @@
-"""The submission CSV: one row an instance, checked the same way when written and when validated.
+"""The submission CSV: one row a cell; read, written and validated.
 
 Columns `id,predicted`; `predicted` is ``"start length start length ..."``, row-major and 1-based;
 an image without instances has one row with a blank `predicted`; masks of one image share no pixel.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,11 @@ from flowseg.io.tables import read_rows
 __all__ = [
     "COLUMNS",
     "Problem",
+    "Submission",
     "Validation",
     "image_shapes",
     "mask_texts",
+    "read_submission",
     "validate_submission",
     "write_submission",
 ]
@@ -44,8 +46,8 @@ class Problem:
     Attributes
     ----------
     row : int
-        As a spreadsheet counts them, the names of the columns being row 1; 0 where no row is to
-        blame, as for an image that has none.
+        As a spreadsheet counts them, the names of the columns being row 1; 0 where an image
+        has no row.
     text : str
     """
 
@@ -72,6 +74,36 @@ class Validation:
     n_rows: int
     n_images: int
     n_masks: int
+
+
+class Submission(NamedTuple):
+    """The rows of a submission, not yet checked.
+
+    Attributes
+    ----------
+    columns : tuple of str
+    images : dict of list of (int, str)
+        For each image id its rows: number, as a spreadsheet counts them, and `predicted`.
+    """
+
+    columns: tuple[str, ...]
+    images: dict[str, list[tuple[int, str]]]
+
+
+def read_submission(path: PathLike) -> Submission:
+    """Read a submission (.csv or .csv.gz) without checking its masks.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is no CSV with the columns `COLUMNS`.
+    """
+    columns: tuple[str, ...] = COLUMNS
+    images: dict[str, list[tuple[int, str]]] = {}
+    for number, fields in read_rows(path, COLUMNS):
+        columns = tuple(fields)
+        images.setdefault(fields["id"], []).append((number, fields["predicted"]))
+    return Submission(columns, images)
 
 
 def mask_texts(
@@ -165,14 +197,10 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
     FlowsegError
         Where the file is no CSV with these columns, so that there are no rows to check.
     """
-    images: dict[str, list[tuple[int, str]]] = {}
+    columns, images = read_submission(path)
     problems: list[Problem] = []
-    count = 0
-    for number, fields in read_rows(path, COLUMNS):
-        if count == 0 and tuple(fields) != COLUMNS:
-            problems.append(Problem(1, f"the columns are {','.join(fields)}, not id,predicted"))
-        count += 1
-        images.setdefault(fields["id"], []).append((number, fields["predicted"]))
+    if columns != COLUMNS:
+        problems.append(Problem(1, f"the columns are {','.join(columns)}, not id,predicted"))
     cells = 0
     swapped = straight = 0
     for image_id, rows in images.items():
@@ -196,16 +224,19 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
         Problem(0, f"the image {image_id!r} has no row")
         for image_id in sorted(set(shapes) - set(images))
     ]
-    return Validation(tuple(sorted(problems)), count, len(images), cells)
+    n_rows = sum(map(len, images.values()))
+    return Validation(tuple(sorted(problems)), n_rows, len(images), cells)
 
 
 def image_shapes(folder: PathLike) -> dict[str, Shape]:
-    """Height and width of each image of a folder, by file name without suffix."""
-    return {page.image_id: page.shape for path in find_images(folder) for page in list_images(path)}
+    """Height and width of each image of a folder, by image id."""
+    return {
+        image.image_id: image.shape for path in find_images(folder) for image in list_images(path)
+    }
 
 
 def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]:
-    """What is wrong with the rows, (number, text), of one image."""
+    """Problems of the rows, (number, text), of one image."""
     problems = []
     filled = [(number, text) for number, text in rows if text.strip()]
     blank = [number for number, text in rows if not text.strip()]

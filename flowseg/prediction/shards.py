@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from flowseg.errors import FlowsegError
-from flowseg.formats.submission import COLUMNS, write_submission
+from flowseg.formats.submission import read_submission, write_submission
 from flowseg.io.paths import PathLike
-from flowseg.io.tables import read_rows
 from flowseg.network.device import torchrun_rank
 
 __all__ = ["Shard", "join_shards"]
@@ -103,8 +101,8 @@ def join_shards(submission: PathLike) -> tuple[int, int]:
             remedy="remove those of the other run",
         )
     count = counts.pop()
-    every = [Shard(number, count) for number in range(1, count + 1)]
-    missing = [shard.path(submission).name for shard in every if shard not in shards]
+    expected = [Shard(number, count) for number in range(1, count + 1)]
+    missing = [shard.path(submission).name for shard in expected if shard not in shards]
     if missing:
         raise FlowsegError(
             f"lacks the shards' files {', '.join(missing[:5])}",
@@ -113,9 +111,8 @@ def join_shards(submission: PathLike) -> tuple[int, int]:
         )
 
     def predictions() -> Iterator[tuple[str, list[str]]]:
-        for shard in every:
-            rows = read_rows(shard.path(submission), COLUMNS)
-            for image_id, own in groupby(rows, key=lambda row: row[1]["id"]):
-                yield image_id, [fields["predicted"] for _, fields in own]
+        for shard in expected:
+            for image_id, rows in read_submission(shard.path(submission)).images.items():
+                yield image_id, [text for _, text in rows]
 
-    return len(every), write_submission(submission, predictions())
+    return len(expected), write_submission(submission, predictions())

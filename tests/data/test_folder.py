@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import pickle
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,6 @@ from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError
-from flowseg.formats.seg_npy import read_seg
 from flowseg.io.images import write_image, write_labels
 from flowseg.io.paths import find_images
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
@@ -112,93 +107,3 @@ def test_layouts_are_told_apart(tmp_path: Path) -> None:
     assert len(read_records(tmp_path / "c")) == len(read_records(tmp_path / "l")) == 3
     with pytest.raises(FlowsegError, match="images of one cell type, not of astro, cort"):
         read_records(tmp_path, ("astro", "cort"))
-
-
-class Shell:
-    """What a malicious file would hold."""
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("executed",)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_nothing_in_a_seg_npy_is_executed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    content = np.empty((), object)
-    content[()] = {
-        "masks": np.asfortranarray(LABELS),
-        "other": Shell(),
-        "filename": tmp_path,
-        "colors": [np.float32(1), LABELS.astype(np.float64)],
-    }
-    with Path("x_seg.npy").open("wb") as file:
-        header = {"descr": "|O", "fortran_order": False, "shape": ()}
-        np.lib.format.write_array_header_1_0(file, header)
-        pickle.dump(content, file, protocol=protocol)
-    assert np.array_equal(read_seg("x_seg.npy"), LABELS)
-    assert not Path("executed").exists()
-    np.load("x_seg.npy", allow_pickle=True)  # which does execute it
-    assert Path("executed").exists()
-
-
-def test_seg_npy_counted_from_minus_one(tmp_path: Path) -> None:
-    path = saved(tmp_path, masks=LABELS[None].astype(np.int64) - 1)
-    assert np.array_equal(read_seg(path), LABELS)
-
-
-@pytest.mark.parametrize(
-    ("masks", "match"),
-    [
-        (LABELS.astype(np.float32), "holds masks of the type 'f4', not whole numbers"),
-        (np.zeros((2, 4, 4), np.uint8), "a label image is a 2-D array"),
-        ([1, 2], "holds no 'masks'"),
-        (np.array(["a"]), "holds masks of the type 'U1'"),
-        (Shell(), "holds no 'masks'"),
-    ],
-)
-def test_seg_npy_without_flat_labels(tmp_path: Path, masks: Any, match: str) -> None:
-    with pytest.raises(FlowsegError, match=rf"one_seg.npy: {match}"):
-        read_seg(saved(tmp_path, masks=masks))
-
-
-@pytest.mark.parametrize(
-    "claim",
-    [
-        pytest.param(b"Nr" + (2**30).to_bytes(4, "little"), id="the number of a value"),
-        pytest.param(b"\x96" + (2**40).to_bytes(8, "little"), id="the length of a bytearray"),
-    ],
-)
-def test_a_seg_npy_that_asks_for_memory(tmp_path: Path, claim: bytes) -> None:
-    """Five bytes that number a value 2**30 make C's unpickler take 16 GB for its table."""
-    path = saved(tmp_path)
-    whole = path.read_bytes()
-    start = whole.index(b"\n") + 1
-    path.write_bytes(whole[:start] + b"\x80\x05" + claim + b".")
-    tracemalloc.start()
-    try:
-        with pytest.raises(FlowsegError, match=r"one_seg.npy: "):
-            read_seg(path)
-        assert tracemalloc.get_traced_memory()[1] < 2**24
-    finally:
-        tracemalloc.stop()
-
-
-def test_damaged_seg_npy(tmp_path: Path, rng: np.random.Generator) -> None:
-    path = saved(tmp_path)
-    whole = path.read_bytes()
-    np.save(path, LABELS)
-    with pytest.raises(FlowsegError, match="holds a plain array"):
-        read_seg(path)
-    for length in (0, 5, 70, 200, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(FlowsegError, match=r"one_seg.npy: "):
-            read_seg(path)
-    for _ in range(300):  # whatever the bytes say, labels or one clear line
-        bytes_ = bytearray(whole)
-        for at in rng.integers(80, 300, 3):
-            bytes_[at] = rng.integers(256)
-        path.write_bytes(bytes_)
-        with contextlib.suppress(FlowsegError):
-            assert read_seg(path).dtype == np.int32

@@ -13,7 +13,6 @@ from flowseg.arrays.rle import Masks, rle_encode
 from flowseg.cli import evaluate as command
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import evaluate
-from flowseg.evaluation.sources import _coco_runs
 from flowseg.io.images import write_labels
 from flowseg.metrics.competition import competition_score
 from flowseg.reports.text import as_text
@@ -150,37 +149,6 @@ def test_coco_run_lengths(tmp_path, packed):
     path.write_text(json.dumps(content))
     pred = write_pred(tmp_path / "submission.csv", TRUTH)
     assert evaluate(path, pred).score == 1.0
-
-
-def test_packed_run_lengths_are_those_of_pycocotools(rng):
-    coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
-    for density in (0, 0.001, 0.1, 0.5, 1):
-        mask = rng.random((90, 140)) < density
-        runs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-        text = {"size": runs["size"], "counts": runs["counts"].decode()}
-        np.testing.assert_array_equal(_coco_runs(text, mask.shape), mask)
-
-
-@pytest.mark.parametrize(
-    "runs",
-    [
-        {"size": [4, 6], "counts": [12, 11]},
-        {"size": [6, 4], "counts": [24]},
-        {"counts": [24]},
-        7,
-        {"size": [4, 6], "counts": "PPP"},
-        {"size": [4, 6], "counts": [-1, 25]},
-        {"size": [4, 6], "counts": ["x"]},
-        {"size": [4, 6], "counts": [[24]]},
-        {"size": [4, 6], "counts": "oooooooooooooooo0"},
-        {"size": [4, 6], "counts": "o" * 100_000},
-        {"size": [4, 6], "counts": "\u00e9"},
-        {"size": [4, 6], "counts": [2**63 - 1, 2**63 - 1, 26]},
-    ],
-)
-def test_coco_run_lengths_that_are_bad_are_refused(runs):
-    with pytest.raises(FlowsegError, match="run lengths"):
-        _coco_runs(runs, (4, 6))
 
 
 def bad_files():
