@@ -71,7 +71,7 @@ def test_every_module_and_config_is_in_the_wheel(wheel: Path) -> None:
         assert path.relative_to(ROOT).as_posix() in names
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"flowseg/{path.relative_to(ROOT).as_posix()}" in names
-    assert "flowseg/py.typed" in names
+    assert {"flowseg/py.typed", "flowseg/configs/schema.json"} <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "configs/")) for name in names)
 
 
@@ -95,7 +95,7 @@ INSTALLED = """if True:
     import pathlib, sys
     import flowseg
     from flowseg.cli import main
-    from flowseg.config.loading import available_cell_types
+    from flowseg.config.choices import available_cell_types
     assert str(pathlib.Path(flowseg.__file__)).startswith(sys.argv[1]), flowseg.__file__
     assert flowseg.load_config("cort").cell_types["cort"].diameter == 17.5
     assert len(available_cell_types()) >= 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.cli.export import add_folder_arguments
-from flowseg.config.schema import TTA_CHOICES
+from flowseg.config.choices import TTA_CHOICES
 
 __all__ = ["add_arguments", "add_model_arguments", "run"]
 

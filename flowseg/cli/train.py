@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.config.loading import available_cell_types, available_recipes, is_whole, load_config
+from flowseg.config.choices import available_cell_types, available_recipes
+from flowseg.config.loading import is_whole, load_config
 from flowseg.errors import FlowsegError
 
 __all__ = ["add_arguments", "run"]

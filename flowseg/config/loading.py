@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from flowseg.config.plain import apply_values, nearest, parse_yaml, plain, read_yaml
+from flowseg.config.choices import CONFIG_FOLDER, available_cell_types, available_recipes
 from flowseg.config.schema import Config
+from flowseg.config.validation import RENAMED, nearest, shown, user_error, with_current_names
 from flowseg.errors import FlowsegError
 
 __all__ = [
-    "available_cell_types",
-    "available_recipes",
     "from_mapping",
     "is_whole",
+    "json_schema",
     "load_config",
+    "read_settings",
     "to_mapping",
     "to_yaml",
 ]
 
-_RECIPES = "recipes"
+_MAX_YAML = 2**16
+
+_T = TypeVar("_T")
 
 
 def load_config(
@@ -63,46 +68,44 @@ def load_config(
     >>> load_config("shsy5y", overrides=["training.epochs=3"]).training.epochs
     3
     """
-    config = Config()
+    files = []
     for kind, name, known, folder in (
-        ("cell type", cell_type, available_cell_types(), _config_folder()),
-        ("recipe", recipe, available_recipes(), _config_folder() / _RECIPES),
+        ("cell type", cell_type, available_cell_types(), CONFIG_FOLDER),
+        ("recipe", recipe, available_recipes(), CONFIG_FOLDER / "recipes"),
     ):
+        if name is not None and name not in known:
+            raise FlowsegError(
+                f"unknown {kind} {name!r}", remedy=f"choose one of {', '.join(known)}"
+            )
         if name is not None:
-            if name not in known:
-                raise FlowsegError(
-                    f"unknown {kind} {name!r}", remedy=f"choose one of {', '.join(known)}"
-                )
-            file = folder / f"{name}.yaml"
-            config = apply_values(config, [read_yaml(file)], file)
+            files.append(folder / f"{name}.yaml")
     if path is not None:
-        if is_whole(path):
-            config = Config()
-        config = apply_values(config, [read_yaml(Path(path))], Path(path))
-    layers = [_parse_override(text, config) for text in overrides]
-    return cast(Config, apply_values(config, layers, None))
+        files = [Path(path)] if is_whole(path) else [*files, Path(path)]
+    config = Config()
+    for file in files:
+        values = _merge(to_mapping(config), read_settings(file), file)
+        config = from_mapping(Config, values, file)
+    values = to_mapping(config)
+    for text in overrides:
+        values = _merge(values, _parse_override(text, config), None)
+    return from_mapping(Config, values)
+
+
+def read_settings(path: str | os.PathLike[str]) -> object:
+    """The values of a YAML file, by today's names of the settings; not validated."""
+    return with_current_names(_read_yaml(Path(path)), to_mapping(Config()))
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
     """Whether a YAML file names all sections and cell types, as the one that a run writes."""
-    values = read_yaml(Path(path))
-    sections = {f.name for f in fields(Config) if f.default is MISSING}
-    return isinstance(values, Mapping) and sections <= set(values)
+    values = _read_yaml(Path(path))
+    sections = to_mapping(Config()).keys() - {"seed", "tta"}
+    return isinstance(values, Mapping) and sections <= {RENAMED.get(key, key) for key in values}
 
 
-def available_cell_types() -> tuple[str, ...]:
-    """Names of the files in ``configs/``, sorted."""
-    return tuple(sorted(file.stem for file in _config_folder().glob("*.yaml")))
-
-
-def available_recipes() -> tuple[str, ...]:
-    """Names of the files in ``configs/recipes/``, sorted."""
-    return tuple(sorted(file.stem for file in (_config_folder() / _RECIPES).glob("*.yaml")))
-
-
-def to_mapping(config: Any) -> dict[str, Any]:
+def to_mapping(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain dictionaries, lists, numbers and strings."""
-    return cast(dict[str, Any], plain(asdict(config)))
+    return cast("dict[str, Any]", TypeAdapter(type(settings)).dump_python(settings, mode="json"))
 
 
 def to_yaml(config: Config) -> str:
@@ -110,44 +113,107 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_mapping(config), sort_keys=False)
 
 
-def from_mapping(kind: type[Any], values: object, where: str | None = None) -> Any:
+def from_mapping(kind: type[_T], values: object, file: str | os.PathLike[str] | None = None) -> _T:
     """Build a settings dataclass from plain values, for instance those of a card.
 
     Parameters
     ----------
     kind : type
-        A dataclass of this module.
+        A dataclass of :mod:`flowseg.config.schema`.
     values : mapping
         Plain values by field name; missing ones take their defaults.
-    where : str, optional
+    file : path, optional
         The file they come from, for messages.
 
     Returns
     -------
     object
         An instance of `kind`.
+
+    Raises
+    ------
+    FlowsegError
+        If a key is unknown or a value does not fit.
     """
-    return apply_values(kind(), [values], None if where is None else Path(where))
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise user_error(error, file) from error
 
 
-def _config_folder() -> Path:
-    # In a wheel the folder lies inside the package, in a checkout beside it.
-    inside = Path(__file__).parents[1] / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+def json_schema() -> str:
+    """The JSON schema of a config, by which editors complete and check its YAML."""
+    return json.dumps(TypeAdapter(Config).json_schema(), indent=2) + "\n"
 
 
-def _parse_override(text: str, config: Config) -> dict[str, Any]:
+def _merge(
+    base: Mapping[str, Any], changes: object, file: Path | None, prefix: str = ""
+) -> dict[Any, Any]:
+    """`base` with the values that `changes` names; an empty section changes nothing."""
+    if changes is not None and not isinstance(changes, Mapping):
+        name = prefix.rstrip(".") or "the config"
+        raise FlowsegError(
+            f"{name} must be settings as 'key: value', found {shown(changes)}", file=file
+        )
+    merged = dict(base)
+    for key, value in (changes or {}).items():
+        section = merged.get(key)
+        if isinstance(section, Mapping):
+            value = _merge(section, value, file, f"{prefix}{key}.")  # noqa: PLW2901
+        merged[key] = value
+    return merged
+
+
+def _parse_override(text: str, config: Config) -> object:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise FlowsegError(
             f"cannot read the setting {text!r}", remedy="write key=value, as in training.epochs=10"
         )
-    parsed = parse_yaml(value, f"the value of {key!r} is not valid YAML")
-    names = key.split(".")
-    if names[0] == "cell_types" and len(names) > 1 and names[1] not in config.cell_types:
-        raise FlowsegError(
-            f"unknown key {key!r}" + nearest(names[1], config.cell_types, "cell_types.")
-        )
-    for name in reversed(names):
-        parsed = {name: parsed}
-    return cast(dict[str, Any], parsed)
+    layer = _parse_yaml(value, f"the value of {key!r} is not valid YAML")
+    for name in reversed(key.split(".")):
+        layer = {name: layer}
+    layer = cast("dict[str, Any]", with_current_names(layer, to_mapping(config)))
+    unknown = set(layer.get("cell_types", ())) - set(config.cell_types) if "." in key else ()
+    for name in unknown:
+        hint = nearest(name, config.cell_types, "cell_types.")
+        raise FlowsegError(f"unknown key {key!r}{hint}")
+    return layer
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values only; without aliases, with which a few lines unfold to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not read", mark)
+        return super().compose_node(parent, index)
+
+
+# For PyYAML, 1e-4 is text, since it has no dot.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_YAML + 1)
+    except OSError as error:
+        raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
+    except UnicodeDecodeError as error:
+        raise FlowsegError("is not a UTF-8 text file", file=path) from error
+    if len(text) > _MAX_YAML:
+        raise FlowsegError(f"is longer than {_MAX_YAML:,} characters, no config", file=path)
+    return _parse_yaml(text, "is not valid YAML", path)
+
+
+def _parse_yaml(text: str, problem: str, file: Path | None = None) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except MemoryError:
+        raise
+    except Exception as error:  # values of a wrong tag, such as !!bool x, fail with any exception
+        raise FlowsegError(f"{problem}: {error}", file=file) from error

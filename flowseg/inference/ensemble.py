@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowseg.config.schema import TTA_CHOICES
+from flowseg.config.choices import TTA_CHOICES
 from flowseg.errors import FlowsegError
 from flowseg.inference.flow_field import to_host
 from flowseg.network.device import autocast

@@ -90,7 +90,7 @@ class Card:
                     file=file,
                     remedy="use the flowseg that wrote it or a newer one",
                 )
-            cells = content["cell_types"].items()
+            cells = (content.get("cell_types") or content["cells"]).items()  # as 0.1.0 wrote it
             if not cells:
                 raise ValueError
             return cls(

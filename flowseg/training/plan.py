@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from flowseg.arrays.labels import equivalent_diameter
-from flowseg.config.loading import available_recipes, load_config
+from flowseg.config.choices import available_recipes
+from flowseg.config.loading import load_config
 from flowseg.config.schema import CellTypeSettings, Config, DataConfig, NetworkConfig
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folds import assign_folds, read_ids, split_fold

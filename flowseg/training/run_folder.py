@@ -11,8 +11,7 @@ from typing import Any, Literal, cast
 
 from filelock import FileLock, Timeout
 
-from flowseg.config.loading import load_config, to_mapping, to_yaml
-from flowseg.config.plain import read_yaml
+from flowseg.config.loading import from_mapping, read_settings, to_mapping, to_yaml
 from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder, write_text
@@ -204,9 +203,9 @@ def open_run_folder(
 
 
 def _check_same_run(folder: Path, config: Config, origin: Mapping[str, Any]) -> None:
-    load_config(path=folder / CONFIG)  # refuses what no run has written
     # As it was written: what an earlier flowseg did not know is not taken for today's default.
-    before = cast("dict[str, Any]", read_yaml(folder / CONFIG) or {})
+    before = cast("dict[str, Any]", read_settings(folder / CONFIG) or {})
+    from_mapping(Config, before, folder / CONFIG)  # refuses what no run has written
     changed = _differences(before, to_mapping(config))
     # An earlier flowseg did not count its processes: there was one.
     changed += _differences({"processes": 1} | read_origin(folder), origin)

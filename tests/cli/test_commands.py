@@ -168,7 +168,7 @@ def test_bad_input_of_predict(
     assert "neither here nor" in fails(capsys, "predict", "--in", "nowhere", *model)
     assert "knows no cell type 'hela'" in fails(capsys, *images, *model, "--cell-type", "hela")
     assert "no such checkpoint" in fails(capsys, *images, "--model", tmp_path / "none")
-    assert "'diameter' must be positive" in fails(
+    assert "diameter must be greater than 0" in fails(
         capsys, *images, *model, "--out", out, "--diameter", "-3"
     )
     cut = tmp_path / "images" / "cut.png"
@@ -355,6 +355,8 @@ def test_numbers_that_are_none_are_refused(
     trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["predict", "--in", data / "test", "--model", trained / "runs" / "all-fold0"]
-    assert "'cellprob_threshold'" in fails(capsys, *argv, "--cellprob-threshold", "nan")
-    assert "'diameter' must be positive" in fails(capsys, *argv, "--diameter", "inf")
+    assert "cellprob_threshold must be a number" in fails(
+        capsys, *argv, "--cellprob-threshold", "nan"
+    )
+    assert "diameter must be greater than 0" in fails(capsys, *argv, "--diameter", "inf")
     assert "too small to find cells" in fails(capsys, *argv, "--diameter", "0.5")

@@ -31,7 +31,16 @@ def save_wild_network(path: Path) -> None:
     with torch.no_grad():
         network.head.weight *= 300
     save_network(
-        path, network.state_dict(), Card(config, {"any": CellTypeSettings(30.0, -99.0, 0.0, 4)})
+        path,
+        network.state_dict(),
+        Card(
+            config,
+            {
+                "any": CellTypeSettings(
+                    diameter=30.0, cellprob_threshold=-99.0, flow_threshold=0.0, min_size=4
+                )
+            },
+        ),
     )
 
 

@@ -69,7 +69,7 @@ def test_a_card_without_a_diameter_asks_for_one() -> None:
     with pytest.raises(FlowsegError, match="diameter of the cell type 'a' is unknown"):
         segmenter("a", diameter=None).segment(image)
     assert segmenter("a", diameter=None).segment(image, diameter=15).labels.shape == (20, 20)
-    with pytest.raises(FlowsegError, match="'diameter' must be positive"):
+    with pytest.raises(FlowsegError, match="diameter must be greater than 0"):
         segmenter("a").segment(image, diameter=0)
 
 

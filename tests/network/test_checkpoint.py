@@ -125,6 +125,23 @@ def test_a_card_that_claims_more_than_the_file_holds(tmp_path: Path, network: Fl
         load_network(path)
 
 
+def test_a_card_of_flowseg_0_1_0(tmp_path: Path) -> None:
+    """Revision 6d75199 wrote this text; the settings had other names."""
+    text = (
+        '{"format": 1, "flowseg": "0.1.0", "network": {"channels": [4, 8], "blocks": 1, '
+        '"flow_scale": 5.0, "diameter": 25.0}, "cells": {"cort": {"diameter": 17.5, '
+        '"cellprob_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}}, "provenance": '
+        '{"settings": {"views": 4}, "stage": "training", "validation_score": 0.0}}'
+    )
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1, target_diameter=25.0)
+    network = FlowNetwork(config, 1, seed=1)
+    path = tmp_path / "best.safetensors"
+    save_tensors(path, network.state_dict(), text)
+    loaded, card = load_network(path)
+    assert loaded.config == card.network == config
+    assert card.cell_types == {"cort": CellTypeSettings(diameter=17.5)}
+
+
 def test_a_later_format_asks_for_a_newer_flowseg(tmp_path: Path, network: FlowNetwork) -> None:
     content = json.loads(CARD.to_json()) | {"format": 99}
     path = tmp_path / "best.safetensors"

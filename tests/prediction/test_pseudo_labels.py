@@ -45,6 +45,12 @@ TINY = [
 ]
 
 
+def _settings(diameter: float) -> CellTypeSettings:
+    return CellTypeSettings(
+        diameter=diameter, cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4
+    )
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data`, a drawn competition; `more`, images without labels; `m.safetensors`, a network."""
@@ -56,7 +62,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     network = FlowNetwork(config, 3, 1)
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
-    cells = {name: CellTypeSettings(20.0 + k, -0.5, 0.0, 4) for k, name in enumerate(CELL_TYPES)}
+    cells = {name: _settings(20.0 + k) for k, name in enumerate(CELL_TYPES)}
     save_network(home / "m.safetensors", network.state_dict(), Card(config, cells))
     return home
 
@@ -79,7 +85,7 @@ def save_model_of(cell_type: str, path: Path) -> None:
     config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     network, card = (
         FlowNetwork(config, 1, 1),
-        Card(config, {cell_type: CellTypeSettings(20, -0.5, 0, 4)}),
+        Card(config, {cell_type: _settings(20)}),
     )
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
     save_network(path, network.state_dict(), card)
@@ -295,7 +301,7 @@ def test_labelled_images_are_no_extra_ones(
     assert "is no folder of extra images" in line
     weight = ("--extra", str(extra), "--extra-weight", "-1")
     line = fails(capsys, train(home, tmp_path / "run", *weight))
-    assert "'extra_weight' must be 0 or more" in line
+    assert "data.extra_weight must be greater than or equal to 0" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from flowseg.training.describe import describe
 def run(tmp_path: Path) -> Path:
     network = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     provenance = {"epoch": 3, "validation_score": 0.123456, "versions": {"torch": "2.13"}}
-    card = Card(network, {"astro": CellTypeSettings(34, flow_threshold=0.7)}, provenance)
+    card = Card(network, {"astro": CellTypeSettings(diameter=34, flow_threshold=0.7)}, provenance)
     weights = FlowNetwork(network, 1).state_dict()
     save_network(tmp_path / "best.safetensors", weights, card)
     (tmp_path / "metrics.csv").write_text("epoch,loss,score\n1,0.5,\n2,0.25,0.1\n")
