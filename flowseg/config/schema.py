@@ -193,11 +193,11 @@ class Config(Settings):
     """Test-time augmentation where a cross validation scores images and tunes thresholds: how many
     flipped and rotated views of each are averaged. predict --tta is the same for prediction."""
     data: DataConfig = DataConfig()
-    """Which images take part, and how they are split."""
+    """Images and folds."""
     network: NetworkConfig = NetworkConfig()
     """The architecture."""
     augment: AugmentConfig = AugmentConfig()
-    """Data augmentation of the training crops."""
+    """Ranges of the data augmentation."""
     training: ScheduleConfig = ScheduleConfig()
     """The schedule of the training proper."""
     # longer than training: all folds share it

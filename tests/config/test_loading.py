@@ -79,7 +79,7 @@ def test_scientific_notation_is_a_number() -> None:
         ("augment.flip=1", "augment.flip must be true or false"),
         (
             "training.precision=bf16",
-            "must be 'auto', 'float32', 'bfloat16' or 'float16', found 'bf16'",
+            "be 'auto', 'float32', 'bfloat16' or 'float16', found 'bf16'",
         ),
         ("network.channels=32", "network.channels must be a list"),
         ("network.channels=[32]", "network.channels must be a list of 2 or more"),
@@ -159,7 +159,7 @@ def test_overrides_are_checked_together(tmp_path: Path) -> None:
         "all", overrides=["cell_types.cort.min_size=3", "cell_types.cort.diameter=9"]
     ).cell_types
     assert (cells["cort"].min_size, cells["cort"].diameter, len(cells)) == (3, 9, 3)
-    with pytest.raises(FlowsegError, match="data.fold must be 0 to 4 with 5 folds"):
+    with pytest.raises(FlowsegError, match=r"data\.fold must be 0 to 4 with 5 folds"):
         load_config("all", file, ["data.folds=5"])
     with pytest.raises(FlowsegError, match="data must be settings as 'key: value', found 3"):
         load_config(overrides=["data=3", "data.fold=2"])
@@ -213,9 +213,9 @@ def test_aliases_that_unfold_without_end_are_refused(tmp_path: Path) -> None:
 
 
 def test_settings_refuse_what_does_not_fit() -> None:
-    with pytest.raises(FlowsegError, match="^diameter must be greater than 0, found -3$"):
+    with pytest.raises(FlowsegError, match="diameter must be greater than 0, found -3"):
         CellTypeSettings(diameter=-3)
-    with pytest.raises(FlowsegError, match="^min_size must be a whole number, found 2.5$"):
+    with pytest.raises(FlowsegError, match=r"min_size must be a whole number, found 2\.5"):
         replace(CellTypeSettings(), min_size=2.5)
     with pytest.raises(FlowsegError, match="unknown key 'sed'; did you mean 'seed'"):
         Config(sed=3)  # type: ignore[call-arg]
@@ -260,16 +260,10 @@ def test_old_names_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     )
     assert (config.network.blocks_per_level, config.network.target_diameter) == (1, 25)
     augment, training = config.augment, config.training
-    assert (augment.crop_size, augment.paste_fraction, augment.swap_scale_fraction) == (
-        96,
-        0.5,
-        0.2,
-    )
-    assert (training.crops_per_epoch, training.warmup_fraction, training.ema_decay) == (
-        48,
-        0.1,
-        0.9,
-    )
+    assert (augment.crop_size, augment.paste_fraction) == (96, 0.5)
+    assert augment.swap_scale_fraction == 0.2
+    assert (training.crops_per_epoch, training.warmup_fraction) == (48, 0.1)
+    assert training.ema_decay == 0.9
     assert training.compile
     assert config.pretraining.crops_per_epoch == 32
     assert set(read_settings(file)["data"]) == {"mask_repair", "fold"}
@@ -284,9 +278,9 @@ def test_old_names_as_overrides_and_keywords(caplog: pytest.LogCaptureFixture) -
     assert (network.blocks_per_level, network.target_diameter) == (1, 20.0)
     assert from_mapping(NetworkConfig, {"blocks": 3}).blocks_per_level == 3
     assert len(caplog.records) == 5
-    with pytest.raises(FlowsegError, match="'network.blocks'; did you mean 'network.blocks_per"):
+    with pytest.raises(FlowsegError, match=r"did you mean 'network\.blocks_per_level'"):
         load_config(overrides=["network={blocks: 1, blocks_per_level: 1}"])
-    with pytest.raises(FlowsegError, match="'data.repairs'; did you mean 'data.mask_repair'"):
+    with pytest.raises(FlowsegError, match=r"did you mean 'data\.mask_repair'"):
         load_config(overrides=["data.repairs=fix"])
 
 

@@ -30,18 +30,10 @@ def save_wild_network(path: Path) -> None:
     network = FlowNetwork(config, 1, seed=3)
     with torch.no_grad():
         network.head.weight *= 300
-    save_network(
-        path,
-        network.state_dict(),
-        Card(
-            config,
-            {
-                "any": CellTypeSettings(
-                    diameter=30.0, cellprob_threshold=-99.0, flow_threshold=0.0, min_size=4
-                )
-            },
-        ),
+    everything = CellTypeSettings(
+        diameter=30.0, cellprob_threshold=-99.0, flow_threshold=0.0, min_size=4
     )
+    save_network(path, network.state_dict(), Card(config, {"any": everything}))
 
 
 def _files(top: Path) -> list[Path]:
