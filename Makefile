@@ -28,7 +28,7 @@ check: $(READY)
 	$(MAKE) docs
 
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(ENV) $(OLD) demo site

@@ -100,8 +100,9 @@ class Segmenter:
         "auto", "cpu", "cuda" or "mps".
     precision : {"auto", "float32", "bfloat16", "float16"}
         Number type of the convolutions.
-    views : {1, 2, 4, 8}
-        Turned and mirrored views of each image that are averaged; costs as many times the network.
+    tta : {1, 2, 4, 8}
+        Test-time augmentation: turned and mirrored views of each image that are averaged; costs as
+        many times the network.
     compile : bool
         Whether torch.compile translates the networks first.
 
