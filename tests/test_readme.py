@@ -187,6 +187,15 @@ def test_defaults_of_settings() -> None:
     assert checked > 25
 
 
+def test_every_setting_is_described() -> None:
+    text = PAGES["settings.md"].replace("-", "_")
+    config = to_mapping(load_config("astro"))
+    config["cell_types"] = config["cell_types"]["astro"]
+    for section, values in config.items():
+        for key in values if isinstance(values, dict) else [section]:
+            assert re.search(rf"`(\w+\.|__)?{key}`", text), f"{section}.{key}"
+
+
 def test_python_names_exist() -> None:
     used = set()
     for page in PAGES:
