@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from cellpose_peer import ask, write_images
 from dynamics import table
 
@@ -39,7 +40,7 @@ from flowseg.data.folds import read_folds, split_fold
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import bootstrap_interval
 from flowseg.io.atomic import ensure_writable_folder, write_text
-from flowseg.io.tables import read_rows, write_rows
+from flowseg.io.tables import read_table, write_table
 from flowseg.metrics.competition import competition_score
 from flowseg.training.provenance import fingerprint
 
@@ -80,18 +81,18 @@ def read_run(folder: Path, data: Path) -> Run:
     first = folder / "fold0"
     config = load_config(path=first / "config.yaml")
     origin = json.loads((first / "origin.json").read_text(encoding="utf-8"))
-    rows = read_rows(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"))
-    columns = ("seconds", "seconds_validating")
-    seconds = sum(
-        float(row["seconds"]) - float(row["seconds_validating"])
+    rows = read_table(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"))
+    columns = ["seconds", "seconds_validating"]
+    epochs = pd.concat(
+        read_table(folder / f"fold{fold}" / "metrics.csv", columns)[columns].astype(float)
         for fold in range(config.data.folds)
-        for _, row in read_rows(folder / f"fold{fold}" / "metrics.csv", columns)
     )
+    seconds = float((epochs["seconds"] - epochs["seconds_validating"]).sum())
     return Run(
         config,
         read_records(data, tuple(config.cell_types), config.data.include_flawed),
         read_folds(first / "folds.csv"),
-        {row["id"]: (float(row["score"]), float(row["calibrated_score"])) for _, row in rows},
+        {row.id: (float(row.score), float(row.calibrated_score)) for row in rows.itertuples()},
         _crops(config.training, origin["processes"]),
         seconds,
         _more(config, origin),
@@ -291,9 +292,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if fold in learned
     ]
     if images:
-        write_rows(
-            args.out / f"scores{peer.suffix.removesuffix('.npy')}.csv", Scores._fields, images
-        )
+        scores = args.out / f"scores{peer.suffix.removesuffix('.npy')}.csv"
+        write_table(scores, pd.DataFrame(images))
         print(table(compare(images, list(run.config.cell_types)), args.markdown))
 
 

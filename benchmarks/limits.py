@@ -32,7 +32,7 @@ from flowseg.data.record import Record
 from flowseg.flow.representation import flows_to_labels, labels_to_flows
 from flowseg.flow.residuals import scores
 from flowseg.inference.flow_field import load_fields
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import read_card
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     args = parser.parse_args()
     cells = read_card(args.run / "fold0" / "best.safetensors").cell_types
-    known = {row["id"] for _, row in read_rows(args.run / "out_of_fold.csv", ("id",))}
+    known = set(read_table(args.run / "out_of_fold.csv", ("id",))["id"])
     found, groups = defaultdict(list), defaultdict(list)
     for record in read_records(args.data, tuple(cells)):
         if record.image_id in known:

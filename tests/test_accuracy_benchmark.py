@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.loading import load_config, to_yaml
 from flowseg.data.detect import read_records
 from flowseg.data.folds import split_fold, write_folds
-from flowseg.io.tables import read_rows, write_rows
+from flowseg.io.tables import read_table, write_table
 from flowseg.metrics.competition import competition_score
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.provenance import fingerprint
@@ -42,14 +43,17 @@ def write_run(folder: Path, data: Path) -> dict[str, int]:
     fold_of = dict(zip([record.image_id for record in records], (0, 1, -1), strict=True))
     for fold in range(2):
         (folder / f"fold{fold}").mkdir(parents=True)
-        columns = ("epoch", "seconds", "seconds_validating")
-        write_rows(folder / f"fold{fold}" / "metrics.csv", columns, [(1, 4.0, 1.0), (2, 3.0, 0.0)])
+        epochs = pd.DataFrame(
+            {"epoch": [1, 2], "seconds": [4.0, 3.0], "seconds_validating": [1.0, 0.0]}
+        )
+        write_table(folder / f"fold{fold}" / "metrics.csv", epochs)
     (folder / "fold0" / "config.yaml").write_text(to_yaml(config))
     (folder / "fold0" / "origin.json").write_text('{"pretrain": "none", "processes": 1}')
     (folder / "summary.json").write_text('{"tta": 2}')
     write_folds(folder / "fold0" / "folds.csv", records, fold_of)
-    scores = [(name, 0.5, 0.75) for name, fold in fold_of.items() if fold >= 0]
-    write_rows(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"), scores)
+    validated = [name for name, fold in fold_of.items() if fold >= 0]
+    scores = pd.DataFrame({"id": validated, "score": 0.5, "calibrated_score": 0.75})
+    write_table(folder / "out_of_fold.csv", scores)
     return fold_of
 
 
@@ -79,14 +83,14 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     assert "fold 0 of cellpose is left out" in text
     assert "24 crops a fold; 2 folds in 12 s, 4.00 crops/s; views averaged: 2" in text
     assert "in 48 s, 0.50 crops/s" in text
-    ((_, row),) = read_rows(out / "scores.csv", ("id", "cellpose"))
-    assert row["id"] == kept_back.image_id
-    assert float(row["cellpose"]) == competition_score(kept_back.masks(), labels)
+    (row,) = read_table(out / "scores.csv", ("id", "cellpose")).itertuples()
+    assert row.id == kept_back.image_id
+    assert float(row.cellpose) == competition_score(kept_back.masks(), labels)
 
     np.save(out / "fold1" / f"{kept_back.image_id}.augmented.npy", np.zeros_like(labels))
     accuracy.main([*task, "--peer-augment"])
-    ((_, row),) = read_rows(out / "scores.augmented.csv", ("id", "cellpose"))
-    assert float(row["cellpose"]) == 0
+    (row,) = read_table(out / "scores.augmented.csv", ("id", "cellpose")).itertuples()
+    assert float(row.cellpose) == 0
 
     with pytest.raises(SystemExit, match="learned in another way"):
         accuracy.main([*task, "--crops", "100"])

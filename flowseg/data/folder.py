@@ -17,7 +17,7 @@ from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import SEG_SUFFIX, read_seg
 from flowseg.io.images import image_shape, read_labels
 from flowseg.io.paths import LABEL_ENDINGS, PathLike, check_name, find_images
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 
 __all__ = ["CELL_TYPE", "LAYOUTS", "TYPE_TABLE", "find_labels", "read_folder", "read_own_labels"]
 
@@ -180,7 +180,8 @@ def _without(stem: str, endings: Sequence[str]) -> str | None:
 def _read_types(table: Path) -> dict[str, str] | None:
     if not table.exists():
         return None
-    return {row["id"]: row["cell_type"] for _, row in read_rows(table, ("id", "cell_type"))}
+    rows = read_table(table, ("id", "cell_type"))
+    return dict(zip(rows["id"], rows["cell_type"], strict=True))
 
 
 def _type_of(image: Path, types: Mapping[str, str]) -> str:

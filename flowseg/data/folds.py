@@ -11,7 +11,7 @@ import numpy as np
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike, check_name
-from flowseg.io.tables import read_rows, write_rows
+from flowseg.io.tables import read_table, write_table
 
 __all__ = ["TRAIN_ONLY", "assign_folds", "read_folds", "read_ids", "split_fold", "write_folds"]
 
@@ -123,10 +123,11 @@ def split_fold(
 
 def write_folds(path: PathLike, records: Sequence[Record], folds: Mapping[str, int]) -> None:
     """Write folds as CSV, columns id, cell_type, group and fold, sorted by id."""
+    import pandas as pd
+
     ordered = sorted(records, key=lambda record: record.image_id)
-    write_rows(
-        path, _COLUMNS, [(r.image_id, r.cell_type, r.group, folds[r.image_id]) for r in ordered]
-    )
+    rows = [(r.image_id, r.cell_type, r.group, folds[r.image_id]) for r in ordered]
+    write_table(path, pd.DataFrame(rows, columns=_COLUMNS))
 
 
 def read_folds(path: PathLike) -> dict[str, int]:
@@ -138,8 +139,7 @@ def read_folds(path: PathLike) -> dict[str, int]:
         If an id is listed twice or a fold is no whole number of at least -1.
     """
     folds: dict[str, int] = {}
-    for row, fields in read_rows(path, ("id", "fold")):
-        image_id, text = fields["id"], fields["fold"]
+    for row, image_id, text in read_table(path, ("id", "fold"))[["id", "fold"]].itertuples():
         if image_id in folds:
             raise FlowsegError(f"row {row}: {image_id!r} is listed twice", file=path)
         digits = text == str(TRAIN_ONLY) or (text.isascii() and text.isdigit() and len(text) < 10)

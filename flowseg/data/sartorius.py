@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.data.record import Record, size_differs
@@ -12,7 +13,10 @@ from flowseg.errors import FlowsegError
 from flowseg.io.images import image_shape
 from flowseg.io.paths import PathLike, check_name
 from flowseg.io.png_jpeg import MAX_PIXELS
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "CELL_TYPES",
@@ -149,25 +153,22 @@ def read_annotations(
     """
     path = Path(path)
     wanted = _check_cell_types(cell_types)
-    images: dict[str, _Rows] = {}
-    for row, fields in read_rows(path, _NEEDED):
-        image_id, cell_type = fields["id"], fields["cell_type"]
-        rows = images.get(image_id)
-        if rows is None:
-            rows = images[image_id] = _first_row(path, row, fields)
-        same = (fields["width"], fields["height"]) == rows.size and cell_type == rows.cell_type
-        if not same:
-            raise FlowsegError(
-                f"row {row}: width, height or cell type of {image_id!r} "
-                f"differ from those in row {rows.numbers[0]}",
-                file=path,
-            )
-        rows.numbers.append(row)
-        rows.texts.append(fields["annotation"])
+    table = read_table(path, _NEEDED)
+    firsts = table.drop_duplicates("id")
+    shapes = {str(row.id): _shape(path, row) for row in firsts.itertuples()}
+    _check_same_in_all_rows(path, table, firsts)
+    cell_types = dict(zip(firsts["id"], firsts["cell_type"], strict=True))
+    sample_ids = dict(zip(firsts["id"], firsts.get("sample_id", [""] * len(firsts)), strict=True))
+    annotations_by_image = [(str(name), rows) for name, rows in table.groupby("id")["annotation"]]
     return {
-        image_id: _annotated(path, images[image_id])
-        for image_id in sorted(images)
-        if images[image_id].cell_type in wanted
+        image_id: AnnotatedImage(
+            shapes[image_id],
+            cell_types[image_id],
+            sample_ids[image_id],
+            _masks(path, annotations, shapes[image_id]),
+        )
+        for image_id, annotations in annotations_by_image
+        if cell_types[image_id] in wanted
     }
 
 
@@ -184,18 +185,6 @@ def group_of_sample(sample_id: str) -> str:
     return f"{plate}_{well}" if well else plate
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of one image, not yet parsed."""
-
-    size: tuple[str, str]
-    shape: tuple[int, int]
-    cell_type: str
-    sample_id: str
-    numbers: list[int]
-    texts: list[str]
-
-
 def _check_cell_types(cell_types: Iterable[str] | None) -> frozenset[str]:
     wanted = frozenset(CELL_TYPES if cell_types is None else cell_types)
     unknown = sorted(wanted - set(CELL_TYPES))
@@ -207,35 +196,50 @@ def _check_cell_types(cell_types: Iterable[str] | None) -> frozenset[str]:
     return wanted
 
 
-def _first_row(path: Path, row: int, fields: dict[str, str]) -> _Rows:
+def _shape(path: Path, row: Any) -> tuple[int, int]:
+    """Height and width in the first row of an image, whose other fields are checked as well."""
     try:
-        check_name(fields["id"])
+        check_name(row.id)
     except FlowsegError as error:
-        raise FlowsegError(f"row {row}: {error.problem}", file=path) from error
-    cell_type = fields["cell_type"]
-    if cell_type not in CELL_TYPES:
+        raise FlowsegError(f"row {row.Index}: {error.problem}", file=path) from error
+    if row.cell_type not in CELL_TYPES:
         raise FlowsegError(
-            f"row {row}: unknown cell type {cell_type[:40]!r}",
+            f"row {row.Index}: unknown cell type {row.cell_type[:40]!r}",
             file=path,
             remedy=f"known are {', '.join(CELL_TYPES)}",
         )
-    size = fields["width"], fields["height"]
+    size = row.width, row.height
     if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in size):
-        raise FlowsegError(f"row {row}: width or height is no whole number", file=path)
+        raise FlowsegError(f"row {row.Index}: width or height is no whole number", file=path)
     shape = int(size[1]), int(size[0])
     if not 0 < shape[0] * shape[1] <= MAX_PIXELS:
-        raise FlowsegError(f"row {row}: an image of {size[0]} x {size[1]} pixels", file=path)
-    return _Rows(size, shape, cell_type, fields.get("sample_id", ""), [], [])
+        raise FlowsegError(f"row {row.Index}: an image of {size[0]} x {size[1]} pixels", file=path)
+    return shape
 
 
-def _annotated(path: Path, rows: _Rows) -> AnnotatedImage:
-    filled = [number for number, text in zip(rows.numbers, rows.texts, strict=True) if text.strip()]
-    if not filled and len(rows.texts) == 1:
-        masks = Masks.from_strings([], rows.shape)
-    else:
-        masks, faults = parse_runs(rows.texts, rows.shape)
-        for number, text, fault in zip(rows.numbers, rows.texts, faults.tolist(), strict=True):
-            if fault or not text.strip():
-                reason = fault_reason(fault) if fault else "is blank, but its image has other rows"
-                raise FlowsegError(f"row {number}: the annotation {reason}", file=path)
-    return AnnotatedImage(rows.shape, rows.cell_type, rows.sample_id, masks)
+def _check_same_in_all_rows(path: Path, table: pd.DataFrame, firsts: pd.DataFrame) -> None:
+    """Refuse an image whose size or cell type differs from that in its first row."""
+    columns = ["width", "height", "cell_type"]
+    expected = firsts.set_index("id").loc[table["id"], columns].to_numpy()
+    differ = table[(table[columns].to_numpy() != expected).any(axis=1)]
+    if len(differ):
+        row, image_id = differ.index[0], differ["id"].iloc[0]
+        first = firsts.index[firsts["id"] == image_id][0]
+        raise FlowsegError(
+            f"row {row}: width, height or cell type of {image_id!r} "
+            f"differ from those in row {first}",
+            file=path,
+        )
+
+
+def _masks(path: Path, annotations: pd.Series[str], shape: tuple[int, int]) -> Masks:
+    """The masks of one image; `annotations` are indexed by their rows' numbers."""
+    texts = annotations.tolist()
+    if len(texts) == 1 and not texts[0].strip():
+        return Masks.from_strings([], shape)
+    masks, faults = parse_runs(texts, shape)
+    for number, text, fault in zip(annotations.index, texts, faults.tolist(), strict=True):
+        if fault or not text.strip():
+            reason = fault_reason(fault) if fault else "is blank, but its image has other rows"
+            raise FlowsegError(f"row {number}: the annotation {reason}", file=path)
+    return masks

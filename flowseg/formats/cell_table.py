@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.labels import check_labels
 from flowseg.io.paths import PathLike
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 
 __all__ = ["COLUMNS", "CellTable", "measure_cells"]
 
@@ -118,7 +118,9 @@ class CellTable:
 
     def write(self, path: PathLike) -> None:
         """Write the CSV, atomically."""
-        write_rows(path, COLUMNS, self._rows)
+        import pandas as pd
+
+        write_table(path, pd.DataFrame(self._rows, columns=COLUMNS))
 
 
 def _texts(values: Any, count: int) -> list[str]:

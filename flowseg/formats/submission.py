@@ -6,7 +6,6 @@ an image without instances has one row with a blank `predicted`; masks of one im
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
 from flowseg.io.image_source import list_images
 from flowseg.io.paths import PathLike, check_name, find_images
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 
 __all__ = [
     "COLUMNS",
@@ -98,12 +97,12 @@ def read_submission(path: PathLike) -> Submission:
     FlowsegError
         If the file is no CSV with the columns `COLUMNS`.
     """
-    columns: tuple[str, ...] = COLUMNS
+    table = read_table(path, COLUMNS)
     images: dict[str, list[tuple[int, str]]] = {}
-    for number, fields in read_rows(path, COLUMNS):
-        columns = tuple(fields)
-        images.setdefault(fields["id"], []).append((number, fields["predicted"]))
-    return Submission(columns, images)
+    rows = zip(table.index.tolist(), table["id"], table["predicted"], strict=True)
+    for number, image_id, text in rows:
+        images.setdefault(image_id, []).append((number, text))
+    return Submission(tuple(table.columns), images)
 
 
 def mask_texts(
@@ -157,11 +156,12 @@ def write_submission(
         Where an image comes twice, its masks overlap or one of them is empty, or there is no
         image at all.
     """
+    import pandas as pd
+
     seen: set[str] = set()
     cells = 0
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        pd.DataFrame(columns=COLUMNS).to_csv(file, index=False, lineterminator="\n")
         for image_id, objects in predictions:
             if image_id in seen:
                 raise FlowsegError(f"the prediction of {image_id!r}: comes twice", file=path)
@@ -171,7 +171,8 @@ def write_submission(
                 if isinstance(objects, Masks | np.ndarray)
                 else objects
             )
-            writer.writerows((image_id, text) for text in texts)
+            rows = pd.DataFrame({"id": image_id, "predicted": list(texts)})
+            rows.to_csv(file, index=False, header=False, lineterminator="\n")
             cells += sum(bool(text) for text in texts)
         if not seen:
             raise FlowsegError("no image was predicted, so there is nothing to write", file=path)

@@ -1,39 +1,42 @@
-"""CSV files: read row by row with the row's number at hand, written atomically."""
+"""CSV files to pandas DataFrames and back; a row keeps the number that a spreadsheet shows."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import io
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from flowseg.errors import FlowsegError
-from flowseg.io.atomic import write_text
+from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = ["read_rows", "write_rows"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["read_table", "write_table"]
 
 _MAX_ROW = 2**26  # characters; the longest row of the competition has a few thousand
 
 
-def read_rows(path: PathLike, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file (or .csv.gz), one at a time.
+def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file (or .csv.gz) as text: no field is taken for a number or a missing value.
 
     Parameters
     ----------
     path : path
-        UTF-8, comma-separated, the names of the columns in its first row.
+        UTF-8 with or without BOM, comma-separated, the names of the columns in its first row.
     columns : sequence of str
-        Columns that must be there; others are passed on as well.
+        Columns that must be there; others are read as well.
 
-    Yields
-    ------
-    int, dict of str
-        The row's number as a spreadsheet shows it (the names are row 1), and its fields by
-        column. Blank rows are passed over.
+    Returns
+    -------
+    DataFrame of str
+        Its index is the row's number as a spreadsheet shows it (the names are row 1). Blank rows
+        are left out.
 
     Raises
     ------
@@ -41,57 +44,109 @@ def read_rows(path: PathLike, columns: Sequence[str]) -> Iterator[tuple[int, dic
         If the file is missing, empty, not UTF-8 or lacks a column, or a row has another number
         of fields or more than 67 million characters.
     """
+    import pandas as pd
+
     path = Path(path)
-    row = 0
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_ROW))  # its default is 131,072
     try:
-        with _opened(path) as file:
-            reader = csv.reader(_lines(file, path), strict=True)
-            names = next(reader, None)
-            if not names:
-                raise FlowsegError("is empty", file=path)
-            missing = [name for name in columns if name not in names]
-            if missing:
-                raise FlowsegError(
-                    f"has no column {', '.join(map(repr, missing))}",
-                    file=path,
-                    remedy=f"its first row must name the columns {','.join(columns)}",
-                )
-            for row, fields in enumerate(reader, start=2):
-                if not fields:
-                    continue
-                if len(fields) != len(names):
-                    raise FlowsegError(
-                        f"row {row} has {len(fields)} fields, not {len(names)}", file=path
-                    )
-                yield row, dict(zip(names, fields, strict=True))
+        with _open_text(path) as file:
+            text = _CheckedText(file)
+            table = _parse(text, "c")
+        if table.shape[1] == 1 or text.commas < _separators(table, text.quotes):
+            csv.field_size_limit(_MAX_ROW)  # its default is 131,072
+            with _open_text(path) as file:
+                table = _without_blank_rows(_parse(file, "python"))
     except FileNotFoundError as error:
         raise FlowsegError("is missing", file=path) from error
     except UnicodeDecodeError as error:
         raise FlowsegError("is not a text file in UTF-8", file=path) from error
+    except pd.errors.EmptyDataError as error:
+        raise FlowsegError("is empty", file=path) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise FlowsegError(f"cannot be read: {error}", file=path) from error
-    except csv.Error as error:
-        raise FlowsegError(f"cannot be read after row {max(row, 1)}: {error}", file=path) from error
+        raise FlowsegError(_reason(str(error)), file=path) from error
+    table.columns = pd.Index(table.iloc[0], name=None)
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise FlowsegError(
+            f"has no column {', '.join(map(repr, missing))}",
+            file=path,
+            remedy=f"its first row must name the columns {','.join(columns)}",
+        )
+    return table.iloc[1:]
 
 
-def write_rows(path: PathLike, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file atomically: the names of the columns, then the rows; lines end in LF."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def write_table(path: PathLike, table: pd.DataFrame) -> None:
+    """Write a CSV file atomically, without the index; lines end in LF.
+
+    Floats are written so that they are read back exactly; missing values are blank.
+    """
+    with atomic_path(path) as part:
+        table.to_csv(part, index=False, lineterminator="\n", compression=None)
 
 
-def _opened(path: Path) -> IO[str]:
+def _open_text(path: Path) -> IO[str]:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _lines(file: IO[str], path: Path) -> Iterator[str]:
-    while line := file.readline(_MAX_ROW):
-        if len(line) == _MAX_ROW:
-            raise FlowsegError(f"has a row of more than {_MAX_ROW:,} characters", file=path)
-        yield line
+class _CheckedText:
+    """What pandas reads from: refuses what is no table, and counts the commas and quotes."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._row = 0  # characters since the last line end
+        self.commas = self.quotes = 0
+
+    def read(self, size: int = -1) -> str:
+        block = self._file.read(size)
+        if "\0" in block:
+            raise ValueError("it holds NUL characters, so it is no text")
+        line_end = max(block.rfind("\n"), block.rfind("\r"))
+        self._row = len(block) - 1 - line_end + (self._row if line_end < 0 else 0)
+        if self._row > _MAX_ROW:
+            raise ValueError(f"it has a row of more than {_MAX_ROW:,} characters")
+        self.commas += block.count(",")
+        self.quotes += block.count('"')
+        return block
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file)
+
+
+def _parse(text: Any, engine: Literal["c", "python"]) -> pd.DataFrame:
+    """All rows, the names of the columns too, numbered from 1."""
+    import pandas as pd
+
+    table = pd.read_csv(
+        text, engine=engine, header=None, dtype=object, na_filter=False, skip_blank_lines=False
+    )
+    table.index += 1
+    return table
+
+
+def _separators(table: pd.DataFrame, quotes: int) -> int:
+    """The commas in the text of the table, if no row is blank or lacks a field."""
+    inside = sum(table[column].str.count(",").sum() for column in table) if quotes else 0
+    return len(table) * (table.shape[1] - 1) + int(inside)
+
+
+def _without_blank_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out blank rows and refuse short ones; the C engine pads both with empty texts."""
+    table = table.dropna(how="all")
+    short = table[table.iloc[:, -1].isna()]
+    if len(short):
+        raise ValueError(_wrong_count(short.index[0], short.iloc[0].count(), table.shape[1]))
+    return table
+
+
+def _wrong_count(row: object, found: object, expected: object) -> str:
+    return f"row {row} has {found} fields, not {expected}"
+
+
+def _reason(message: str) -> str:
+    """What pandas, gzip or the system say, in the words of this package."""
+    if long := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
+        return _wrong_count(long[2], long[3], long[1])
+    if quote := re.search(r"EOF inside string starting at row (\d+)", message):
+        return f"row {int(quote[1]) + 1} has a quotation mark that is never closed"
+    return f"cannot be read: {message}"

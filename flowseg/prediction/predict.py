@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -30,7 +31,7 @@ from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import write_image, write_labels
 from flowseg.io.label_rows import write_labels_by_rows
 from flowseg.io.paths import check_name
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 from flowseg.io.zarr import load_zarr
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
@@ -214,7 +215,7 @@ def predict(
                 job.run(cluster.segment)
         done = [name for name in job.order if name in job.done]
         if not done and (shard is not None or not images):  # a part may hold nothing
-            write_rows(submission, COLUMNS, ())
+            write_table(submission, pd.DataFrame(columns=COLUMNS))
             cells = 0
         elif not done:
             raise _nothing_done(job.failed)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -29,7 +30,7 @@ from flowseg.io.atomic import atomic_folder, ensure_writable_folder, write_text
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import write_labels
 from flowseg.io.paths import check_name
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 from flowseg.prediction.journal import run_key
 from flowseg.reports.text import text_table
 
@@ -163,7 +164,7 @@ def pseudo_label(
         if not job.kept:
             raise _nothing_kept(job)
         write_text(part / MADE_FROM, json.dumps(origin, indent=2) + "\n")
-        write_rows(part / TYPE_TABLE, Pseudo._fields, sorted(job.kept))
+        write_table(part / TYPE_TABLE, pd.DataFrame(sorted(job.kept)))
     left_out = sorted([*job.left_out, *job.unknown])
     return PseudoLabels(tuple(sorted(job.kept)), tuple(left_out), tuple(job.failed))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flowseg.io.images import write_image
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 
 __all__ = ["draw_curves", "write_curves"]
 
@@ -38,11 +38,11 @@ def write_curves(metrics: PathLike, out: PathLike) -> None:
         If `metrics` cannot be read or `out` cannot be written.
     """
     columns: Series = {}
-    for _, fields in read_rows(metrics, ("epoch",)):
+    for fields in read_table(metrics, ("epoch",)).to_dict("records"):
         for name, text in fields.items():
             value = _number(text)
             if math.isfinite(value):
-                columns.setdefault(name, []).append((float(fields["epoch"]), value))
+                columns.setdefault(str(name), []).append((float(fields["epoch"]), value))
     write_image(out, draw_curves(columns))
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from flowseg.evaluation.evaluate import Evaluation, OtherMetrics
 from flowseg.io.atomic import write_text
 from flowseg.io.paths import PathLike
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 from flowseg.metrics.competition import THRESHOLDS
 
 __all__ = ["as_text", "text_table", "write_csv", "write_json"]
@@ -81,7 +83,7 @@ def write_csv(result: Evaluation, path: PathLike) -> None:
         mistakes = [getattr(image.mistakes, name) for name in _MISTAKES]
         first = [image.image_id, image.cell_type, repr(image.score), counts.n_truth, counts.n_pred]
         rows.append([*first, *numbers, *mistakes])
-    write_rows(path, [*columns, *_MISTAKES], rows)
+    write_table(path, pd.DataFrame(rows, columns=[*columns, *_MISTAKES]))
 
 
 def write_json(result: Evaluation, path: PathLike) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from tqdm import tqdm
 
 from flowseg.arrays.rle import Masks
@@ -20,7 +21,7 @@ from flowseg.io.atomic import ensure_writable_folder, write_text
 from flowseg.io.images import write_image
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 from flowseg.synthetic.render import draw_neurons
 
 __all__ = ["TEST_TRUTH", "write_synthetic_livecell", "write_synthetic_sartorius"]
@@ -81,11 +82,10 @@ def write_synthetic_sartorius(
         (rows if in_train else truth).extend(described)
         if not in_train:
             test_ids.append(image_id)
-    write_rows(
-        folder / "sample_submission.csv", ("id", "predicted"), [(i, "") for i in sorted(test_ids)]
-    )
-    write_rows(folder / TEST_TRUTH, COLUMNS, truth)
-    write_rows(folder / "train.csv", COLUMNS, rows)
+    sample = pd.DataFrame({"id": sorted(test_ids), "predicted": ""})
+    write_table(folder / "sample_submission.csv", sample)
+    write_table(folder / TEST_TRUTH, pd.DataFrame(truth, columns=COLUMNS))
+    write_table(folder / "train.csv", pd.DataFrame(rows, columns=COLUMNS))
 
 
 def write_synthetic_livecell(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from flowseg.evaluation.threshold_grid import Sample
 from flowseg.inference.flow_field import load_fields, save_fields
 from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.io.atomic import ensure_writable_folder
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.reports.text import text_table
 from flowseg.training.distributed import distributed_session, from_rank_zero, on_rank_zero
@@ -291,7 +292,7 @@ def _calibrate_card(path: Path, calibration: Calibration) -> None:
 
 def _write(result: CrossValidation) -> None:
     """The score of every image, and last the summary: a folder that has one is finished."""
-    write_rows(result.folder / OUT_OF_FOLD_SCORES, OutOfFold._fields, result.images)
+    write_table(result.folder / OUT_OF_FOLD_SCORES, pd.DataFrame(result.images))
     results = {
         "validation_score": float(np.mean([image.calibrated_score for image in result.images])),
         "folds": len(result.folds),

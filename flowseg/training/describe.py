@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from flowseg.config.loading import load_config
 from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 from flowseg.network.checkpoint import Card, read_card
 from flowseg.reports.text import text_table
 from flowseg.training.run_folder import (
@@ -73,7 +74,9 @@ def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
 
 def _epochs(folder: Path) -> list[dict[str, str]]:
     metrics = folder / METRICS
-    return [row for _, row in read_rows(metrics, ("epoch",))] if metrics.is_file() else []
+    if not metrics.is_file():
+        return []
+    return cast("list[dict[str, str]]", read_table(metrics, ("epoch",)).to_dict("records"))
 
 
 def _run(folder: Path) -> str:

@@ -20,7 +20,7 @@ from flowseg.config.schema import CellTypeSettings, Config, ScheduleConfig
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.inference.segmenter import Segmenter
-from flowseg.io.atomic import write_text
+from flowseg.io.tables import write_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import Card, read_tensors, save_network, save_tensors
 from flowseg.network.device import autocast, pick_precision
@@ -320,8 +320,7 @@ class _Run:
         if better:
             save_network(folder / BEST, weights, self.card())
         save_network(folder / LAST, weights, self.card(self.rows[-1].get("score", math.nan)))
-        table = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n")
-        write_text(folder / METRICS, table)
+        write_table(folder / METRICS, pd.DataFrame(self.rows))
         self.save()
 
     def card(self, score: float | None = None) -> Card:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from flowseg.data.sartorius import (
 )
 from flowseg.errors import FlowsegError
 from flowseg.io.images import write_image
-from flowseg.io.tables import write_rows
+from flowseg.io.tables import write_table
 
 HEAD = "id,annotation,width,height,cell_type,plate_time,sample_date,sample_id,elapsed_timedelta\n"
 SAMPLE = "shsy5y[diff]_E10-4_Vessel-714_Ph_3"
@@ -34,7 +35,7 @@ def make(tmp_path: Path) -> Make:
 
     def write(*rows: tuple[object, ...], images: bool = True) -> Path:
         full = [(*row[:5], "", "", row[5] if len(row) > 5 else "", "") for row in rows]
-        write_rows(tmp_path / "train.csv", COLUMNS, full)
+        write_table(tmp_path / "train.csv", pd.DataFrame(full, columns=COLUMNS))
         (tmp_path / "train").mkdir(exist_ok=True)
         for image_id in {str(row[0]) for row in rows} if images else ():
             if "/" not in image_id and image_id:

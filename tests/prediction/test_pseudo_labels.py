@@ -24,7 +24,7 @@ from flowseg.flow.representation import labels_to_flows
 from flowseg.flow.residuals import scores
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.images import read_image, read_labels, write_image, write_labels
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 from flowseg.network.checkpoint import Card, read_card, save_network
 from flowseg.network.unet import FlowNetwork
 from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report, sure_cells, type_of_name
@@ -127,8 +127,8 @@ def test_images_of_a_type_that_the_model_lacks_are_left_out(
     shutil.copytree(home / "more", tmp_path / "more")
     argv = [*command(tmp_path, tmp_path / "out"), "--min-score", "0", "--min-share", "0"]
     assert main(argv) == 0
-    rows = [row["id"] for _, row in read_rows(tmp_path / "out" / TABLE, ("id",))]
-    assert rows == ["cort[debris]_B2", "well7"]
+    rows = read_table(tmp_path / "out" / TABLE, ("id",))
+    assert rows["id"].tolist() == ["cort[debris]_B2", "well7"]
     assert "1 images left out: astro is none of the model's" in caplog.text
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["astro", "0", "1", "0", "0"] in lines
@@ -147,9 +147,9 @@ def test_the_competitions_names_mean_nothing_to_a_model_of_other_cells(
     shutil.copytree(home / "more", tmp_path / "more")
     argv = [*command(tmp_path, tmp_path / "out"), "--min-score", "0", "--min-share", "0"]
     assert main(argv) == 0
-    rows = [row for _, row in read_rows(tmp_path / "out" / TABLE, ("id", "cell_type"))]
-    assert [row["id"] for row in rows] == sorted(NAMES)
-    assert {row["cell_type"] for row in rows} == {"cell"}
+    rows = read_table(tmp_path / "out" / TABLE, ("id", "cell_type"))
+    assert rows["id"].tolist() == sorted(NAMES)
+    assert set(rows["cell_type"]) == {"cell"}
     assert "left out" not in caplog.text
 
 
@@ -215,8 +215,8 @@ def test_less_sure_cells_and_images_are_left_out(home: Path, pseudo: Path, tmp_p
     assert [row.share for row in best.kept] == [share for share in shares if share >= few.share]
     assert len(best.kept) + len(best.left_out) == len(images) > len(best.kept)
     assert len(list((tmp_path / "b" / "images").iterdir())) == len(best.kept)
-    rows = [fields for _, fields in read_rows(tmp_path / "b" / TABLE, ("id", "cell_type"))]
-    assert [row["id"] for row in rows] == [row.id for row in best.kept]
+    rows = read_table(tmp_path / "b" / TABLE, ("id", "cell_type"))
+    assert rows["id"].tolist() == [row.id for row in best.kept]
     assert report(best).splitlines()[1].split()[:2] == ["cort", str(len(best.kept))]
 
 

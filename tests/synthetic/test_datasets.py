@@ -14,7 +14,7 @@ from flowseg.data.sartorius import COLUMNS, read_annotations, read_sartorius
 from flowseg.errors import FlowsegError
 from flowseg.io.images import read_image
 from flowseg.io.paths import find_images
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 from flowseg.synthetic.datasets import (
     TEST_TRUTH,
     write_synthetic_livecell,
@@ -97,8 +97,8 @@ class TestSartorius:
         names = [p.stem for p in find_images(tmp_path / "test")]
         truth = read_annotations(tmp_path / TEST_TRUTH)
         assert sorted(names) == list(truth)
-        submission = list(read_rows(tmp_path / "sample_submission.csv", ("id", "predicted")))
-        assert [fields for _, fields in submission] == [{"id": i, "predicted": ""} for i in truth]
+        submission = read_table(tmp_path / "sample_submission.csv", ("id", "predicted"))
+        assert submission.to_dict("records") == [{"id": i, "predicted": ""} for i in truth]
         assert (tmp_path / "train.csv").read_text().startswith(",".join(COLUMNS) + "\n")
 
     def test_the_truth_of_an_image_is_what_was_drawn(self, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from flowseg.errors import FlowsegError
 from flowseg.flow.representation import flows_to_labels
 from flowseg.inference.flow_field import load_fields
 from flowseg.inference.segmenter import Segmenter, SegmentOptions
-from flowseg.io.tables import read_rows
+from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.prediction.find_models import find_models
@@ -94,8 +94,8 @@ def test_the_folds_are_different_networks(result: CrossValidation) -> None:
 
 
 def test_what_it_leaves(result: CrossValidation) -> None:
-    rows = [row for _, row in read_rows(result.folder / OUT_OF_FOLD_SCORES, ("id", "score"))]
-    assert [float(row["score"]) for row in rows] == [image.score for image in result.images]
+    scores = read_table(result.folder / OUT_OF_FOLD_SCORES, ("id", "score"))["score"].astype(float)
+    assert scores.tolist() == [image.score for image in result.images]
     summary = json.loads((result.folder / "summary.json").read_text())
     expected = np.mean([image.calibrated_score for image in result.images])
     assert summary["validation_score"] == pytest.approx(expected)
