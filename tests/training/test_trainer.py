@@ -60,7 +60,7 @@ class KilledError(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("place", ["save_network", "write_text", "save_tensors"])
+@pytest.mark.parametrize("place", ["save_network", "write_table", "save_tensors"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_resumed_equals_undisturbed(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
