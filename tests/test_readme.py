@@ -222,6 +222,15 @@ def test_linked_files_exist(page: str) -> None:
             assert (folder / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_of_the_package_exist(page: str) -> None:
+    """Also those that docs/architecture.md sends a newcomer to."""
+    paths = re.findall(r"`((?:flowseg/)?[a-z_]+/(?:[a-z_]+\.(?:py|json))?)`", PAGES[page])
+    for path in paths:
+        if page == "architecture.md" or path.startswith("flowseg/"):
+            assert (ROOT / path).exists() or (ROOT / "flowseg" / path).exists(), path
+
+
 # Commands that take no minute, in the order of the pages.
 QUICK = ("explore", "predict", "validate", "evaluate", "export", "info")
 
