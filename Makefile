@@ -13,13 +13,13 @@ demo: $(READY)
 	$(BIN)/flowseg demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-lowest: $(OLD)/ready
-	$(OLD)/bin/python -m pytest
+	$(OLD)/bin/python -m pytest -n auto
 
 check: $(READY)
 	$(BIN)/ruff check .
