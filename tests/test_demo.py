@@ -10,6 +10,8 @@ from flowseg import demo as room
 from flowseg.cli import main
 from flowseg.io.images import read_image
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     *(
         "network.channels=[4, 8]",

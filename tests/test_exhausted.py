@@ -27,6 +27,8 @@ from flowseg.prediction.journal import Journal
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.run_folder import STATE
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource", reason="limits are set as POSIX does")
 
 TINY = [

@@ -14,6 +14,8 @@ import pytest
 
 from flowseg.io.images import write_labels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 BACKEND = "setuptools.build_meta"
 

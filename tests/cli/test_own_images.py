@@ -15,6 +15,8 @@ from flowseg.io.images import write_image, write_labels
 from flowseg.io.paths import find_images
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     *(
         "--set",

@@ -14,6 +14,8 @@ import pytest
 from flowseg import FlowsegError, flows_to_labels, labels_to_flows
 from helpers.shapes import blobs, smooth_noise
 
+pytestmark = pytest.mark.slow
+
 INTERPRETED = """
 import numpy as np
 from helpers.shapes import blobs, smooth_noise

@@ -18,6 +18,8 @@ from flowseg.inference.segmenter import Segmenter, SegmentOptions
 from flowseg.inference.slides import plan_slide
 from flowseg.io.image_source import list_images
 
+pytestmark = pytest.mark.slow
+
 RECIPE = cluster.Recipe(("model",), "key", "cpu", 1, False)
 
 

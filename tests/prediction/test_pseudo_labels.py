@@ -30,6 +30,8 @@ from flowseg.network.unet import FlowNetwork
 from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report, sure_cells, type_of_name
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("astros[cereb]_A1", "cort[debris]_B2", "shsy5y[diff]_C3", "well7")
 TINY = [
     *(

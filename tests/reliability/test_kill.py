@@ -17,6 +17,8 @@ from flowseg.training import provenance
 from flowseg.training import trainer as loop
 from helpers.runs import differences, save_wild_network
 
+pytestmark = pytest.mark.slow
+
 CONFIG = load_config(
     "all",
     overrides=[

@@ -20,6 +20,8 @@ from flowseg.io.paths import find_images
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from helpers.runs import differences, save_wild_network
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     *(
         "network.channels=[4, 8]",

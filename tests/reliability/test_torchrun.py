@@ -16,6 +16,8 @@ from flowseg.cli import main
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 from helpers.runs import save_wild_network
 
+pytestmark = pytest.mark.slow
+
 START = """if True:
     import sys
     from flowseg.cli import main

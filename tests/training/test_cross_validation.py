@@ -31,6 +31,8 @@ from flowseg.training.pretraining import pretrained
 from flowseg.training.run import train
 from flowseg.training.run_folder import OUT_OF_FOLD_FLOWS, OUT_OF_FOLD_SCORES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

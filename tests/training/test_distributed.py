@@ -26,6 +26,8 @@ from flowseg.training.trainer import Stage, train_stage
 from helpers.one_of_two import with_batch, without_statistics
 from helpers.training import CPU, network
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).parents[1] / "helpers" / "one_of_two.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
