@@ -106,5 +106,5 @@ def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> D
     explore(data, exploration)
     truth = data / TEST_TRUTH
     result = evaluate(truth, outputs.submission)
-    write_report(result, truth, outputs.submission, report, images=data / "test")
+    write_report(result, report, images=data / "test")
     return DemoResult(result.score, data, run.folder, outputs, exploration, report)

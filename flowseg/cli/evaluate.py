@@ -1,4 +1,4 @@
-"""Score a prediction by the competition's metric."""
+"""Score a prediction by the competition metric."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--missing",
-        choices=("leave_out", "count"),
-        default="leave_out",
+        type=lambda text: text.replace("_", "-"),
+        choices=("leave-out", "count"),
+        default="leave-out",
         help="images of the truth that are not in the prediction: leave them out, or count them "
         "as if nothing had been found",
     )
@@ -39,18 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "COCO mask AP (needs pycocotools)",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write an HTML page with plots and pictures"
+        "--report", type=Path, metavar="FILE", help="write an HTML page with charts and pictures"
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="the images, for the pictures of the report"
     )
     parser.add_argument("--all", action="store_true", help="show every image, not the ten worst")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row an image")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row for each image")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score, print the table, and write what was asked for."""
+    """Score, print the tables, and write the files that were requested."""
     from flowseg.data.folds import read_ids
     from flowseg.evaluation.evaluate import evaluate
     from flowseg.reports.evaluation_report import write_report
@@ -68,6 +69,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(result, args.json)
     if args.report is not None:
-        write_report(result, args.truth, args.pred, args.report, images=args.images)
+        write_report(result, args.report, images=args.images)
     say(as_text(result, limit=None if args.all else 10))
     return 0

@@ -1,4 +1,4 @@
-"""Look at a data set: one HTML page of its images, cells, folds and suspicious annotations."""
+"""Explore a data set: one HTML page of its images, cells, folds and flagged annotations."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--folds", type=int, default=5, help="the number of folds to show")
     parser.add_argument(
-        "--pictures", type=int, default=24, metavar="N", help="suspicious masks shown of each kind"
+        "--pictures", type=int, default=24, metavar="N", help="flagged masks shown for each flag"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
+    """Write the page and print where it is."""
     from flowseg.reports.dataset_report import explore
 
     images, cells = explore(args.data, args.out, folds=args.folds, pictures=args.pictures)

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is, or how a run ended."""
+"""Describe a checkpoint, or the state of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is known of it."""
+    """Print the description."""
     from flowseg.training.describe import describe
 
     say(describe(args.path))

@@ -1,8 +1,9 @@
-"""Annotations that are broken, and what can be done about them.
+"""Defects of annotations, and their repair.
 
 Many astro masks of the competition were filled wrongly when they were drawn: parts of the cell are
 only an outline one pixel wide around a hole, or end in a long straight horizontal edge where the
-filling stopped. Masks also come in several pieces, twice, or with a few pixels only.
+filling stopped. Masks also have several connected components, come twice, or have a few pixels
+only.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from flowseg.errors import FlowsegError
 __all__ = ["SMALL", "STRAIGHT", "Defects", "find_defects", "repair"]
 
 SMALL = 10
-"""Pixels; a mask with fewer is no cell."""
+"""Pixels; a mask with fewer is not taken for a cell."""
 
 STRAIGHT = 40
-"""Pixels; a horizontal edge this long, inside the image, is one that filling left behind."""
+"""Pixels; a horizontal edge this long, inside the image, is a trace of wrong filling."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Defects:
-    """What is wrong with each of N masks.
+    """Defects of each of N masks.
 
     Attributes
     ----------
@@ -37,57 +38,64 @@ class Defects:
         Fewer than `SMALL` pixels.
     holes : (N,) int64
         Pixels that the mask encloses and does not hold.
-    pieces : (N,) int64
-        Connected pieces, over edges and corners; 0 for an empty mask.
+    components : (N,) int64
+        Connected components, over edges and corners; 0 for an empty mask.
     straight : (N,) int64
-        Pixels of its longest straight horizontal edge, those on the image's border aside.
+        Length of its longest straight horizontal edge, in pixels, edges on the image's border
+        left out.
     duplicate_of : (N,) int64
         The earlier mask that is the same in every pixel, -1 where there is none.
     """
 
     small: NDArray[np.bool_]
     holes: NDArray[np.int64]
-    pieces: NDArray[np.int64]
+    components: NDArray[np.int64]
     straight: NDArray[np.int64]
     duplicate_of: NDArray[np.int64]
 
     def any(self) -> NDArray[np.bool_]:
         """Which masks have a defect: (N,) bool."""
-        found: NDArray[np.bool_] = (
+        defective: NDArray[np.bool_] = (
             self.small
             | (self.holes > 0)
-            | (self.pieces > 1)
+            | (self.components > 1)
             | (self.straight >= STRAIGHT)
             | (self.duplicate_of >= 0)
         )
-        return found
+        return defective
 
 
 def find_defects(masks: Masks) -> Defects:
-    """Look at every mask for defects.
+    """Find the defects of every mask.
 
     Examples
     --------
     A ring of eight pixels around a hole, and the same once more:
 
     >>> ring = "1 3 5 1 7 1 9 3"
-    >>> found = find_defects(Masks.from_strings([ring, ring], (4, 4)))
-    >>> found.holes.tolist(), found.duplicate_of.tolist(), found.small.tolist()
+    >>> defects = find_defects(Masks.from_strings([ring, ring], (4, 4)))
+    >>> defects.holes.tolist(), defects.duplicate_of.tolist(), defects.small.tolist()
     ([1, 1], [-1, 0], [True, True])
     """
     count = len(masks)
-    holes, pieces, straight = np.zeros((3, count), dtype=np.int64)
+    holes, components, straight = np.zeros((3, count), dtype=np.int64)
     duplicate_of = np.full(count, -1, dtype=np.int64)
     seen: dict[bytes, int] = {}
     for index in range(count):
-        duplicate_of[index] = _earlier(masks, index, seen)
+        duplicate_of[index] = _duplicate_of(masks, index, seen)
         crop, top = _crop(masks, index)
         if not crop.size:
             continue
         holes[index] = int(fill_holes(crop).sum() - crop.sum())
-        pieces[index] = int(connected_components(crop, True).max())
+        components[index] = int(connected_components(crop, True).max())
         straight[index] = _longest_edge(crop, top, masks.shape[0])
-    return Defects(masks.areas() < SMALL, holes, pieces, straight, duplicate_of)
+    return Defects(
+        small=masks.areas() < SMALL,
+        holes=holes,
+        components=components,
+        straight=straight,
+        duplicate_of=duplicate_of,
+    )
 
 
 def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
@@ -97,9 +105,14 @@ def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
     ----------
     masks : Masks
     how : str
-        `none` leaves them as they are. `fix` fills holes, keeps the largest piece, and drops
+        `none` leaves them as they are. `fix` fills holes, keeps the largest component, and drops
         duplicates and masks of fewer than `SMALL` pixels; a straight edge stays. `drop` drops
         every mask with a defect.
+
+    Raises
+    ------
+    FlowsegError
+        If `how` is none of these.
 
     Examples
     --------
@@ -111,20 +124,20 @@ def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
         raise FlowsegError(f"unknown repair {how!r}", remedy="choose from none, fix, drop")
     if how == "none":
         return masks
-    found = find_defects(masks)
+    defects = find_defects(masks)
     if how == "drop":
-        return masks.select(~found.any())
-    kept = np.flatnonzero((found.duplicate_of < 0) & ~found.small)
-    changed = set(np.flatnonzero((found.holes > 0) | (found.pieces > 1)).tolist())
+        return masks.select(~defects.any())
+    remaining = np.flatnonzero((defects.duplicate_of < 0) & ~defects.small)
+    to_fix = set(np.flatnonzero((defects.holes > 0) | (defects.components > 1)).tolist())
     parts = [
-        _mended(masks, index) if index in changed else masks.select([index])
-        for index in kept.tolist()
+        _fix(masks, index) if index in to_fix else masks.select([index])
+        for index in remaining.tolist()
     ]
     return Masks.concatenate(parts, masks.shape)
 
 
-def _earlier(masks: Masks, index: int, seen: dict[bytes, int]) -> int:
-    """The earlier mask with the very same runs, or -1."""
+def _duplicate_of(masks: Masks, index: int, seen: dict[bytes, int]) -> int:
+    """The earlier mask with the same runs, or -1."""
     runs = slice(masks.offsets[index], masks.offsets[index + 1])
     key = masks.starts[runs].tobytes() + masks.lengths[runs].tobytes()
     first = seen.setdefault(key, index)
@@ -149,18 +162,18 @@ def _crop(masks: Masks, index: int) -> tuple[NDArray[np.int32], int]:
 
 def _longest_edge(crop: NDArray[np.int32], top: int, height: int) -> int:
     """The longest run of pixels in one row whose upper, or whose lower, neighbours are outside."""
-    core = crop[1:-1, 1:-1] > 0
-    above, below = core & (crop[:-2, 1:-1] == 0), core & (crop[2:, 1:-1] == 0)
+    inside = crop[1:-1, 1:-1] > 0
+    above, below = inside & (crop[:-2, 1:-1] == 0), inside & (crop[2:, 1:-1] == 0)
     if top == 0:
         above[0] = False
-    if top + len(core) == height:
+    if top + len(inside) == height:
         below[-1] = False
     edges = np.pad(np.concatenate([above, below]), ((0, 0), (1, 1)))
     ends = np.flatnonzero(np.diff(edges.astype(np.int8).reshape(-1)))
     return int((ends[1::2] - ends[0::2]).max(initial=0))
 
 
-def _mended(masks: Masks, index: int) -> Masks:
+def _fix(masks: Masks, index: int) -> Masks:
     return Masks.from_labels(
         keep_largest_component(fill_holes(masks.dense(index).astype(np.int32)))
     )

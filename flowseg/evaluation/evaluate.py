@@ -1,19 +1,22 @@
-"""Score a prediction against the truth, file against file."""
+"""Evaluation: scores of a prediction file against a truth file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
-from flowseg.evaluation.sources import read_predictions, read_truth
+from flowseg.evaluation.sources import Source, read_predictions, read_truth
 from flowseg.io.paths import PathLike
-from flowseg.metrics.competition import THRESHOLDS, Counts, Mistakes, compare
+from flowseg.metrics.competition import THRESHOLDS, Contingency, Counts, Mistakes, compare
 from flowseg.metrics.other import (
     CocoPrecision,
     aggregated_jaccard,
@@ -24,28 +27,45 @@ from flowseg.metrics.other import (
 __all__ = ["Evaluation", "ImageResult", "OtherMetrics", "evaluate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ImageResult:
-    """What one image came to.
+    """The result of one image.
 
     Attributes
     ----------
     image_id, cell_type : str
         The type is blank where the truth does not tell.
-    counts : Counts
-        At each of `competition.THRESHOLDS`.
-    mistakes : Mistakes
-        At an IoU of one half.
+    table : Contingency
+        Areas and shared pixels of its N true and M predicted objects.
+    centres : ((N, 2) float64, (M, 2) float64)
+        Centres of mass (y, x) of both.
     """
 
     image_id: str
     cell_type: str
-    counts: Counts
-    mistakes: Mistakes
+    table: Contingency
+    centres: tuple[NDArray[np.float64], NDArray[np.float64]]
+    truth: Source = field(repr=False)
+    pred: Source | None = field(repr=False)
+
+    @cached_property
+    def counts(self) -> Counts:
+        """At each of `competition.THRESHOLDS`."""
+        return self.table.counts(THRESHOLDS)
+
+    @cached_property
+    def mistakes(self) -> Mistakes:
+        """At an IoU of one half."""
+        return self.table.mistakes()
+
+    def masks(self) -> tuple[Masks, Masks]:
+        """Truth and prediction, read again without empty masks: in the order of the table."""
+        truth, pred = _masks(self.truth, self.pred)
+        return truth.select(truth.areas() > 0), pred.select(pred.areas() > 0)
 
     @property
     def score(self) -> float:
-        """The competition's score of the image."""
+        """The competition score of the image."""
         return self.counts.score
 
 
@@ -60,7 +80,7 @@ class OtherMetrics:
     aggregated_jaccard : float
         AJI, the mean over images.
     coco_mask : CocoPrecision or None
-        Where it was asked for.
+        None unless it was requested.
     """
 
     pooled_ap50: float
@@ -68,30 +88,34 @@ class OtherMetrics:
     coco_mask: CocoPrecision | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """What a prediction came to.
+    """The result of a prediction.
 
     Attributes
     ----------
     images : tuple of ImageResult
         In order of the ids.
+    truth, pred : Path
+        The files or folders that were compared.
     missing : tuple of str
         Images of the truth without a prediction, in order.
     missing_counted : bool
         Whether those are among `images`, as if nothing had been found in them.
     other : OtherMetrics or None
-        Where they were asked for.
+        None unless they were requested.
     """
 
     images: tuple[ImageResult, ...]
+    truth: Path
+    pred: Path
     missing: tuple[str, ...] = ()
     missing_counted: bool = False
-    other: OtherMetrics | None = field(default=None)
+    other: OtherMetrics | None = None
 
     @property
     def score(self) -> float:
-        """The competition's score: the mean over all images."""
+        """The competition score: the mean over all images."""
         return float(np.mean([image.score for image in self.images]))
 
     @property
@@ -106,7 +130,8 @@ class Evaluation:
 
     def of_type(self, cell_type: str) -> Evaluation:
         """The images of one type only."""
-        return Evaluation(tuple(image for image in self.images if image.cell_type == cell_type))
+        images = tuple(image for image in self.images if image.cell_type == cell_type)
+        return replace(self, images=images, missing=(), missing_counted=False, other=None)
 
     def totals(self, position: int) -> tuple[int, int, int]:
         """TP, FP and FN of all images at one threshold, by its position."""
@@ -133,7 +158,7 @@ def evaluate(
     truth: PathLike,
     pred: PathLike,
     *,
-    missing: Literal["leave_out", "count"] = "leave_out",
+    missing: Literal["leave-out", "leave_out", "count"] = "leave-out",
     other: Sequence[Literal["pooled", "coco"]] = (),
     images: Iterable[str] | None = None,
 ) -> Evaluation:
@@ -146,9 +171,9 @@ def evaluate(
     pred : path
         A submission CSV or a folder of label TIFFs.
     missing : str
-        Images of the truth that the prediction does not hold: `leave_out`, so that a prediction
-        of the validation images can be scored against the whole `train.csv`; or `count`, as if
-        nothing had been found in them. They are named in the result either way.
+        Images of the truth that the prediction does not hold: `leave-out` (or `leave_out`), so
+        that a prediction of the validation images can be scored against the whole `train.csv`; or
+        `count`, as if nothing had been found in them. They are named in the result either way.
     other : sequence of str
         Metrics of other papers besides: `pooled` for the pooled AP at 0.5 and AJI, `coco` for
         these and COCO mask AP.
@@ -162,41 +187,72 @@ def evaluate(
     Raises
     ------
     FlowsegError
-        Where a file cannot be read, the prediction holds an image the truth does not know or a
+        If a file cannot be read, the prediction holds an image the truth does not know or a
         row that is no mask, or no image is left to score.
     """
-    known = read_truth(truth)
-    found = read_predictions(pred, known)
+    if missing.replace("_", "-") not in ("leave-out", "count"):
+        raise FlowsegError(
+            f"unknown way {missing!r} to treat missing images", remedy="choose leave-out or count"
+        )
+    truths = read_truth(truth)
+    preds = read_predictions(pred, truths)
     if images is not None:
         chosen = set(images)
-        unknown = sorted(chosen - set(known))
+        unknown = sorted(chosen - set(truths))
         if unknown:
             raise FlowsegError(f"the image {unknown[0]!r} is not in the truth", file=truth)
-        known = {image_id: source for image_id, source in known.items() if image_id in chosen}
-        found = {image_id: source for image_id, source in found.items() if image_id in chosen}
-    absent = tuple(image_id for image_id in known if image_id not in found)
-    scored = [image_id for image_id in known if image_id in found or missing == "count"]
+        truths = {image_id: source for image_id, source in truths.items() if image_id in chosen}
+    absent = tuple(image_id for image_id in truths if image_id not in preds)
+    scored = [image_id for image_id in truths if image_id in preds or missing == "count"]
     if not scored:
         raise FlowsegError("holds none of the images to score", file=pred)
-    results, hits, jaccards, pairs = [], [], [], []
+    results, pairs = [], []
     for image_id in tqdm(scored, desc="scoring", unit="image", delay=2, leave=False):
-        source = known[image_id]
-        a = source.masks()
-        b = found[image_id].masks() if image_id in found else Masks.from_dense([], source.shape)
-        table = compare(a, b)
+        source, found = truths[image_id], preds.get(image_id)
+        masks = _masks(source, found)
         results.append(
-            ImageResult(image_id, source.cell_type, table.counts(THRESHOLDS), table.mistakes())
+            ImageResult(
+                image_id=image_id,
+                cell_type=source.cell_type,
+                table=compare(*masks),
+                centres=(_centres(masks[0]), _centres(masks[1])),
+                truth=source,
+                pred=found,
+            )
         )
-        if other:
-            hits.append(table.counts((50,), inclusive=True))
-            jaccards.append(aggregated_jaccard(table))
         if "coco" in other:
-            pairs.append((a, b))
-    extra = None
+            pairs.append(masks)
+    other_metrics = None
     if other:
-        extra = OtherMetrics(
-            pooled_ap50=pooled_precision(hits),
-            aggregated_jaccard=float(np.mean(jaccards)),
+        tables = [image.table for image in results]
+        other_metrics = OtherMetrics(
+            pooled_ap50=pooled_precision(table.counts((50,), inclusive=True) for table in tables),
+            aggregated_jaccard=float(np.mean([aggregated_jaccard(table) for table in tables])),
             coco_mask=coco_mask_precision(pairs) if "coco" in other else None,
         )
-    return Evaluation(tuple(results), absent, missing == "count" and bool(absent), extra)
+    return Evaluation(
+        images=tuple(results),
+        truth=Path(truth),
+        pred=Path(pred),
+        missing=absent,
+        missing_counted=missing == "count" and bool(absent),
+        other=other_metrics,
+    )
+
+
+def _masks(truth: Source, pred: Source | None) -> tuple[Masks, Masks]:
+    nothing = Masks.from_dense([], truth.shape)
+    return truth.masks(), nothing if pred is None else pred.masks()
+
+
+def _centres(masks: Masks) -> NDArray[np.float64]:
+    """Centres of mass (y, x) of the masks that are not empty.
+
+    Of a run that goes on in the next row the first row counts.
+    """
+    masks = masks.select(masks.areas() > 0)
+    owner = np.repeat(np.arange(len(masks)), np.diff(masks.offsets))
+    rows, columns = np.divmod(masks.starts, masks.shape[1])
+    middles = rows, columns + (masks.lengths - 1) / 2
+    sums = [np.bincount(owner, middle * masks.lengths, len(masks)) for middle in middles]
+    return np.stack(sums, axis=1) / masks.areas()[:, None]

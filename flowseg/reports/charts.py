@@ -1,101 +1,125 @@
-"""Charts as SVG, drawn by hand: distributions and curves, one colour a series."""
+"""Charts: SVG for the HTML pages, PNG for the curves of a training."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from flowseg.reports.html import Html, tag
+from flowseg.io.images import write_image
+from flowseg.io.paths import PathLike
+from flowseg.io.tables import read_table
 
-__all__ = ["curves", "distribution", "key"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_WIDTH, _HEIGHT = 420, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 36
-_SERIES = 8  # colours in the page's style
+__all__ = ["Chart", "Points", "distribution_chart", "line_chart", "write_curves"]
 
 Points = Sequence[tuple[float, float]]
 
+# The variables of page.css in light mode; the pages take the colours of the reader's mode.
+_SERIES = ("#2563c9", "#d1570a", "#0e8a5f", "#b0308f", "#8a6d00", "#6b4fd8", "#c22f3d", "#0b7f92")
+_SOFT, _LINE = "#5b6473", "#d9dee7"
+_VARIABLES = {_SOFT: "soft", _LINE: "line"} | {c: f"c{k}" for k, c in enumerate(_SERIES)}
 
-@dataclass(frozen=True)
-class _Axis:
-    """From a value to a place."""
+_STYLE = {
+    "svg.hashsalt": "flowseg",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "text.color": _SOFT,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": _LINE,
+    "legend.frameon": False,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "ytick.left": False,
+}
+_PANELS = (  # prefix of the columns, title of the panel
+    ("loss", "training loss"),
+    ("score", "validation score"),
+    ("learning_rate", "learning rate"),
+)
 
-    low: float
-    high: float
-    log: bool = False
 
-    def share(self, value: float) -> float:
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+class Chart(NamedTuple):
+    """A chart of a page.
 
-    def ticks(self) -> list[float]:
-        """Round values within the axis."""
-        if self.log and self.high / self.low > 8:
-            low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            steps = (1,) if high - low > 3 else (1, 3)
-            marks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
-        else:
-            rough = (self.high - self.low) / 5
-            power = 10.0 ** math.floor(math.log10(rough))
-            step = next(power * k for k in (1, 2, 5, 10) if power * k >= rough * 0.999)
-            first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-            marks = [k * step for k in range(first, last + 1)]
-        return [mark for mark in marks if self.low * 0.999 <= mark <= self.high * 1.001]
+    Attributes
+    ----------
+    title : str
+    series : tuple of str
+        Names for the legend; series k is drawn in the colour k of page.css, modulo 8.
+    svg : Markup or None
+        None where there is nothing to show.
+    """
+
+    title: str
+    series: tuple[str, ...]
+    svg: Markup | None
 
 
-def distribution(
+def distribution_chart(
     title: str, series: Mapping[str, NDArray[np.floating]], unit: str, *, log: bool = False
-) -> Html:
-    """How the values of each series spread, as the share of its values in each of up to 40 bins.
+) -> Chart:
+    """A histogram of each series, as the share of its values in each of up to 40 bins.
 
     Parameters
     ----------
     title, unit : str
-        What is counted, and what the horizontal axis shows.
+        What is counted, and the label of the horizontal axis.
     series : mapping of (N,) float
         Values by name; the outermost thousandth goes into the first and the last bin.
     log : bool
         Whether the axis is logarithmic.
     """
-    kept = {name: np.asarray(values, np.float64) for name, values in series.items()}
-    kept = {name: values[np.isfinite(values)] for name, values in kept.items()}
-    every = np.concatenate([np.zeros(0), *kept.values()])
+    values = {name: np.asarray(numbers, np.float64) for name, numbers in series.items()}
+    values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
+    pooled = np.concatenate([np.zeros(0), *values.values()])
     if log:
-        every = every[every > 0]
-    if not every.size:
-        return tag("figure", tag("figcaption", title), tag("p", "nothing to show", class_="note"))
-    low, high = (float(edge) for edge in np.percentile(every, (0.1, 99.9)))
+        pooled = pooled[pooled > 0]
+    if not pooled.size:
+        return Chart(title, (), None)
+    low, high = (float(edge) for edge in np.percentile(pooled, (0.1, 99.9)))
     if not high > low:
         low, high = (low / 2, low * 2) if log else (low, low + 1)
     # few values in many bins are a comb
-    bins = int(np.clip(2 * np.sqrt(max(map(len, kept.values()))), 8, 40))
+    bins = int(np.clip(2 * np.sqrt(max(map(len, values.values()))), 8, 40))
     edges = np.geomspace(low, high, bins + 1) if log else np.linspace(low, high, bins + 1)
-    lines, shares = {}, [0.0]
-    for name, values in kept.items():
-        counts = np.histogram(np.clip(values, low, high), edges)[0]
-        share = 100 * counts / max(1, len(values))
-        shares.append(float(share.max()))
-        # steps: each bin's share from its left edge to its right
-        xs, ys = np.repeat(edges, 2)[1:-1], np.repeat(share, 2)
-        lines[name] = [(low, 0.0), *zip(xs.tolist(), ys.tolist(), strict=True), (high, 0.0)]
-    axes = _Axis(low, high, log), _Axis(0, max(shares) * 1.05 or 1)
-    return _chart(title, lines, axes, unit, "% of each", dots=False)
+    with _figure(4.2, 2.4) as figure:
+        axes = figure.add_subplot(xlabel=unit, ylabel="% of each")
+        for k, numbers in enumerate(values.values()):
+            share = 100 * np.histogram(np.clip(numbers, low, high), edges)[0] / max(1, len(numbers))
+            axes.stairs(share, edges, color=_colour(k), linewidth=1.3)
+        if log:
+            _log_axis(axes, low, high)
+        axes.set_ylim(bottom=0)
+        return Chart(title, tuple(values), _svg(figure))
 
 
-def curves(
-    title: str,
-    series: Mapping[str, Points],
-    labels: tuple[str, str],
-    *,
-    log: bool = False,
-    high: float = 1.0,
-) -> Html:
-    """Points joined by lines, from 0 up to `high`.
+def line_chart(
+    title: str, series: Mapping[str, Points], labels: tuple[str, str], *, log: bool = False
+) -> Chart:
+    """Points joined by lines, from 0 up to 1.
 
     Parameters
     ----------
@@ -103,87 +127,88 @@ def curves(
     series : mapping of sequence of (float, float)
         Points by name, in order of x.
     labels : (str, str)
-        What the horizontal and the vertical axis show.
+        Of the horizontal and the vertical axis.
     log : bool
         Whether the horizontal axis is logarithmic.
-    high : float
-        End of the vertical axis.
     """
     xs = [x for points in series.values() for x, _ in points]
     if not xs:
-        return tag("figure", tag("figcaption", title), tag("p", "nothing to show", class_="note"))
-    first, last = min(xs), max(xs)
-    if first == last:
-        first, last = (first / 2, last * 2) if log and first > 0 else (first - 1, last + 1)
-    return _chart(title, series, (_Axis(first, last, log), _Axis(0, high)), *labels, dots=True)
+        return Chart(title, (), None)
+    with _figure(4.2, 2.4) as figure:
+        axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
+        for k, points in enumerate(series.values()):
+            axes.plot(*np.transpose(points), ".-", color=_colour(k), linewidth=1.3, clip_on=False)
+        if log:
+            _log_axis(axes, min(xs), max(xs))
+        return Chart(title, tuple(series), _svg(figure))
 
 
-def key(names: Sequence[str], classes: Sequence[str] | None = None) -> Html:
-    """Which colour is which."""
-    kinds = classes or [_series(index) for index in range(len(names))]
-    parts = zip(names, kinds, strict=True)
-    return tag("div", *(tag("span", tag("i", class_=k), name) for name, k in parts), class_="key")
+def write_curves(metrics: PathLike, out: PathLike) -> None:
+    """Draw the `metrics.csv` of a run as a PNG of three panels: losses, scores, learning rate.
+
+    Raises
+    ------
+    FlowsegError
+        If `metrics` cannot be read or `out` cannot be written.
+    """
+    import pandas as pd
+    from matplotlib import ticker
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    table = read_table(metrics, ("epoch",)).apply(pd.to_numeric, errors="coerce")
+    table = table.set_index("epoch").replace([np.inf, -np.inf], np.nan)
+    with _figure(14.4, 4) as figure:
+        figure.set_facecolor("white")
+        for k, (prefix, title) in enumerate(_PANELS, start=1):
+            axes = figure.add_subplot(1, 3, k, xlabel="epoch", ylabel=title)
+            columns = [name for name in table if str(name).startswith(prefix)]
+            curves = [curve for name in columns if len(curve := table[name].dropna())]
+            for j, curve in enumerate(curves):
+                marker = "." if len(curve) <= 40 else ""
+                axes.plot(curve, marker, ls="-", color=_colour(j), label=str(curve.name))
+            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+            if curves:
+                axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=min(3, len(curves)))
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        write_image(out, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
 
 
-def _series(index: int) -> str:
-    return f"s{index % _SERIES}"
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of so many inches; it must be drawn within the block, in the same style."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context(["default", _STYLE]):  # whatever the user's matplotlibrc says
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _chart(
-    title: str,
-    series: Mapping[str, Points],
-    axes: tuple[_Axis, _Axis],
-    x_label: str,
-    y_label: str,
-    dots: bool,
-) -> Html:
-    along, up = axes
-    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return round(_LEFT + wide * along.share(x), 1), round(_TOP + high * (1 - up.share(y)), 1)
-
-    parts = []
-    floor = _TOP + high
-    rises, marks = up.ticks(), along.ticks()
-    for mark, text in zip(rises, _texts(rises), strict=True):
-        _, y = place(along.low, mark)
-        parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="axis"))
-        parts.append(tag("text", text, x=_LEFT - 5, y=y + 4, text_anchor="end"))
-    for mark, text in zip(marks, _texts(marks), strict=True):
-        x, _ = place(mark, up.low)
-        parts.append(tag("line", x1=x, x2=x, y1=floor, y2=floor + 4, class_="axis"))
-        parts.append(tag("text", text, x=x, y=floor + 16, text_anchor="middle"))
-    parts.append(tag("text", x_label, x=_LEFT + wide / 2, y=_HEIGHT - 5, text_anchor="middle"))
-    parts.append(
-        tag(
-            "text",
-            y_label,
-            transform=f"translate(11 {_TOP + high / 2}) rotate(-90)",
-            text_anchor="middle",
-        )
-    )
-    for index, (name, points) in enumerate(series.items()):
-        places = [place(x, y) for x, y in points]
-        path = "M" + "L".join(f"{x} {y}" for x, y in places)
-        line = tag("path", tag("title", name), d=path, class_=f"line {_series(index)}")
-        parts.append(line if places else tag("g"))
-        for (x, y), (value, level) in zip(places if dots else [], points, strict=False):
-            said = tag("title", f"{name}: {level:.4g} at {value:.4g}")
-            parts.append(tag("circle", said, cx=x, cy=y, r=3, class_=_series(index)))
-    drawing = tag("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=title)
-    names = key(list(series)) if len(series) > 1 else None
-    return tag("figure", tag("figcaption", title), drawing, names)
+def _svg(figure: Figure) -> Markup:
+    """The figure as an element of a page, in the page's colours."""
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(text, format="svg", metadata=nothing)
+    svg = text.getvalue()
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])  # they repeat in each figure
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return Markup(svg)
 
 
-def _texts(marks: Sequence[float]) -> list[str]:
-    """Each mark with as few digits as tell all of them apart."""
-    for digits in range(2, 9):
-        texts = [f"{mark:.{digits}g}" for mark in marks]
-        near = all(
-            abs(float(text) - mark) <= 1e-6 * abs(mark)
-            for text, mark in zip(texts, marks, strict=True)
-        )
-        if near and len(set(texts)) == len(marks):
-            break
-    return [f"{float(text):g}" for text in texts]
+def _log_axis(axes: Axes, low: float, high: float) -> None:
+    """Make the horizontal axis logarithmic, with round numbers as ticks."""
+    from matplotlib import ticker
+
+    axes.set_xscale("log")
+    locator: Any = ticker.MaxNLocator(6)
+    if high / low > 8:
+        locator = ticker.LogLocator(subs=(1, 3) if high / low < 1000 else (1,))
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _colour(index: int) -> str:
+    return _SERIES[index % len(_SERIES)]

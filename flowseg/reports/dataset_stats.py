@@ -1,8 +1,8 @@
-"""What a data set holds, measured image by image."""
+"""Dataset statistics: sizes, overlaps, intensities and flagged annotations of each image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,55 +17,70 @@ from flowseg.data.record import Record
 __all__ = ["QUALITY_FLAGS", "ImageStats", "QualityFlag", "dataset_stats"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QualityFlag:
-    """A kind of annotation that is worth a look.
+    """A reason to doubt an annotation.
 
     Attributes
     ----------
     name, title, note : str
         For code, for a heading, and what it means.
     unit : str
-        Of how bad it is.
+        Of the severity.
+    severity : callable
+        From defects and areas of N masks how bad each is, 0 where it is not flagged: (N,) int64.
     """
 
     name: str
     title: str
     note: str
     unit: str
-
-    def severity(self, defects: Defects, areas: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How bad each mask is, 0 where it is not suspicious: (N,) int64."""
-        if self.name == "tiny":
-            worst: NDArray[np.int64] = np.where(defects.small, SMALL - areas, 0)
-            return worst
-        if self.name == "straight":
-            return np.where(defects.straight >= STRAIGHT, defects.straight, 0)
-        if self.name == "pieces":
-            return np.where(defects.pieces > 1, defects.pieces, 0)
-        if self.name == "duplicate":
-            return np.where(defects.duplicate_of >= 0, areas, 0)
-        return defects.holes
+    severity: Callable[[Defects, NDArray[np.int64]], NDArray[np.int64]]
 
 
 QUALITY_FLAGS = (
     QualityFlag(
-        "straight",
-        "Long straight edges",
-        f"A horizontal edge of {STRAIGHT} pixels or more inside the image: the polygon was filled "
-        "wrongly when the mask was drawn. Common in astro.",
-        "px edge",
+        name="straight",
+        title="Long straight edges",
+        note=f"A horizontal edge of {STRAIGHT} pixels or more inside the image: the polygon was "
+        "filled wrongly when the mask was drawn. Common in astro.",
+        unit="px edge",
+        severity=lambda defects, _: np.where(defects.straight >= STRAIGHT, defects.straight, 0),
     ),
-    QualityFlag("holes", "Holes", "The mask encloses pixels that it does not hold.", "px of holes"),
-    QualityFlag("pieces", "Several pieces", "One mask, but not one connected cell.", "pieces"),
-    QualityFlag("duplicate", "Duplicates", "The same mask is annotated twice.", "px, twice"),
-    QualityFlag("tiny", "Tiny", f"Fewer than {SMALL} pixels.", f"px short of {SMALL}"),
+    QualityFlag(
+        name="holes",
+        title="Holes",
+        note="The mask encloses pixels that it does not hold.",
+        unit="px of holes",
+        severity=lambda defects, _: defects.holes,
+    ),
+    QualityFlag(
+        name="components",
+        title="Several components",
+        note="One mask, but not one connected cell.",
+        unit="components",
+        severity=lambda defects, _: np.where(defects.components > 1, defects.components, 0),
+    ),
+    QualityFlag(
+        name="duplicate",
+        title="Duplicates",
+        note="The same mask is annotated twice.",
+        unit="px, twice",
+        severity=lambda defects, areas: np.where(defects.duplicate_of >= 0, areas, 0),
+    ),
+    QualityFlag(
+        name="tiny",
+        title="Tiny",
+        note=f"Fewer than {SMALL} pixels.",
+        unit=f"px short of {SMALL}",
+        severity=lambda defects, areas: np.where(defects.small, SMALL - areas, 0),
+    ),
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ImageStats:
-    """What one image and its N masks are like.
+    """Statistics of one image and its N masks.
 
     Attributes
     ----------
@@ -76,10 +91,10 @@ class ImageStats:
         Masks that touch the image's border.
     covered, overlap : float
         Share of the image in cells, and share of those pixels that several masks claim.
-    mean, spread : float
-        Of the intensities, as stored; `spread` is the standard deviation.
+    mean, std : float
+        Mean and standard deviation of the intensities, as stored.
     severity : dict of (N,) int64
-        By the name of each of `QUALITY_FLAGS`.
+        By the name of each of `QUALITY_FLAGS`; 0 where a mask is not flagged.
     """
 
     record: Record
@@ -88,57 +103,57 @@ class ImageStats:
     covered: float
     overlap: float
     mean: float
-    spread: float
+    std: float
     severity: dict[str, NDArray[np.int64]]
 
     @property
     def diameters(self) -> NDArray[np.float64]:
-        """Of the disks as large as the masks, in pixels; empty masks left out."""
+        """Equivalent diameters of the masks in pixels, empty masks left out."""
         return equivalent_diameter(self.areas[self.areas > 0])
 
     @property
-    def suspicious(self) -> int:
-        """How many masks are suspicious in one way or more."""
-        return int(np.any([worst > 0 for worst in self.severity.values()], axis=0).sum())
+    def flagged(self) -> int:
+        """How many masks have a flag or more."""
+        return int(np.any([severity > 0 for severity in self.severity.values()], axis=0).sum())
 
 
 def dataset_stats(records: Sequence[Record]) -> list[ImageStats]:
-    """Look at every image and every mask once.
+    """Statistics of every image, each read once.
 
     Raises
     ------
     FlowsegError
         If an image or its annotation cannot be read.
     """
-    bar = tqdm(records, desc="looking at images", unit="image", delay=1)
-    return [_facts(record) for record in bar]
+    bar = tqdm(records, desc="reading images", unit="image", delay=1)
+    return [_image_stats(record) for record in bar]
 
 
-def _facts(record: Record) -> ImageStats:
+def _image_stats(record: Record) -> ImageStats:
     masks = record.masks()
     image = record.image()
     areas = masks.areas()
     defects = find_defects(masks)
-    claims = _claims(masks)
-    claimed = int((claims > 0).sum())
+    depth = _masks_per_pixel(masks)
+    covered = int((depth > 0).sum())
     return ImageStats(
-        record,
-        areas,
-        _at_border(masks),
-        covered=claimed / claims.size,
-        overlap=int((claims > 1).sum()) / max(1, claimed),
+        record=record,
+        areas=areas,
+        at_border=_at_border(masks),
+        covered=covered / depth.size,
+        overlap=int((depth > 1).sum()) / max(1, covered),
         mean=float(image.mean()),
-        spread=float(image.std()),
-        severity={kind.name: kind.severity(defects, areas) for kind in QUALITY_FLAGS},
+        std=float(image.std()),
+        severity={flag.name: flag.severity(defects, areas) for flag in QUALITY_FLAGS},
     )
 
 
-def _claims(masks: Masks) -> NDArray[np.int64]:
-    """How many masks claim each pixel, flat."""
+def _masks_per_pixel(masks: Masks) -> NDArray[np.int64]:
+    """How many masks hold each pixel: (H * W,) int64."""
     size = masks.shape[0] * masks.shape[1] + 1
-    begun = np.bincount(masks.starts, minlength=size)
-    ended = np.bincount(masks.starts + masks.lengths, minlength=size)
-    return np.cumsum(begun - ended)[:-1]
+    starts = np.bincount(masks.starts, minlength=size)
+    ends = np.bincount(masks.starts + masks.lengths, minlength=size)
+    return np.cumsum(starts - ends)[:-1]
 
 
 def _at_border(masks: Masks) -> NDArray[np.bool_]:
@@ -149,5 +164,5 @@ def _at_border(masks: Masks) -> NDArray[np.bool_]:
     touches |= (masks.starts % width == 0) | (last % width == width - 1)
     touches |= masks.starts // width != last // width
     owner = np.repeat(np.arange(len(masks)), np.diff(masks.offsets))
-    found: NDArray[np.bool_] = np.bincount(owner[touches], minlength=len(masks)) > 0
-    return found
+    at_border: NDArray[np.bool_] = np.bincount(owner[touches], minlength=len(masks)) > 0
+    return at_border

@@ -1,4 +1,4 @@
-"""Pictures a person looks at: instances drawn over the image."""
+"""Overlays: instances, flow fields and cell probabilities as RGB images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from flowseg.arrays.labels import outlines
 from flowseg.io.opencv import load_cv2
 
-__all__ = ["draw_cellprob", "draw_flows", "draw_overlay", "neighbour_colours", "side_by_side"]
+__all__ = ["draw_cellprob", "draw_flows", "draw_overlay", "side_by_side"]
 
-# Apart from each other and from grey, in this order for cells with ever more neighbours.
+# Apart from each other and from grey.
 _PALETTE = np.array(
     [
         *((255, 75, 75), (70, 200, 255), (255, 214, 10), (110, 230, 90), (255, 120, 230)),
@@ -19,11 +19,10 @@ _PALETTE = np.array(
     ],
     np.uint8,
 )
-_NEAR = 4  # pixels; cells closer than this are neighbours
 
 
 def draw_overlay(image: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Outlines of instances over a grey image; no two neighbours have the same colour.
+    """Outlines of instances over a grey image, in twelve colours by their ids.
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ def draw_overlay(image: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArr
     grey = np.clip(image * 255, 0, 255).astype(np.uint8)
     picture = np.repeat(grey[:, :, None], 3, axis=2)
     edge = outlines(labels)
-    picture[edge] = _PALETTE[neighbour_colours(labels)[edge]]
+    picture[edge] = _PALETTE[labels[edge] % len(_PALETTE)]
     return picture
 
 
@@ -109,46 +108,3 @@ def side_by_side(
     """
     gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
     return np.hstack((draw_overlay(image, labels), gap, draw_overlay(image, truth)))
-
-
-def neighbour_colours(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The number of a colour for each pixel's cell, another one than its neighbours have.
-
-    Cells take turns by their numbers; each starts at another place of the palette and takes the
-    first colour that no neighbour has, or the rarest among them where all are taken.
-
-    Examples
-    --------
-    >>> found = neighbour_colours(np.array([[1, 1, 0, 13, 25]], np.int32))[0]
-    >>> len({int(found[0]), int(found[3]), int(found[4])})
-    3
-    """
-    ids, flat = np.unique(labels, return_inverse=True)
-    place = flat.reshape(labels.shape)
-    near: list[set[int]] = [set() for _ in ids]
-    for a, b in _neighbours(place, int(ids[0] == 0) if len(ids) else 0):
-        near[a].add(b)
-        near[b].add(a)
-    colours = np.full(len(ids), -1)
-    for cell in range(len(ids)):
-        taken = np.bincount(
-            [colours[other] for other in near[cell] if colours[other] >= 0],
-            minlength=len(_PALETTE),
-        )
-        turned = np.roll(taken, -cell)
-        colours[cell] = (int(turned.argmin()) + cell) % len(_PALETTE)
-    return colours[place]
-
-
-def _neighbours(place: NDArray[np.int64], first: int) -> list[tuple[int, int]]:
-    """Pairs of cells with pixels less than `_NEAR` apart along a row, a column or a diagonal."""
-    pairs = []
-    for step in range(1, _NEAR):
-        for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
-            height, width = place.shape
-            left, right = max(0, -dx), max(0, dx)
-            a = place[: max(0, height - dy), left : max(left, width - right)]
-            b = place[dy:, right : max(right, width - left)]
-            apart = (a != b) & (a >= first) & (b >= first)
-            pairs.append(np.stack([a[apart], b[apart]], axis=1))
-    return [(int(a), int(b)) for a, b in np.unique(np.concatenate(pairs), axis=0)]

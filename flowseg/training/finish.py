@@ -14,7 +14,7 @@ from flowseg.data.record import Record
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.images import write_image
-from flowseg.reports.curves import write_curves
+from flowseg.reports.charts import write_curves
 from flowseg.reports.overlay import side_by_side
 from flowseg.training.run_folder import BEST, CURVES, METRICS, OVERLAYS, write_summary
 from flowseg.training.trainer import Stage, StageResult

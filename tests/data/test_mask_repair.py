@@ -1,4 +1,4 @@
-"""Broken annotations: each kind is found, and mended or dropped."""
+"""Defects of annotations: each is found, and fixed or dropped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_kind_of_defect():
     masks = Masks.from_dense([whole, ring, two, straight, whole, rectangle(0, 0, 3, 3)])
     found = find_defects(masks)
     assert found.holes.tolist() == [0, 6, 0, 0, 0, 0]
-    assert found.pieces.tolist() == [1, 1, 2, 1, 1, 1]
+    assert found.components.tolist() == [1, 1, 2, 1, 1, 1]
     assert found.straight.tolist()[:5] == [12, 12, 12, STRAIGHT, 12]
     assert found.duplicate_of.tolist() == [-1, -1, -1, -1, 0, -1]
     assert found.small.tolist() == [False] * 5 + [True]
@@ -50,28 +50,28 @@ def test_an_edge_on_the_border_of_the_image_is_no_defect(top, edge):
     assert find_defects(Masks.from_dense([mask])).straight[0] == edge
 
 
-def test_repair_mends_what_can_be_mended():
+def test_repair_fixes_what_can_be_fixed():
     whole = slanted(5, 5, 10, 12)
     ring = whole.copy()
     ring[9:11, 12:15] = False
     two = whole | slanted(30, 50, 4, 8)
     straight = rectangle(20, 10, 5, 60)
     masks = Masks.from_dense([ring, two, straight, straight, rectangle(0, 0, 3, 3)])
-    mended = repair(masks, "fix")
+    fixed = repair(masks, "fix")
     for index, expected in enumerate([whole, whole, straight]):
-        np.testing.assert_array_equal(mended.dense(index), expected)
-    assert len(mended) == 3
+        np.testing.assert_array_equal(fixed.dense(index), expected)
+    assert len(fixed) == 3
     assert len(repair(masks, "drop")) == 0
     assert repair(masks, "none") is masks
     with pytest.raises(FlowsegError, match="none, fix, drop"):
-        repair(masks, "mend")
+        repair(masks, "heal")
 
 
 def test_no_masks_and_empty_masks():
     assert len(repair(Masks.from_dense([], (3, 3)))) == 0
     empty = Masks.from_strings(["", ""], (3, 3))
     assert find_defects(empty).any().all()
-    assert find_defects(empty).pieces.tolist() == [0, 0]
+    assert find_defects(empty).components.tolist() == [0, 0]
     assert len(repair(empty)) == 0
 
 
@@ -82,6 +82,6 @@ def test_after_repair_the_real_masks_have_no_hole_and_one_piece(real_data):
         holes += int((find_defects(image.masks).holes > 0).sum())
         after = find_defects(repair(image.masks))
         assert not after.holes.any()
-        assert (after.pieces == 1).all()
+        assert (after.components == 1).all()
         assert (after.duplicate_of < 0).all()
     assert holes > 50, "many astro masks are outlines in part"

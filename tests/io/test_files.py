@@ -14,7 +14,7 @@ from flowseg.io.atomic import atomic_path, ensure_writable_folder, write_text
 from flowseg.io.images import read_labels, write_image, write_labels
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import check_name, find_images
-from flowseg.reports.html import picture
+from flowseg.reports.page import picture
 from helpers.pictures import one_line
 
 

@@ -13,45 +13,43 @@ from flowseg.cli import main
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.images import write_image, write_labels
-from flowseg.reports.charts import curves, distribution
 from flowseg.reports.dataset_report import explore
 from flowseg.reports.dataset_stats import dataset_stats
-from flowseg.reports.html import Html, data_table, tag, write_page
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
-EVIL = "a<img src=x onerror=alert(1)>&'\" b"
+HOSTILE = "a<img src=x onerror=alert(1)>&'\" b"
 
 
 def lacks_the_outside(page: str) -> None:
     """Nothing is fetched: no address but those of inlined pictures."""
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    assert "url(" not in page
+    assert not re.findall(r"url\((?!#)", page)
     assert "@import" not in page
-    assert "default-src &#x27;none&#x27;" in page
+    assert "default-src 'none'" in page
 
 
-def test_the_facts_of_an_image(tmp_path: Path) -> None:
+def test_the_statistics_of_an_image(tmp_path: Path) -> None:
     masks = np.zeros((5, 20, 30), bool)
     masks[0, :6, 5:15] = True  # at the border, and overlapping the next
     masks[1, 4:12, 5:15] = True
     masks[2, 15:18, 20:24] = True
     masks[2, 16, 21] = False  # a hole
-    masks[3, 15:18, 2:4] = masks[3, 15:18, 6:10] = True  # two pieces
+    masks[3, 15:18, 2:4] = masks[3, 15:18, 6:10] = True  # two components
     masks[4, 10, 20:22] = True  # tiny
     image = np.arange(600, dtype=np.uint16).reshape(20, 30)
     write_image(tmp_path / "a.png", image)
     record = Record("a", tmp_path / "a.png", (20, 30), "cell", "a", Masks.from_dense(masks))
-    (facts,) = dataset_stats([record])
-    assert facts.areas.tolist() == [60, 80, 11, 18, 2]
-    assert facts.at_border.tolist() == [True, False, False, False, False]
+    (stats,) = dataset_stats([record])
+    assert stats.areas.tolist() == [60, 80, 11, 18, 2]
+    assert stats.at_border.tolist() == [True, False, False, False, False]
     claimed = masks.any(axis=0)
-    assert facts.covered == pytest.approx(claimed.mean())
-    assert facts.overlap == pytest.approx((masks.sum(axis=0) > 1).sum() / claimed.sum())
-    assert facts.mean == pytest.approx(image.mean())
-    assert facts.spread == pytest.approx(image.std())
-    found = {name: np.flatnonzero(worst).tolist() for name, worst in facts.severity.items()}
-    assert found == {"straight": [], "holes": [2], "pieces": [3], "duplicate": [], "tiny": [4]}
-    assert facts.suspicious == 3
+    assert stats.covered == pytest.approx(claimed.mean())
+    assert stats.overlap == pytest.approx((masks.sum(axis=0) > 1).sum() / claimed.sum())
+    assert stats.mean == pytest.approx(image.mean())
+    assert stats.std == pytest.approx(image.std())
+    found = {name: np.flatnonzero(worst).tolist() for name, worst in stats.severity.items()}
+    assert found == {"straight": [], "holes": [2], "components": [3], "duplicate": [], "tiny": [4]}
+    assert stats.flagged == 3
 
 
 @pytest.mark.parametrize("edge", [np.s_[0, 3:5], np.s_[-1, 3:5], np.s_[3:5, 0], np.s_[3:5, -1]])
@@ -82,19 +80,26 @@ def test_competition_livecell_and_a_folder(
         assert f"{images} images, " in capsys.readouterr().out
         page = out.read_text(encoding="utf-8")
         lacks_the_outside(page)
-        for part in ("Overview", "Distributions", "Samples", "Plates and wells", "Folds"):
-            assert f"<h2>{part}</h2>" in page
+        for part in (
+            "Overview",
+            "Distributions",
+            "Samples",
+            "Plates and wells",
+            "Folds",
+            "Flagged",
+        ):
+            assert f"<h2>{part}" in page
         before = out.read_bytes()
         explore(tmp_path / name, out)
         assert out.read_bytes() == before
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    write_image(tmp_path / f"{EVIL}.png", np.zeros((30, 40), np.uint8))
+    write_image(tmp_path / f"{HOSTILE}.png", np.zeros((30, 40), np.uint8))
     labels = np.zeros((30, 40), np.int32)
     labels[3:9, 5:20] = 1
     labels[5, 7] = 0
-    write_labels(tmp_path / f"{EVIL}_masks.tif", labels)
+    write_labels(tmp_path / f"{HOSTILE}_masks.tif", labels)
     explore(tmp_path, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "onerror" in page
@@ -108,53 +113,3 @@ def test_where_the_page_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="is no folder"):
         explore(tmp_path / "none", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
-
-
-def test_markup_is_escaped_but_once() -> None:
-    inner = tag("b", "1 < 2")
-    text = tag("p", inner, "<i>&'", title='"')
-    assert text == '<p title="&quot;"><b>1 &lt; 2</b>&lt;i&gt;&amp;&#x27;</p>'
-
-
-def test_tables_sort_by_the_number_not_by_its_text() -> None:
-    table = data_table([{"n": 1234567, "x": 0.5, "t": None}, {"n": 2, "x": 12.25, "t": EVIL}])
-    assert 'data-v="1234567.0">1,234,567<' in table
-    assert 'data-v="0.5">0.500<' in table
-    assert '<th class="n"><button type="button">x</button></th>' in table
-    assert "<td>–</td>" in table
-
-
-def test_the_script_is_allowed_by_its_digest(tmp_path: Path) -> None:
-    import base64
-    import hashlib
-
-    write_page(tmp_path / "p.html", "t", [Html("<p>x</p>")])
-    page = (tmp_path / "p.html").read_text(encoding="utf-8")
-    script = re.search(r"<script>(.*)</script>", page, flags=re.S)
-    assert script is not None
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    assert f"sha256-{digest}" in page.replace("&#x3D;", "=")
-
-
-def test_a_distribution_is_a_share_of_each(rng: np.random.Generator) -> None:
-    values = {"many": rng.normal(50, 9, 5000), "few": rng.normal(70, 9, 60)}
-    chart = distribution("t", values, "pixels")
-    assert chart.count("<path") == 2
-    assert "nan" not in chart
-    for odd in ({}, {"a": np.zeros(0)}, {"a": np.array([np.nan])}):
-        assert "nothing to show" in distribution("t", odd, "x")
-    for odd in (np.zeros(3), np.array([5.0]), np.array([0.0, 1e9])):
-        for log in (False, True):
-            drawn = distribution("t", {"a": odd}, "x", log=log)
-            assert "nan" not in drawn
-            assert "inf" not in drawn
-
-
-def test_curves_rise_upwards() -> None:
-    chart = curves("t", {"a": [(1.0, 0.0), (2.0, 1.0)]}, ("x", "y"))
-    (path,) = re.findall(r' d="M([^"]+)"', chart)
-    (x0, y0), (x1, y1) = (map(float, place.split()) for place in path.split("L"))
-    assert x0 < x1
-    assert y0 > y1
-    assert "nothing to show" in curves("t", {}, ("x", "y"))
-    assert "nan" not in curves("t", {"a": [(3.0, 0.5)]}, ("x", "y"), log=True)

@@ -19,7 +19,7 @@ from flowseg.evaluation.evaluate import evaluate
 from flowseg.formats.submission import write_submission
 from flowseg.io.images import write_image, write_labels
 from flowseg.metrics.competition import HIT, MERGED, MISSED, SPLIT, SPURIOUS, compare
-from flowseg.reports.evaluation_report import _COLOURS, _binned, write_report
+from flowseg.reports.evaluation_report import OUTCOME_COLOURS, binned_precision, write_report
 from flowseg.synthetic.datasets import TEST_TRUTH, write_synthetic_sartorius
 
 TRUTH = np.zeros((40, 60), np.int32)
@@ -56,14 +56,14 @@ def test_kinds_and_counts_agree(truth: np.ndarray, found: np.ndarray) -> None:
 
 
 def test_precision_in_bins() -> None:
-    hit, used = np.zeros((4, 10), bool), np.zeros((3, 10), bool)
-    hit[[0, 2, 3], 0] = used[:2, 0] = True
-    measures = [(np.array([1.0, 1.0, 9.0, 9.0]), np.array([1.0, 9.0, 9.5]))]
-    lines = _binned(measures, [(hit, used)])
+    truth, pred = np.zeros((4, 10), bool), np.zeros((3, 10), bool)
+    truth[[0, 2, 3], 0] = pred[:2, 0] = True
+    sizes = np.array([1.0, 1.0, 9.0, 9.0]), np.array([1.0, 9.0, 9.5])
+    lines = binned_precision(*sizes, truth, pred)
     # small: one hit, one missed; large: two hits and one spurious
     assert lines["IoU > 0.50"] == [(1, 0.5), (9, pytest.approx(2 / 3))]
     assert lines["mean of all thresholds"][0] == (1, pytest.approx(0.05))
-    assert _binned([(np.zeros(0), np.ones(2))], [(hit[:0], used[:2])]) == {}
+    assert binned_precision(np.zeros(0), np.ones(2), truth[:0], pred[:2]) == {}
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_folder_is_evaluated_and_reported(
     picture = cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
     assert picture.shape == (*TRUTH.shape, 3)
     for row, column, kind in ((2, 15, MISSED), (2, 25, SPLIT), (20, 5, MERGED), (2, 5, HIT)):
-        off = {k: abs(picture[row, column] - _COLOURS[k]).sum() for k in _COLOURS}
+        off = {k: abs(picture[row, column] - OUTCOME_COLOURS[k]).sum() for k in OUTCOME_COLOURS}
         assert min(off, key=lambda k: off[k]) == kind
 
 
@@ -112,9 +112,9 @@ def test_a_submission_is_reported_with_and_without_images(tmp_path: Path) -> Non
     result = evaluate(data / TEST_TRUTH, pred)
     sizes = []
     for images in (None, data / "test"):
-        write_report(result, data / TEST_TRUTH, pred, tmp_path / "r.html", images=images)
+        write_report(result, tmp_path / "r.html", images=images)
         sizes.append((tmp_path / "r.html").stat().st_size)
     assert sizes[0] < sizes[1]
     with pytest.raises(FlowsegError, match="holds no image"):
-        write_report(result, data / TEST_TRUTH, pred, tmp_path / "x.html", images=data / "train")
+        write_report(result, tmp_path / "x.html", images=data / "train")
     assert not (tmp_path / "x.html").exists()

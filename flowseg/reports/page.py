@@ -1,0 +1,144 @@
+"""HTML pages: single files that fetch nothing, made from the templates in this folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from flowseg._version import __version__
+from flowseg.errors import FlowsegError
+from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.opencv import load_cv2
+from flowseg.io.paths import PathLike
+
+__all__ = ["Picture", "check_page", "picture", "write_page"]
+
+_FOLDER = Path(__file__).parent
+
+
+class Picture(NamedTuple):
+    """An image inside a page.
+
+    Attributes
+    ----------
+    source : str
+        A `data:` address that holds it.
+    caption, alt : str
+        What stands below it, and what is read out instead of it.
+    width, height : int
+        In which it is shown, in pixels; at most the width of the page.
+    """
+
+    source: str
+    caption: str
+    alt: str
+    width: int
+    height: int
+
+
+def picture(
+    image: NDArray[np.uint8], caption: str, *, alt: str | None = None, width: int | None = None
+) -> Picture:
+    """A picture for a page, as JPEG.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W, 3), uint8
+        RGB.
+    caption : str
+    alt : str, optional
+        By default the caption.
+    width : int, optional
+        In which it is shown, in pixels; by default its own.
+
+    Raises
+    ------
+    FlowsegError
+        If the image cannot be encoded.
+    """
+    cv2 = load_cv2()
+    # colours at full resolution: at half of it lines one pixel wide turn grey
+    options = [cv2.IMWRITE_JPEG_QUALITY, 80]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(".jpg", image[..., ::-1], options)
+    if not done:  # OpenCV does not tell which
+        raise FlowsegError(
+            "a picture is too large for a page, or there is too little memory",
+            remedy="use smaller images, or free memory",
+        )
+    width = width or image.shape[1]
+    return Picture(
+        source="data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode(),
+        caption=caption,
+        alt=caption if alt is None else alt,
+        width=width,
+        height=round(image.shape[0] * width / max(1, image.shape[1])),
+    )
+
+
+def check_page(path: PathLike) -> Path:
+    """The path of a page, refused before any work if nothing can be written there.
+
+    Raises
+    ------
+    FlowsegError
+        If it is a folder, or its folder cannot be written to.
+    """
+    path = Path(path)
+    ensure_writable_folder(path.parent)
+    if path.is_dir():
+        raise FlowsegError("is a folder", file=path, remedy="name an .html file")
+    return path
+
+
+def write_page(path: PathLike, template: str, **values: object) -> None:
+    """Render a template of this folder and write the page, atomically.
+
+    Parameters
+    ----------
+    path : path
+    template : str
+        Its file name; it extends `base.html.j2`.
+    **values
+        What the template shows, `title` among it. All text but `Markup` is escaped.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"readable": _readable, "numeric": _numeric}
+    style, script = ((_FOLDER / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    page = environment.get_template(template).render(
+        values,
+        style=Markup(style),
+        script=Markup(script),
+        # Whatever a name in the data might hold: no script but this one runs.
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=__version__,
+    )
+    write_text(path, page)
+
+
+def _numeric(rows: Sequence[Mapping[str, object]], name: str) -> bool:
+    """Whether a column of a table holds numbers."""
+    return any(not isinstance(row[name], str | None) for row in rows)
+
+
+def _readable(number: float) -> str:
+    """A number as short as it can be read."""
+    if isinstance(number, int | np.integer):
+        return f"{number:,}"
+    digits = 3 if abs(number) < 1 else 2 if abs(number) < 10 else 1
+    return f"{number:,.{digits}f}"
