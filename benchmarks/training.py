@@ -35,6 +35,7 @@ from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import trainer as loop
 from flowseg.training.plan import measure_cells
+from flowseg.training.run_folder import TRAINING
 
 PEER_PARAMETERS = 6.6e6
 
@@ -69,7 +70,9 @@ def parameters_of(config: Config) -> int:
 
 def of_peers_size(config: Config) -> Config:
     """The defaults with as many blocks a level as come nearest to Cellpose's size."""
-    choices = [replace(config, network=replace(config.network, blocks=n)) for n in range(1, 9)]
+    choices = [
+        replace(config, network=replace(config.network, blocks_per_level=n)) for n in range(1, 9)
+    ]
     return min(choices, key=lambda choice: abs(parameters_of(choice) - PEER_PARAMETERS))
 
 
@@ -84,13 +87,13 @@ def settings(task: Task) -> Config:
 
 
 def ours(task: Task) -> dict[str, Any]:
-    """Seconds of `task.steps` steps of `fit` after others that warm it up."""
+    """Seconds of `task.steps` steps of `train_stage` after others that warm it up."""
     config = settings(task)
     device = pick_device(task.device)
     records = some_images(Path(task.data), task.images, config)
-    cells = measure_cells(config.cell_types, records)
+    config = replace(config, cell_types=measure_cells(config.cell_types, records))
     stamps: list[float] = []
-    step = loop._Run.step
+    step = loop.Trainer.train_step
 
     def stamped(*args: Any) -> Any:
         # A step begins once its batch is there, so the wait for the next counts as this one's.
@@ -99,11 +102,18 @@ def ours(task: Task) -> dict[str, Any]:
         stamps.append(time.perf_counter())
         return step(*args)
 
-    loop._Run.step = stamped  # type: ignore[method-assign]
-    network = FlowNetwork(config.network, len(cells), config.seed)
+    loop.Trainer.train_step = stamped  # type: ignore[method-assign]
+    network = FlowNetwork(config.network, len(config.cell_types), config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        stage = loop.Stage("flowseg", Path(folder), records, [], cells, config, config.training, {})
-        loop.fit(stage, network, device, resume=False)
+        stage = loop.Stage(
+            folder=Path(folder),
+            config=config,
+            schedule=config.training,
+            training=records,
+            validation=[],
+            provenance={"stage": TRAINING},
+        )
+        loop.train_stage(stage, network, device, resume=False)
     return {
         "seconds": stamps[task.warm_up + task.steps] - stamps[task.warm_up],
         "parameters": parameters_of(config),

@@ -149,7 +149,7 @@ def test_a_full_disk_in_training_loses_nothing(
     argv, undisturbed = (command(home, "train", tmp_path / name) for name in ("run", "other"))
     assert main(undisturbed) == 0
     with monkeypatch.context() as patched:
-        patched.setattr("flowseg.training.trainer._Run.validate", stop)
+        patched.setattr("flowseg.training.trainer.Trainer.validate", stop)
         assert main(argv) == 130
     before = contents(tmp_path / "run")
     assert STATE in before
@@ -241,7 +241,7 @@ def test_a_folder_that_vanishes(
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr(
-            "flowseg.training.trainer._Run.validate", lambda _: shutil.rmtree(run) or {}
+            "flowseg.training.trainer.Trainer.validate", lambda _: shutil.rmtree(run) or {}
         )
         line = fails(command(home, "train", run), capsys)
     assert str(run) in line

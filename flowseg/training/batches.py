@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from flowseg.arrays.intensity import normalize
 from flowseg.arrays.jit import set_threads, threads
 from flowseg.arrays.labels import keep_largest_component
 from flowseg.arrays.overlaps import masks_to_labels
-from flowseg.config.schema import AugmentConfig, CellTypeSettings, Config
+from flowseg.config.schema import AugmentConfig, Config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
@@ -56,10 +56,8 @@ class CropDataset(Dataset[Batch]):
     ----------
     records : sequence of Record
         The training images.
-    cells : mapping of str to CellType
-        Their cell types with known diameters; its order numbers them.
     config : Config
-        The crop's size and variation, the network's diameter, the seed.
+        Its cell types have known diameters, and their order numbers them.
     extra : sequence of Record
         More images; ``config.data.extra_weight`` crops of them for each crop of `records`.
     balance : float
@@ -69,7 +67,6 @@ class CropDataset(Dataset[Batch]):
     def __init__(
         self,
         records: Sequence[Record],
-        cells: Mapping[str, CellTypeSettings],
         config: Config,
         extra: Sequence[Record] = (),
         balance: float = 0.0,
@@ -81,6 +78,7 @@ class CropDataset(Dataset[Batch]):
         self._extra_share = weight / (1 + weight)
         self._augment: AugmentConfig = config.augment
         self._seed = config.seed
+        cells = config.cell_types
         self._types = [list(cells).index(record.cell_type) for record in self._records]
         types = np.array(self._types[: len(records)])
         self._of_type = [np.flatnonzero(types == kind) for kind in range(len(cells))]

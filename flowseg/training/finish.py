@@ -48,4 +48,4 @@ def close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
         "training_images": len(stage.training),
         "validation_images": [record.image_id for record in stage.validation],
     }
-    write_summary(folder, stage.provenance["stage"], results)
+    write_summary(folder, stage.name, results)

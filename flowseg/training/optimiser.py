@@ -1,39 +1,60 @@
-"""How weights follow their gradients: Muon for the kernels of convolutions, AdamW for the rest."""
+"""Optimisers: Muon for the kernels of hidden convolutions, AdamW for the rest; learning rates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowseg.config.schema import ScheduleConfig
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Muon", "MuonAdamW"]
+__all__ = ["Muon", "MuonAdamW", "learning_rate"]
 
 _MOMENTUM = 0.95
-_ROUNDS = 5
+_ITERATIONS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # steep at zero: small singular values grow fastest
-_REMEMBERED = {"muon": {"momentum"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
-_SIZE = 0.2  # root mean square of an update at rate 1, about that of AdamW
+_STATE = {"muon": {"momentum"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
+_RMS = 0.2  # root mean square of an update at rate 1, about that of AdamW
+
+
+def learning_rate(step: int, steps: int, schedule: ScheduleConfig) -> float:
+    """The learning rate of one step: a linear warm-up, then half a cosine down to zero.
+
+    Parameters
+    ----------
+    step : int
+        0 ... `steps` - 1.
+    steps : int
+        Of the whole stage.
+    schedule : ScheduleConfig
+        Its peak and its warm-up.
+    """
+    warmup = max(1, round(schedule.warmup_fraction * steps))
+    if step < warmup:
+        return schedule.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return schedule.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every direction is made equally long before it is followed.
+    """Nesterov momentum, orthogonalised by Newton-Schulz iterations before each step.
 
-    A kernel is taken as a matrix of its outputs by all that each sees. Of the singular values of a
-    momentum few are large; brought near 1, the small ones teach as much. (torch's own Muon refuses
-    whatever has not two dimensions, and came after the oldest torch that flowseg works with.)
+    A kernel counts as a matrix: its output channels by all else. Of the singular values of a
+    momentum few are large; brought near 1, the small ones teach as much. (torch's own Muon takes
+    matrices only, and came after the oldest torch that flowseg works with.)
 
     Parameters
     ----------
     kernels : iterable of Tensor
         Of two dimensions or more.
     weight_decay : float
-        As of AdamW.
+        Decoupled, as in AdamW.
     dtype : torch.dtype
-        In which matrices are multiplied; bfloat16 is precise enough, and faster where it is native.
+        Of the matrix products; bfloat16 is precise enough, and faster where it is native.
 
     References
     ----------
@@ -61,8 +82,8 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(kernel)
                 momentum = state["momentum"].lerp_(kernel.grad, 1 - _MOMENTUM)
                 ahead = kernel.grad.lerp(momentum, _MOMENTUM)  # Nesterov's
-                matrix = _orthogonal(ahead.flatten(1).to(self._dtype)).to(kernel.dtype)
-                length = _SIZE * max(matrix.shape) ** 0.5
+                matrix = _orthogonalise(ahead.flatten(1).to(self._dtype)).to(kernel.dtype)
+                length = _RMS * max(matrix.shape) ** 0.5
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
                 kernel.add_(matrix.view(kernel.shape), alpha=-group["lr"] * length)
 
@@ -70,13 +91,13 @@ class Muon(torch.optim.Optimizer):
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for the kernels between hidden channels, AdamW for all other weights of a network.
 
-    First and last layers, norms and biases have no square of directions to even out. The two are
-    one for `torch.amp.GradScaler`: after an overflow of float16 neither steps.
+    First and last layers, norms and biases are no matrices between hidden channels. The two are
+    one optimiser for `torch.amp.GradScaler`: after an overflow of float16 neither steps.
 
     Parameters
     ----------
     network : FlowNetwork
-        Whose weights it moves.
+        The network to train.
     weight_decay : float
         Of both.
     dtype : torch.dtype
@@ -95,8 +116,8 @@ class MuonAdamW(torch.optim.Optimizer):
         }
         super().__init__([{"params": kernels}, {"params": rest}], {})
 
-    def set_rate(self, rate: float) -> None:
-        """The rate of the next step."""
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of both."""
         for part in self.parts.values():
             for group in part.param_groups:
                 group["lr"] = rate
@@ -106,50 +127,53 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self.parts.values():
             part.step()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What it remembers: each tensor by its part, its weight's number and its own name."""
-        return {
-            f"{name}.{index}.{key}": value
-            for name, part in self.parts.items()
-            for index, values in part.state_dict()["state"].items()
-            for key, value in values.items()
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each part: by the number of the weight, then by the name of the tensor."""
+        states = {name: part.state_dict()["state"] for name, part in self.parts.items()}
+        return {name: {str(k): state[k] for k in state} for name, state in states.items()}
 
-    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with what :meth:`tensors` gave, after no step or after any.
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, before the first step or after any.
 
         Raises
         ------
-        ValueError, LookupError, RuntimeError
-            If they are not all that it needs, or more, or of other shapes.
+        ValueError, LookupError
+            If a tensor is missing, unexpected, or of another shape than its weight.
         """
-        states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self.parts}
-        for place, tensor in tensors.items():
-            name, number, key = place.split(".")
-            weight = self._weights(name)[int(number)]
-            if tensor.shape != (torch.Size() if key == "step" else weight.shape):
-                raise ValueError(f"{place} has the shape {tuple(tensor.shape)}")
-            # Laid out in memory as the weight is. A copy: what was read is a view of the file.
-            home = torch.empty_like(tensor if key == "step" else weight)
-            states[name].setdefault(int(number), {})[key] = home.copy_(tensor)
+        if not any(state_dict.values()):  # as it was before the first step
+            return
+        if state_dict.keys() != self.parts.keys():
+            raise LookupError(f"no state of {self.parts.keys()}")
         for name, part in self.parts.items():
-            kept = [set(values) for values in states[name].values()]
-            if tensors and kept != [_REMEMBERED[name]] * len(self._weights(name)):
-                raise ValueError(f"{name} lacks what it should remember")
+            weights = [w for group in part.param_groups for w in group["params"]]
+            state = {
+                k: {
+                    key: _like(value, key, weight)
+                    for key, value in state_dict[name][str(k)].items()
+                }
+                for k, weight in enumerate(weights)
+            }
+            complete = all(tensors.keys() == _STATE[name] for tensors in state.values())
+            if not complete or len(state_dict[name]) != len(weights):
+                raise ValueError(f"the state of {name} lacks tensors or has others")
             groups = part.state_dict()["param_groups"]
-            part.load_state_dict({"state": states[name], "param_groups": groups})
-
-    def _weights(self, part: str) -> list[Tensor]:
-        return [w for group in self.parts[part].param_groups for w in group["params"]]
+            part.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _orthogonal(matrix: Tensor) -> Tensor:
+def _like(value: Tensor, key: str, weight: Tensor) -> Tensor:
+    """A copy of a tensor of the state, laid out in memory as its weight is."""
+    if value.shape != (torch.Size() if key == "step" else weight.shape):
+        raise ValueError(f"{key} has the shape {tuple(value.shape)}")
+    return torch.empty_like(value if key == "step" else weight).copy_(value)
+
+
+def _orthogonalise(matrix: Tensor) -> Tensor:
     """The matrix with its singular values moved to about 1, but for those that are almost zero."""
     turned = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if turned else matrix
     x = x / (x.norm() + 1e-7)
     a, b, c = _QUINTIC
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * (square @ square)) @ x
     found: Tensor = x.mT if turned else x

@@ -97,8 +97,14 @@ def _pretrain(
     from_rank_zero(lambda: write_text(folder / CONFIG, to_yaml(config)))
     known = [record for record in validation if record.cell_type in cells]
     provenance = provenance_of(config, training, known) | {"stage": PRETRAINING}
-    schedule = config.pretraining
-    stage = Stage("pre-training", folder, training, known, cells, config, schedule, provenance)
+    stage = Stage(
+        folder=folder,
+        config=config,
+        schedule=config.pretraining,
+        training=training,
+        validation=known,
+        provenance=provenance,
+    )
     network = FlowNetwork(config.network, len(cells), config.seed)
     # The folder's name covers all that decides the weights, so going on is safe.
     resume = from_rank_zero((folder / STATE).is_file)

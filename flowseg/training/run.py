@@ -141,7 +141,7 @@ def _train(
         from_rank_zero(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
         board = Board(out) if tensorboard and is_rank_zero() else None
         stage = _stage(planned, out, start, origin, board)
-        network = FlowNetwork(stage.config.network, len(stage.cell_types), stage.config.seed)
+        network = FlowNetwork(stage.config.network, len(stage.config.cell_types), stage.config.seed)
         if start is not None and not has_state and is_rank_zero():
             inherit(network, start)
         result = train_stage(stage, network, where, has_state)
@@ -174,16 +174,14 @@ def _stage(
         "extra_data": origin["extra"],
     }
     return Stage(
-        "training",
-        out,
-        planned.training,
-        planned.validation,
-        config.cell_types,
-        config,
-        config.training,
-        provenance,
-        None if board is None else board.add_epoch,
-        planned.extra,
+        folder=out,
+        config=config,
+        schedule=config.training,
+        training=planned.training,
+        validation=planned.validation,
+        extra=planned.extra,
+        provenance=provenance,
+        on_epoch=None if board is None else board.add_epoch,
     )
 
 

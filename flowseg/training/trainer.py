@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,16 +15,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from flowseg.config.schema import CellTypeSettings, Config, ScheduleConfig
+from flowseg.config.schema import Config, ScheduleConfig
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.tables import write_table
 from flowseg.metrics.competition import competition_score
-from flowseg.network.checkpoint import Card, read_tensors, save_network, save_tensors
+from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.device import autocast, pick_precision
 from flowseg.network.losses import Losses, flow_loss
 from flowseg.network.unet import FlowNetwork
+from flowseg.training.averaging import average_weights
 from flowseg.training.batches import (
     Batch,
     CropDataset,
@@ -41,52 +41,51 @@ from flowseg.training.distributed import (
     rank,
     world_size,
 )
-from flowseg.training.optimiser import MuonAdamW
-from flowseg.training.run_folder import BEST, LAST, METRICS, STATE
+from flowseg.training.optimiser import MuonAdamW, learning_rate
+from flowseg.training.run_folder import BEST, LAST, METRICS, STATE, StageName
+from flowseg.training.state import read_state, write_state
 from flowseg.training.timing import Clock, where_time_went
 
-__all__ = ["Stage", "StageResult", "learning_rate", "train_stage"]
-
+__all__ = ["Stage", "StageResult", "Trainer", "train_stage"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one stage of training needs.
+    """Data and settings of one stage of training.
 
     Attributes
     ----------
-    name : str
-        For the progress bar.
     folder : Path
         Where checkpoints and metrics go; it exists.
-    training, validation : sequence of Record
-        Disjoint; `validation` may be empty, then the last weights are the best.
-    cell_types : mapping of str to CellType
-        With known diameters; its order numbers the types.
     config : Config
-        All settings.
+        All settings; its cell types have known diameters, and their order numbers them.
     schedule : ScheduleConfig
         The one of `config` that this stage follows.
-    provenance : mapping
-        Goes on the card.
-    on_epoch : callable, optional
-        Told the row of `metrics.csv` of each epoch.
+    training, validation : sequence of Record
+        Disjoint; where `validation` is empty the last weights are the best.
     extra : sequence of Record
         Also trained on, as often as ``config.data.extra_weight`` says.
+    provenance : mapping
+        Goes on the card; its ``"stage"`` is the stage's name.
+    on_epoch : callable, optional
+        Called with the row of `metrics.csv` of each epoch.
     """
 
-    name: str
     folder: Path
-    training: Sequence[Record]
-    validation: Sequence[Record]
-    cell_types: Mapping[str, CellTypeSettings]
     config: Config
     schedule: ScheduleConfig
+    training: Sequence[Record]
+    validation: Sequence[Record]
+    extra: Sequence[Record] = ()
     provenance: Mapping[str, Any]
     on_epoch: Callable[[Mapping[str, float]], None] | None = None
-    extra: Sequence[Record] = ()
+
+    @property
+    def name(self) -> StageName:
+        """Which stage it is."""
+        return cast(StageName, self.provenance["stage"])
 
 
 @dataclass(frozen=True)
@@ -118,141 +117,149 @@ def train_stage(
     -------
     StageResult
 
+    Raises
+    ------
+    FlowsegError
+        If the loss is no longer a number, the state does not fit, an image cannot be read, or a
+        file cannot be written.
+
     Notes
     -----
-    Crop i is a function of the seed and i alone and the rate one of the step, so that a stage
-    resumed after an epoch ends with the weights of an undisturbed one. Several processes (see
-    :mod:`flowseg.training.distributed`) learn from the crops that one process with a batch as
+    Crop i is a function of the seed and i alone and the learning rate one of the step, so that a
+    stage resumed after an epoch ends with the weights of an undisturbed one. Several processes
+    (see :mod:`flowseg.training.distributed`) train on the crops that one process with a batch as
     large as all of theirs would take; each normalises its share of the batch by itself.
     """
     if device.type == "cuda":
         # Else cuDNN may choose sums whose order changes from run to run.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    schedule = stage.schedule
-    run = _Run(stage, network, device)
-    run.begin(resume)
-    # Of all processes together; each takes its share of the crops of every step.
-    batch = schedule.batch_size * world_size()
-    steps = -(-schedule.crops_per_epoch // batch)
-    total = schedule.epochs * steps
-    first = run.epoch * steps * batch + rank() * schedule.batch_size
-    source = batches(
-        CropDataset(stage.training, stage.cell_types, stage.config, stage.extra, schedule.balance),
-        range(first, total * batch, batch),
-        schedule.batch_size,
-        loader_processes(schedule.workers, device),
-        device.type == "cuda",
-    )
+    trainer = Trainer(stage, network, device)
+    trainer.start(resume)
+    source = trainer.batches()
+    steps = trainer.steps_per_epoch
     bar = tqdm(
-        total=total,
-        initial=run.epoch * steps,
+        total=stage.schedule.epochs * steps,
+        initial=trainer.epoch * steps,
         desc=stage.name,
         unit="step",
         disable=not is_rank_zero(),
     )
     with report_worker_crash(), bar:
-        while run.epoch < schedule.epochs:
+        while trainer.epoch < stage.schedule.epochs:
             clock = Clock()
-            begun = run.epoch * steps
-            rates = [learning_rate(begun + step, total, schedule) for step in range(steps)]
-            losses = run.learn(source, rates, clock, bar.update)
-            run.epoch += 1
+            losses = trainer.train_epoch(source, clock, bar.update)
             with clock.measure("validating"):
-                scores = run.validate()
-            run.close_epoch(losses, rates[-1], scores, clock)
-            bar.set_postfix(
-                loss=f"{losses[0]:.3f}", score=f"{run.last_score:.3f}", best=f"{run.best:.3f}"
-            )
-    _log.info("%s: %s", stage.name, where_time_went(run.rows))
-    return StageResult(run.best, run.best_epoch, sum(row["seconds"] for row in run.rows))
+                scores = trainer.validate()
+            trainer.finish_epoch(losses, scores, clock)
+            bar.set_postfix(trainer.progress())
+    _log.info("%s: %s", stage.name, where_time_went(trainer.rows))
+    score = math.nan if trainer.best_score is None else trainer.best_score
+    return StageResult(score, trainer.best_epoch, sum(row["seconds"] for row in trainer.rows))
 
 
-def learning_rate(step: int, steps: int, schedule: ScheduleConfig) -> float:
-    """The rate of one step: a linear rise, then half a cosine down to zero.
+class Trainer:
+    """Everything that changes while a stage runs: weights, their average, optimiser, scores.
 
     Parameters
     ----------
-    step : int
-        0 ... `steps` - 1.
-    steps : int
-        Of the whole stage.
-    schedule : ScheduleConfig
-        Its peak and its warm-up.
+    stage : Stage
+        Data and settings.
+    network : FlowNetwork
+        The network to train, with its initial weights.
+    device : torch.device
+        Where to compute.
     """
-    rise = max(1, round(schedule.warmup_fraction * steps))
-    if step < rise:
-        return schedule.learning_rate * (step + 1) / rise
-    share = (step - rise) / max(1, steps - rise)
-    return schedule.learning_rate * (1 + math.cos(math.pi * share)) / 2
-
-
-class _Run:
-    """Everything that changes while a stage runs, and how it is kept."""
 
     def __init__(self, stage: Stage, network: FlowNetwork, device: torch.device) -> None:
-        self.stage, self.device = stage, device
-        self.dtype = pick_precision(stage.schedule.precision, device)
+        self.stage, self.schedule, self.device = stage, stage.schedule, device
+        self.dtype = pick_precision(self.schedule.precision, device)
         # torch's own type hints leave memory_format out.
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Its weights are those of the network; the mean, which validates, need not be fast.
-        self.forward = torch.compile(self.network) if stage.schedule.compile else self.network
-        self.mean = FlowNetwork(network.config, len(stage.cell_types)).to(device)
-        self.mean.load_state_dict(network.state_dict())
-        own = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
-        self.optimiser = MuonAdamW(self.network, stage.schedule.weight_decay, own)
+        # Shares its weights; the average, which validates, need not be fast.
+        self.forward = torch.compile(self.network) if self.schedule.compile else self.network
+        self.ema = average_weights(self.network, self.schedule.ema_decay)
+        products = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+        self.optimiser = MuonAdamW(self.network, self.schedule.weight_decay, products)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.epoch, self.updates = 0, 0
-        self.best, self.best_epoch, self.last_score = math.nan, 0, math.nan
+        self.epoch = 0
+        self.best_score: float | None = None
+        self.best_epoch = 0
         self.rows: list[dict[str, float]] = []
 
-    def begin(self, resume: bool) -> None:
-        """Start from the network as it is or from the state; the same in all processes."""
-        if resume:
-            self.load()
-            return
-        weights = from_rank_zero(self.network.state_dict)
-        self.network.load_state_dict(weights)
-        self.mean.load_state_dict(weights)
-        if is_rank_zero():
-            self.save()
+    @property
+    def averaged(self) -> FlowNetwork:
+        """The network with the averaged weights."""
+        return cast(FlowNetwork, self.ema.module)
 
-    def learn(
-        self,
-        source: Iterator[Batch],
-        rates: Sequence[float],
-        clock: Clock,
-        on_step: Callable[[], object],
+    @property
+    def global_batch_size(self) -> int:
+        """Crops of one step in all processes together."""
+        return self.schedule.batch_size * world_size()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return -(-self.schedule.crops_per_epoch // self.global_batch_size)
+
+    def start(self, resume: bool) -> None:
+        """Start from the network as it is or from the saved state; the same on all ranks."""
+        if resume:
+            self.load_state()
+            return
+        self.network.load_state_dict(from_rank_zero(self.network.state_dict))
+        self.ema.update_parameters(self.network)  # the first update copies
+        if is_rank_zero():
+            self.save_state()
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's share of all crops from the current epoch on."""
+        stage, size = self.stage, self.global_batch_size
+        first = self.epoch * self.steps_per_epoch * size + rank() * self.schedule.batch_size
+        end = self.schedule.epochs * self.steps_per_epoch * size
+        return batches(
+            CropDataset(stage.training, stage.config, stage.extra, self.schedule.balance),
+            range(first, end, size),
+            self.schedule.batch_size,
+            loader_processes(self.schedule.workers, self.device),
+            self.device.type == "cuda",
+        )
+
+    def train_epoch(
+        self, source: Iterator[Batch], clock: Clock, on_step: Callable[[], object]
     ) -> list[float]:
-        """One epoch of a step for each rate; its mean losses."""
-        sums = torch.zeros(4, device=self.device)
+        """Train through one epoch; its mean losses, in the order of `Losses`."""
+        sums = torch.zeros(len(Losses._fields), device=self.device)
         self.network.train()
-        for rate in rates:
+        for step in range(self.steps_per_epoch):
             with clock.measure("waiting"):
                 batch = next(source)
             with clock.measure("computing"):
-                sums += self.step(batch, rate)
+                sums += self.train_step(batch, self.learning_rate(step))
             on_step()
         with clock.measure("computing"):  # what a GPU has not finished yet
-            # The weights are one, but each process has normalised by its own crops.
-            models = (self.network, self.mean)
+            # The weights are the same on all ranks, but each has normalised by its own crops.
+            models = (self.network, self.averaged)
             statistics = (buffer for model in models for buffer in model.buffers())
-            all_reduce_mean(
-                [sums, *(buffer for buffer in statistics if buffer.is_floating_point())]
-            )
-            losses: list[float] = (sums / len(rates)).tolist()
+            all_reduce_mean([sums, *(b for b in statistics if b.is_floating_point())])
+            losses: list[float] = (sums / self.steps_per_epoch).tolist()
+        self.epoch += 1
         if not math.isfinite(losses[0]):
             raise FlowsegError(
-                f"the loss is no longer a number in epoch {self.epoch + 1}",
+                f"the loss is no longer a number in epoch {self.epoch}",
                 remedy="lower training.learning_rate or set training.precision to float32",
             )
         return losses
 
-    def step(self, batch: Batch, rate: float) -> Tensor:
-        """Learn from one batch; its losses."""
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step of the current epoch."""
+        total = self.schedule.epochs * self.steps_per_epoch
+        return learning_rate(self.epoch * self.steps_per_epoch + step, total, self.schedule)
+
+    def train_step(self, batch: Batch, rate: float) -> Tensor:
+        """One step of the optimiser, then of the average; the losses of the batch."""
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        self.optimiser.set_rate(rate)
         with autocast(self.device, self.dtype):
             output = self.forward(images)
         losses: Losses = flow_loss(
@@ -261,127 +268,125 @@ class _Run:
         self.network.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
         all_reduce_mean(p.grad for p in self.network.parameters() if p.grad is not None)
+        self.optimiser.set_learning_rate(rate)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self._follow()
+        self.ema.update_parameters(self.network)
         return torch.stack(losses).detach()
 
     def validate(self) -> dict[str, float]:
-        """Competition score of the mean weights: over all images, then per cell type.
+        """Competition score of the averaged weights: mean over all images, then by cell type.
 
-        Empty where nothing is due; several processes share the images.
+        Empty where no validation is due; the ranks share the images.
         """
-        schedule = self.stage.schedule
+        records, schedule = self.stage.validation, self.schedule
         due = self.epoch == schedule.epochs or self.epoch % schedule.validate_every == 0
-        if not due or not self.stage.validation:
+        if not due or not records:
             return {}
-        segmenter = Segmenter(
-            self.mean, self.card(), str(self.device), self.stage.schedule.precision
-        )
-        places = range(rank(), len(self.stage.validation), world_size())
-        share = {}
-        for place in tqdm(
-            places, desc="validation", unit="image", leave=False, disable=not is_rank_zero()
+        segmenter = Segmenter(self.averaged, self.card(), str(self.device), schedule.precision)
+        scores = {}
+        for index in tqdm(
+            range(rank(), len(records), world_size()),
+            desc="validation",
+            unit="image",
+            leave=False,
+            disable=not is_rank_zero(),
         ):
-            record = self.stage.validation[place]
-            found = segmenter.segment(record.image(), cell_type=record.cell_type).labels
-            share[place] = competition_score(record.masks(), found)
-        scores = dict(sorted(pair for part in gather(share) for pair in part.items()))
+            record = records[index]
+            labels = segmenter.segment(record.image(), cell_type=record.cell_type).labels
+            scores[index] = competition_score(record.masks(), labels)
+        scores = dict(sorted(item for share in gather(scores) for item in share.items()))
         table = {"score": float(np.mean(list(scores.values())))}
-        for name in self.stage.cell_types:
-            own = [scores[k] for k, r in enumerate(self.stage.validation) if r.cell_type == name]
-            if own:
-                table[f"score_{name}"] = float(np.mean(own))
+        for name in self.stage.config.cell_types:
+            of_type = [scores[k] for k, record in enumerate(records) if record.cell_type == name]
+            if of_type:
+                table[f"score_{name}"] = float(np.mean(of_type))
         return table
 
-    def close_epoch(
-        self, losses: Sequence[float], rate: float, scores: Mapping[str, float], clock: Clock
+    def finish_epoch(
+        self, losses: Sequence[float], scores: Mapping[str, float], clock: Clock
     ) -> None:
-        """Record the epoch, and save it in the first process."""
+        """Record the epoch, and save weights and state on rank zero.
+
+        The state goes last, so that it is never ahead of another file.
+        """
         names = ("loss", "loss_flows", "loss_cellprob", "loss_cell_type")
-        row = {"epoch": self.epoch, "learning_rate": rate, **clock.read()}
+        row = {"epoch": self.epoch, "learning_rate": self.learning_rate(-1), **clock.read()}
         row |= dict(zip(names, losses, strict=True)) | dict(scores)
         self.rows.append(row)
-        self.last_score = scores.get("score", self.last_score)
-        # Not "score > best": the first score must replace NaN.
-        better = not self.stage.validation or (
-            "score" in scores and not scores["score"] <= self.best
-        )
-        if better:
-            self.best, self.best_epoch = scores.get("score", math.nan), self.epoch
-        if is_rank_zero():
-            self._save_epoch(better)
-
-    def _save_epoch(self, better: bool) -> None:
-        """Save; the state goes last, so that it is never ahead of a file."""
-        folder, weights = self.stage.folder, self.mean.state_dict()
+        score = scores.get("score")
+        improved = score is not None and (self.best_score is None or score > self.best_score)
+        if improved or not self.stage.validation:
+            self.best_score, self.best_epoch = score, self.epoch
+        if not is_rank_zero():
+            return
         if self.stage.on_epoch is not None:
-            self.stage.on_epoch(self.rows[-1])
-        if better:
+            self.stage.on_epoch(row)
+        folder, weights = self.stage.folder, self.averaged.state_dict()
+        if self.best_epoch == self.epoch:
             save_network(folder / BEST, weights, self.card())
-        save_network(folder / LAST, weights, self.card(self.rows[-1].get("score", math.nan)))
+        save_network(folder / LAST, weights, self.card(last=True))
         write_table(folder / METRICS, pd.DataFrame(self.rows))
-        self.save()
+        self.save_state()
 
-    def card(self, score: float | None = None) -> Card:
-        """The card of the weights as they stand."""
-        score = self.best if score is None else score
-        progress = {"epoch": self.epoch, "validation_score": None if math.isnan(score) else score}
-        return Card(
-            self.network.config, self.stage.cell_types, dict(self.stage.provenance) | progress
-        )
+    def progress(self) -> dict[str, str]:
+        """What the progress bar shows: the loss, and the last and best scores once validated."""
+        scores = [row["score"] for row in self.rows if "score" in row]
+        shown = {"loss": self.rows[-1]["loss"]}
+        if scores and self.best_score is not None:
+            shown |= {"score": scores[-1], "best": self.best_score}
+        return {name: f"{value:.3f}" for name, value in shown.items()}
 
-    def save(self) -> None:
-        """Keep all that resuming needs."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        tensors |= self.optimiser.tensors()
-        counters = {
+    def card(self, *, last: bool = False) -> Card:
+        """The card of the averaged weights, with the best score or that of the last epoch."""
+        score = self.rows[-1].get("score") if last else self.best_score
+        progress = {"epoch": self.epoch, "validation_score": score}
+        provenance = dict(self.stage.provenance) | progress
+        return Card(self.network.config, self.stage.config.cell_types, provenance)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs: nested mappings of tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
-            "updates": self.updates,
-            "best": None if math.isnan(self.best) else self.best,
+            "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "rows": self.rows,
-            "scaler": self.scaler.state_dict(),
         }
-        save_tensors(self.stage.folder / STATE, tensors, json.dumps(counters))
 
-    def load(self) -> None:
-        """Take up where :meth:`save` left off."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        if unknown := state.keys() - self.state_dict().keys():
+            raise ValueError(f"unknown: {unknown}")
+        self.network.load_state_dict(state["network"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state.get("optimiser", {}))
+        self.scaler.load_state_dict(state.get("scaler", {}))
+        self.epoch, self.rows = state["epoch"], state["rows"]
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        if len(self.rows) != self.epoch or not all("loss" in row for row in self.rows):
+            raise ValueError("not a row of losses for each epoch")
+
+    def save_state(self) -> None:
+        """Write the state to the stage's folder."""
+        write_state(self.stage.folder / STATE, self.state_dict())
+
+    def load_state(self) -> None:
+        """Load the state from the stage's folder.
+
+        Raises
+        ------
+        FlowsegError
+            If it is damaged, or is that of another network or an older format.
+        """
         path = self.stage.folder / STATE
-        tensors, text = from_rank_zero(lambda: read_tensors(path))
         try:
-            counters = json.loads(text or "")
-            self.network.load_state_dict(_taken(tensors, "network."))
-            self.mean.load_state_dict(_taken(tensors, "mean."))
-            self.optimiser.take_up(tensors)
-            self.scaler.load_state_dict(counters["scaler"])
-            self.epoch, self.updates = counters["epoch"], counters["updates"]
-            self.best = math.nan if counters["best"] is None else counters["best"]
-            self.best_epoch, self.rows = counters["best_epoch"], counters["rows"]
-            scores = [row["score"] for row in self.rows if "score" in row]
+            self.load_state_dict(from_rank_zero(lambda: read_state(path)))
         except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
             raise out_of_memory(error, path) or FlowsegError(
                 "does not fit this run", file=path, remedy="start over in another --out folder"
             ) from error
-        self.last_score = scores[-1] if scores else math.nan
-        _log.info("resuming after epoch %d of %d", self.epoch, self.stage.schedule.epochs)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the mean weights; a young mean moves faster, so that it forgets the start."""
-        self.updates += 1
-        decay = min(self.stage.schedule.ema_decay, self.updates / (self.updates + 9))
-        for mean, own in zip(
-            self.mean.state_dict().values(), self.network.state_dict().values(), strict=True
-        ):
-            if mean.is_floating_point():
-                mean.lerp_(own, 1 - decay)
-            else:
-                mean.copy_(own)
-
-
-def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without the prefix; they are taken out."""
-    names = [name for name in tensors if name.startswith(prefix)]
-    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+        _log.info("resuming after epoch %d of %d", self.epoch, self.schedule.epochs)

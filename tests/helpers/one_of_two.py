@@ -85,8 +85,6 @@ def train(stage: Stage, folder: Path, where: torch.device) -> None:
     assert from_rank_zero((folder / "resumed" / STATE).is_file)
     train_stage(with_batch(stage, folder / "resumed", 2), network(99), where, resume=True)
     plain = with_batch(stage, folder / "plain", 2)
-    # The mean is a network of its own, made from the config.
-    loop.FlowNetwork = lambda *args: without_statistics(FlowNetwork(*args))  # type: ignore
     train_stage(plain, without_statistics(network()), where, resume=False)
 
 

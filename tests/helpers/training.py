@@ -19,7 +19,8 @@ from flowseg.training.trainer import Stage
 __all__ = ["CELLS", "CONFIG", "CPU", "in_folder", "make_stage", "network", "record"]
 
 CPU = torch.device("cpu")
-CONFIG: Config = load_config(
+CELLS = {"disc": CellTypeSettings(diameter=20.0), "other": CellTypeSettings(diameter=30.0)}
+_DEFAULTS: Config = load_config(
     overrides=[
         "network.channels=[4, 8]",
         "network.blocks_per_level=1",
@@ -30,7 +31,7 @@ CONFIG: Config = load_config(
         "training.precision=float32",
     ]
 )
-CELLS = {"disc": CellTypeSettings(diameter=20.0), "other": CellTypeSettings(diameter=30.0)}
+CONFIG = replace(_DEFAULTS, cell_types=CELLS)
 
 
 def record(folder: Path, name: str, seed: int, cell_type: str = "disc") -> Record:
@@ -53,7 +54,12 @@ def make_stage(tmp_path: Path) -> Stage:
     training.append(record(tmp_path, "o0", 9, "other"))
     validation = [record(tmp_path, "v0", 100), record(tmp_path, "v1", 101, "other")]
     return Stage(
-        "test", folder, training, validation, CELLS, CONFIG, CONFIG.training, {"from": "a test"}
+        folder=folder,
+        config=CONFIG,
+        schedule=CONFIG.training,
+        training=training,
+        validation=validation,
+        provenance={"stage": "training", "from": "a test"},
     )
 
 

@@ -92,7 +92,7 @@ def test_a_training_killed_in_its_writes(
 ) -> None:
     # So little training scores nothing; the best weights shall be those of a middle epoch.
     scores = {1: 0.2, 2: 0.5, 3: 0.1}
-    monkeypatch.setattr(loop._Run, "validate", lambda run: {"score": scores[run.epoch]})
+    monkeypatch.setattr(loop.Trainer, "validate", lambda trainer: {"score": scores[trainer.epoch]})
     monkeypatch.setattr(provenance, "_revision", lambda: None)  # someone may commit meanwhile
     start(data, tmp_path / "whole")
     assert until_finished(lambda: start(data, tmp_path / "killed"), kill, seed=1) >= 3

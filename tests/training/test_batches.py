@@ -51,7 +51,7 @@ def test_a_killed_loader_is_one_clear_line(stage: Stage) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_loader_stays_as_it_is(tmp_path: Path, workers: int) -> None:
     bad = replace(record(tmp_path, "a", 1), annotation=Damaged())
-    source = batches(CropDataset([bad], CELLS, CONFIG), range(0, 4, 4), 4, workers, pin=False)
+    source = batches(CropDataset([bad], CONFIG), range(0, 4, 4), 4, workers, pin=False)
     with pytest.raises(FlowsegError) as caught:
         next(source)
     assert str(caught.value) == "train.csv: is damaged; mend it"
@@ -64,7 +64,7 @@ def test_cells_are_pasted_from_images_of_the_same_type(tmp_path: Path) -> None:
         for name, kind in (("a", "disc"), ("b", "other"))
     ]
     config = replace(CONFIG, augment=replace(CONFIG.augment, paste_fraction=1.0))
-    crops = CropDataset([*bare, record(tmp_path, "c", 2, "other")], CELLS, config)
+    crops = CropDataset([*bare, record(tmp_path, "c", 2, "other")], config)
     full = dict.fromkeys(CELLS, 0)
     for number in range(60):
         crop = crops[number]
@@ -81,12 +81,12 @@ def test_no_cells_are_pasted_from_extra_images(tmp_path: Path) -> None:
         replace(CONFIG.data, extra_weight=0.0),
     )
     config = replace(CONFIG, augment=augment, data=data)
-    crops = CropDataset([bare], CELLS, config, extra=[record(tmp_path, "b", 2)])
+    crops = CropDataset([bare], config, extra=[record(tmp_path, "b", 2)])
     assert not any(crops[number].inside.any() for number in range(8))
 
 
 def test_crops_draw_from_their_own_number_only(tmp_path: Path) -> None:
-    dataset = CropDataset([record(tmp_path, "a", 1)], CELLS, CONFIG)
+    dataset = CropDataset([record(tmp_path, "a", 1)], CONFIG)
     before = dataset[5]
     torch.manual_seed(7)
     _ = dataset[3], dataset[4]
@@ -102,7 +102,7 @@ def test_rare_cell_types_come_as_often_as_asked(
     first, second = list(CELLS)[:2]
     records = [replace(record(tmp_path, name, 1), cell_type=first) for name in "abcde"]
     records.append(replace(record(tmp_path, "f", 1), cell_type=second))
-    dataset = CropDataset(records, CELLS, CONFIG, balance=balance)
+    dataset = CropDataset(records, CONFIG, balance=balance)
     drawn = [dataset._image_of(number) for number in range(1200)]
     assert drawn.count(5) / 1200 == pytest.approx(rare, abs=0.01)
     if balance == 0:
@@ -127,3 +127,58 @@ def test_loader_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert loader_processes(None, cuda) == 3
     monkeypatch.setattr("flowseg.training.batches.local_world_size", lambda: 16)
     assert loader_processes(None, cuda) == 1
+
+
+def test_crops_do_not_depend_on_workers(stage: Stage) -> None:
+    dataset = CropDataset(stage.training, CONFIG)
+    alone = list(batches(dataset, range(3, 9, 3), 3, workers=0, pin=False))
+    helped = list(batches(dataset, range(3, 9, 3), 3, workers=2, pin=False))
+    assert len(alone) == len(helped) == 2
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert one.images.shape == (3, 1, 32, 32)
+        length = one.flows.norm(dim=1)
+        assert torch.all((length > 0.99) == (one.inside > 0))
+
+
+def test_every_image_comes_once_a_round(stage: Stage) -> None:
+    dataset = CropDataset(stage.training, CONFIG)
+    rounds = [[dataset._image_of(4 * turn + i) for i in range(4)] for turn in range(6)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 1
+
+
+def test_extra_images_have_their_share_of_the_crops(stage: Stage, tmp_path: Path) -> None:
+    extra = [record(tmp_path, f"x{i}", 50 + i) for i in range(3)]
+    plain = CropDataset(stage.training, CONFIG)
+    for weight, share in ((0.5, 1 / 3), (1.0, 1 / 2), (2.5, 5 / 7)):
+        config = replace(CONFIG, data=replace(CONFIG.data, extra_weight=weight))
+        mixed = CropDataset(stage.training, config, extra)
+        drawn = [mixed._image_of(number) for number in range(420)]
+        of_extra = [image for image in drawn if image >= 4]
+        assert len(of_extra) == pytest.approx(420 * share, abs=1)
+        # Not one after the other: any stretch holds about its share.
+        for first in range(0, 420, 21):
+            some = sum(image >= 4 for image in drawn[first : first + 21])
+            assert some == pytest.approx(21 * share, abs=1)
+        rounds = [of_extra[i : i + 3] for i in range(0, len(of_extra) // 3 * 3, 3)]
+        assert all(sorted(images) == [4, 5, 6] for images in rounds)
+        # The labelled ones come in the order in which they would come alone.
+        own = [image for image in drawn if image < 4]
+        assert own == [plain._image_of(number) for number in range(len(own))]
+
+
+def test_without_weight_extra_images_change_nothing(stage: Stage, tmp_path: Path) -> None:
+    none = replace(CONFIG, data=replace(CONFIG.data, extra_weight=0.0))
+    mixed = CropDataset(stage.training, none, [record(tmp_path, "x", 50)])
+    plain = CropDataset(stage.training, none)
+    assert [mixed._image_of(n) for n in range(40)] == [plain._image_of(n) for n in range(40)]
+
+
+def test_a_small_cache_changes_nothing(stage: Stage) -> None:
+    large = CropDataset(stage.training, CONFIG)
+    small_config = replace(CONFIG, data=replace(CONFIG.data, cache_mb=0))
+    small = CropDataset(stage.training, small_config)
+    for number in range(6):
+        for one, other in zip(large[number], small[number], strict=True):
+            assert torch.equal(one, other)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.optimiser import Muon, MuonAdamW, _orthogonal
-from helpers.training import network
+from flowseg.training.optimiser import Muon, MuonAdamW, _orthogonalise, learning_rate
+from helpers.training import CONFIG, network
 
 SHAPES = [(8, 8), (4, 36), (36, 4), (32, 288), (16, 8, 3, 3)]
 
@@ -23,7 +26,7 @@ def test_singular_values_become_alike(
     shape: tuple[int, int], scale: float, dtype: torch.dtype
 ) -> None:
     matrix = drawn(*shape) * torch.logspace(0, -1, shape[1]) * scale
-    found = _orthogonal(matrix.to(dtype)).float()
+    found = _orthogonalise(matrix.to(dtype)).float()
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     assert values.max() > 1.5 * values.min()
     # Those of a square matrix that are almost zero stay small.
@@ -77,7 +80,7 @@ def take_steps(model: FlowNetwork, optimiser: MuonAdamW, count: int) -> None:
     for step in range(count):
         for number, weight in enumerate(model.parameters()):
             weight.grad = drawn(*weight.shape) * (number + step)
-        optimiser.set_rate(0.01)
+        optimiser.set_learning_rate(0.01)
         optimiser.step()
 
 
@@ -98,31 +101,48 @@ def test_it_goes_on_where_it_was() -> None:
     take_steps(model, optimiser, 2)
     other, again = rested()
     other.load_state_dict(model.state_dict())
-    again.take_up({key: value.contiguous() for key, value in optimiser.tensors().items()})
+    state = optimiser.state_dict()
+    for tensors in (tensors for part in state.values() for tensors in part.values()):
+        tensors |= {key: value.contiguous() for key, value in tensors.items()}
+    again.load_state_dict(state)
     for one in (again.parts["muon"], again.parts["adamw"]):
         for weight, values in one.state.items():
             assert all(v.stride() == weight.stride() for v in values.values() if v.ndim)
     take_steps(model, optimiser, 3)
     take_steps(other, again, 3)
     assert all(map(torch.equal, model.parameters(), other.parameters()))
-    rested()[1].take_up({})
+    rested()[1].load_state_dict(rested()[1].state_dict())
+    rested()[1].load_state_dict({})
 
 
-@pytest.mark.parametrize("name", ["muon.0.momentum", "adamw.3.exp_avg", "adamw.3.step"])
-def test_a_part_of_its_memory_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "weight", "name"),
+    [("muon", "0", "momentum"), ("adamw", "3", "exp_avg"), ("adamw", "3", "step")],
+)
+def test_a_part_of_its_state_is_refused(part: str, weight: str, name: str) -> None:
     model, optimiser = rested()
     take_steps(model, optimiser, 1)
-    tensors = optimiser.tensors()
-    optimiser.take_up(tensors)
-    kept = tensors.pop(name)
-    for other in (kept[None], kept.sum(), kept[:1]) if kept.ndim else (torch.zeros(3),):
-        if other.shape != kept.shape:
-            with pytest.raises(ValueError, match="shape"):
-                optimiser.take_up(tensors | {name: other})
+    state = optimiser.state_dict()
+    optimiser.load_state_dict(state)
+    tensors = state[part][weight]
+    tensor = tensors.pop(name)
     with pytest.raises(ValueError, match="lacks"):
-        optimiser.take_up(tensors)
-    with pytest.raises(LookupError):  # as an older version of flowseg named it
-        optimiser.take_up(tensors | {"optimiser.0.exp_avg": kept})
+        optimiser.load_state_dict(state)
+    for other in (tensor[None], tensor.sum(), tensor[:1]) if tensor.ndim else (torch.zeros(3),):
+        if other.shape != tensor.shape:
+            tensors[name] = other
+            with pytest.raises(ValueError, match="shape"):
+                optimiser.load_state_dict(state)
+    tensors[name] = tensor
+    tensors["other"] = tensor
+    with pytest.raises(ValueError, match="other"):
+        optimiser.load_state_dict(state)
+    del tensors["other"]
+    with pytest.raises(LookupError):
+        optimiser.load_state_dict({part: state[part]})
+    del state[part][weight]
+    with pytest.raises(LookupError):
+        optimiser.load_state_dict(state)
 
 
 def test_after_an_overflow_no_weight_moves() -> None:
@@ -135,9 +155,18 @@ def test_after_an_overflow_no_weight_moves() -> None:
             weight.grad = drawn(*weight.shape)
         if overflow:
             model.head.weight.grad[0] = torch.inf  # type: ignore[index]
-        optimiser.set_rate(0.01)
+        optimiser.set_learning_rate(0.01)
         scaler.step(optimiser)
         scaler.update()
         same = [torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
         assert all(same) if overflow else not any(same)
     assert scaler.get_scale() == 4.0
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    schedule = replace(CONFIG.training, warmup_fraction=0.2, learning_rate=1.0)
+    rates = [learning_rate(step, 100, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == rates[19] == 1
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[-1] < 0.001
