@@ -9,9 +9,9 @@ From the out-of-fold flow fields, at the thresholds on the cards, the mean score
 - with the true mask and the network's flows, and with the true flows and the network's mask,
 - with each image at the cellprob threshold that is best for it, which nobody can know: annotators
   draw outlines tighter or looser,
-- without the cells whose score (`flowseg.flow.residuals.scores`) is below a cut: the best cut for
-  these images, and, nested, each image at the cut that wins on other groups. A cut wins by its mean
-  gain less the standard error, as in the calibration.
+- without the cells whose score (`flowseg.flow.residuals.instance_scores`) is below a cut:
+  the best cut for these images, and, nested, each image at the cut that wins on other groups. A
+  cut wins by its mean gain less the standard error, as in the calibration.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flowseg.config.schema import CellTypeSettings
 from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.flow.representation import flows_to_labels, labels_to_flows
-from flowseg.flow.residuals import scores
+from flowseg.flow.residuals import instance_scores
 from flowseg.inference.flow_field import load_fields
 from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
@@ -59,7 +59,7 @@ def resolve_settings(record: Record, cell: CellTypeSettings, fields: Path) -> li
     truth = masks_to_labels(masks)
     mask = np.where(truth > 0, SURE, -SURE).astype(np.float32) + cell.cellprob_threshold
     labels = follow(flows, cellprob)
-    sure = scores(labels, flows, cellprob)
+    sure = instance_scores(labels, flows, cellprob)
     return [
         competition_score(masks, labels),
         competition_score(masks, follow(flows, mask)),

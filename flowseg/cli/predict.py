@@ -103,7 +103,7 @@ def _diameter(text: str) -> float | str:
 
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, predict, and say where the result lies."""
-    from flowseg.inference.segmenter import SegmentOptions
+    from flowseg.inference.options import SegmentOptions
     from flowseg.network.device import local_device
     from flowseg.prediction.find_models import find_inputs, find_models
     from flowseg.prediction.predict import Machines, Outputs, predict
@@ -136,12 +136,12 @@ def run(args: argparse.Namespace) -> int:
         outputs,
         device=local_device(args.device),
         options=SegmentOptions(
-            args.cell_type,
-            args.diameter,
-            args.cellprob_threshold,
-            args.flow_threshold,
-            args.min_size,
-            args.disagreement is not None,
+            cell_type=args.cell_type,
+            diameter=args.diameter,
+            cellprob_threshold=args.cellprob_threshold,
+            flow_threshold=args.flow_threshold,
+            min_size=args.min_size,
+            disagreement=args.disagreement is not None,
         ),
         tta=args.tta,
         compile=args.compile,

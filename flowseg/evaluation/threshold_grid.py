@@ -104,7 +104,7 @@ def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
     def score(k: int) -> None:
         threshold = grid.cellprob_thresholds[k]
         cells = find_instances(sample.flows, sample.cellprob, cellprob_threshold=threshold)
-        every = cells.kept(0, 0)
+        every = cells.keep_mask(0, 0)
         table = compare(sample.truth, cells.labels(every))
         near = 2 * table.shared > table.unions()  # others match at no threshold
         table = replace(
@@ -112,7 +112,7 @@ def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
         )
         for i, flow_threshold in enumerate(grid.flow_thresholds):
             for j, min_size in enumerate(grid.min_sizes):
-                kept = cells.kept(flow_threshold, min_size)[every]
+                kept = cells.keep_mask(flow_threshold, min_size)[every]
                 scores[k, i, j] = _only(table, kept).counts().score
 
     in_threads(score, len(grid.cellprob_thresholds))

@@ -97,7 +97,7 @@ class Instances(NamedTuple):
     filled: Longs
     residual: NDArray[np.float64]
 
-    def kept(self, flow_threshold: float, min_size: int) -> Bools:
+    def keep_mask(self, flow_threshold: float, min_size: int) -> Bools:
         """Which pieces stand for a cell that passes both, as in `flows_to_labels`: (P,) bool."""
         kept: Bools = (self.areas > 0) & (self.filled >= min_size)
         if flow_threshold > 0:
@@ -156,10 +156,10 @@ def flows_to_labels(
         cellprob,
         cellprob_threshold=cellprob_threshold,
         niter=niter,
-        measure=flow_threshold > 0,
+        residuals=flow_threshold > 0,
         device=device,
     )
-    return cells.labels(cells.kept(flow_threshold, min_size))
+    return cells.labels(cells.keep_mask(flow_threshold, min_size))
 
 
 def find_instances(
@@ -168,20 +168,20 @@ def find_instances(
     *,
     cellprob_threshold: float = 0.0,
     niter: int = 200,
-    measure: bool = True,
+    residuals: bool = True,
     device: str = "cpu",
     on_device: Any = None,
 ) -> Instances:
     """All cells of a flow field; parameters and errors as for `flows_to_labels`.
 
-    `measure` says whether the misfits are wanted, without which no flow threshold can be asked for.
-    `on_device` is a tensor (3, H, W): flows and cellprob, where they lie on `device` already.
+    `residuals` says whether the flow residuals are computed, which a flow threshold needs.
+    `on_device` is a tensor (3, H, W): flows and cellprob, if they are on `device` already.
     """
     field, prob = check_flows(flows, cellprob)
     loops = field_loops(field, prob, device, on_device)
     basins = loops.follow_flows(cellprob_threshold, niter)
     runs = find_runs(basins, background=True)
-    cells, areas, residual = join(runs, field, measure, loops.flow_residuals)
+    cells, areas, residual = join(runs, field, residuals, loops.flow_residuals)
     around, filled = _holes(runs, cells, areas, basins.shape)
     height, width = basins.shape
     return Instances(

@@ -13,7 +13,7 @@ from flowseg.errors import FlowsegError
 from flowseg.flow.diffusion import diffuse
 from flowseg.flow.runs import find_runs, group
 
-__all__ = ["check_flows", "flow_errors", "flow_residuals", "scores"]
+__all__ = ["check_flows", "flow_errors", "flow_residuals", "instance_scores"]
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -101,7 +101,7 @@ def flow_residuals(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.flo
     return sums
 
 
-def scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
+def instance_scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
     """How sure each cell is: mean probability of its pixels, times how well its flows agree.
 
     Returns

@@ -1,4 +1,4 @@
-"""What a glance at the middle of an image tells: which cells they are, and how large."""
+"""Cell type and mean diameter, predicted from the centre of an image."""
 
 from __future__ import annotations
 
@@ -12,129 +12,141 @@ from scipy.special import log_softmax
 
 from flowseg.arrays.labels import equivalent_diameter
 from flowseg.config.schema import CellTypeSettings
-from flowseg.errors import FlowsegError
-from flowseg.flow.residuals import scores
+from flowseg.flow.residuals import instance_scores
 from flowseg.inference.ensemble import Ensemble
-from flowseg.inference.flow_field import DeviceField, FlowField
+from flowseg.inference.flow_field import compute_labels
+from flowseg.inference.options import SegmentOptions, known_diameter, settings_for
+from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.checkpoint import Card
 
-__all__ = ["classify_cell_type", "estimate_diameter", "known_diameter"]
+__all__ = ["Model", "classify_cell_type", "estimate_diameter", "resolve_settings"]
 
-_EDGE = 512
-"""Of the middle, at the networks' scale."""
+Floats = NDArray[np.float32]
 
-_PASSES = 4
-_SETTLED = 1.05
+_CROP = 512
+"""Edge of the central crop, in pixels at the networks' scale."""
+
+_MAX_PASSES = 4
+_CONVERGED = 1.05
+"""Ratio of a diameter and the next below which no further pass follows."""
 
 
-class FieldPredictor(Protocol):
-    """What is asked of a segmenter here."""
+class Model(Protocol):
+    """Networks and their card, as a :class:`flowseg.Segmenter` holds them."""
 
     card: Card
     ensemble: Ensemble
 
-    def predict_scaled(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> DeviceField:
-        """The flow field at the networks' scale."""
 
-    def compute_labels(
-        self, field: DeviceField, shape: tuple[int, ...], settings: CellTypeSettings
-    ) -> tuple[NDArray[np.int32], FlowField]:
-        """The instances of a field at an image's own size, and the field at that size."""
-
-    def settings_for(self, name: str) -> CellTypeSettings:
-        """What a cell type needs."""
-
-
-def classify_cell_type(segmenter: FieldPredictor, grey: NDArray[np.float32]) -> str:
-    """The cell type of a normalised grey image, seen at each type's scale in turn."""
-    names = list(segmenter.card.cell_types)
-    if len(names) == 1:
-        return names[0]
-    votes = np.zeros(len(names))
-    for diameter in sorted({known_diameter(segmenter.settings_for(name)) for name in names}):
-        settings = CellTypeSettings(diameter=diameter)
-        # The middle is enough to tell, and the type costs less than the instances.
-        votes += log_softmax(
-            segmenter.predict_scaled(_middle(segmenter, grey, settings), settings).cell_type
-        )
-    return names[int(np.argmax(votes))]
-
-
-def estimate_diameter(
-    segmenter: FieldPredictor, grey: NDArray[np.float32], settings: CellTypeSettings
-) -> float:
-    """The mean cell diameter of a normalised grey image, measured on what is found.
-
-    The middle of the image is segmented at the diameter of each cell type of the card, at half and
-    at twice of it, and the surest result is taken: the one whose cells' scores sum to the largest
-    share of all pixels. From there the diameter of the found cells is the next guess, until it
-    settles.
+def resolve_settings(
+    model: Model, grey: Floats, options: SegmentOptions
+) -> tuple[str, CellTypeSettings]:
+    """The cell type and the settings of an image, predicted as far as the options leave them open.
 
     Parameters
     ----------
-    segmenter : FieldPredictor
+    model : Segmenter
     grey : ndarray, shape (H, W), float32
         From :func:`flowseg.arrays.intensity.normalize`.
-    needs : CellType
-        The thresholds; its diameter is the answer where no cell is found.
+    options : SegmentOptions
+
+    Returns
+    -------
+    cell_type : str
+    settings : CellTypeSettings
+        With a diameter.
+
+    Raises
+    ------
+    FlowsegError
+        As :func:`flowseg.inference.options.settings_for`.
+    """
+    name = classify_cell_type(model, grey) if options.cell_type is None else options.cell_type
+    settings = settings_for(model.card, name, options)
+    if options.diameter == "auto":
+        settings = replace(settings, diameter=estimate_diameter(model, grey, settings))
+    return name, settings
+
+
+def classify_cell_type(model: Model, grey: Floats) -> str:
+    """The most probable cell type of a normalised grey image, rescaled for each type in turn."""
+    names = list(model.card.cell_types)
+    if len(names) == 1:
+        return names[0]
+    log_probabilities = np.zeros(len(names))
+    for diameter in _diameters(model):
+        # The centre is enough, and costs less than the segmentation of the whole.
+        crop = _central_crop(model, grey, diameter)
+        log_probabilities += log_softmax(predict_rescaled(model.ensemble, crop, diameter).cell_type)
+    return names[int(np.argmax(log_probabilities))]
+
+
+def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) -> float:
+    """The mean cell diameter of a normalised grey image, measured on the segmented centre.
+
+    The centre of the image is segmented at the diameter of each cell type of the card, at half and
+    at twice of it, and the most confident result is taken: the one whose instance scores, weighted
+    by area, sum to the largest share of all pixels. From there the diameter of the instances is the
+    next guess, until it converges.
+
+    Parameters
+    ----------
+    model : Segmenter
+    grey : ndarray, shape (H, W), float32
+        From :func:`flowseg.arrays.intensity.normalize`.
+    settings : CellTypeSettings
+        The thresholds; its diameter is the result where no cell is found.
 
     Returns
     -------
     float
-        Mean of the diameters of discs of the cells' areas, in pixels.
+        Mean of the diameters of discs of the instances' areas, in pixels.
     """
     best, diameter = 0.0, known_diameter(settings)
-    for guess in _guesses(segmenter):
-        sure, measured = _measure(segmenter, grey, replace(settings, diameter=guess))
-        if sure > best:
-            best, diameter = sure, measured
-    for _ in range(_PASSES if best > 0 else 0):
-        sure, measured = _measure(segmenter, grey, replace(settings, diameter=diameter))
-        if sure == 0:
+    for guess in _guesses(model):
+        confidence, measured = _measure(model, grey, replace(settings, diameter=guess))
+        if confidence > best:
+            best, diameter = confidence, measured
+    for _ in range(_MAX_PASSES if best > 0 else 0):
+        confidence, measured = _measure(model, grey, replace(settings, diameter=diameter))
+        if confidence == 0:
             break
         ratio, diameter = measured / diameter, measured
-        if max(ratio, 1 / ratio) < _SETTLED:
+        if max(ratio, 1 / ratio) < _CONVERGED:
             break
     return diameter
 
 
-def known_diameter(settings: CellTypeSettings) -> float:
-    """The diameter that images of a cell type need, or an error where it is unknown."""
-    if settings.diameter is None:
-        raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
-    return settings.diameter
-
-
-def _measure(
-    segmenter: FieldPredictor, grey: NDArray[np.float32], settings: CellTypeSettings
-) -> tuple[float, float]:
-    """How sure the cells of the middle are, as a share of its pixels, and their diameter."""
-    middle = _middle(segmenter, grey, settings)
-    labels, field = segmenter.compute_labels(
-        segmenter.predict_scaled(middle, settings), middle.shape, settings
+def _measure(model: Model, grey: Floats, settings: CellTypeSettings) -> tuple[float, float]:
+    """Confidence of the centre's instances, as a share of its pixels, and their diameter."""
+    diameter = known_diameter(settings)
+    crop = _central_crop(model, grey, diameter)
+    labels, field = compute_labels(
+        predict_rescaled(model.ensemble, crop, diameter), crop.shape, settings
     )
     areas = np.bincount(labels.reshape(-1))[1:]
     if not areas.size:
-        return 0.0, known_diameter(settings)
-    sure = scores(labels, field.flows, field.cellprob) * areas
-    return float(sure.sum() / labels.size), float(equivalent_diameter(areas).mean())
+        return 0.0, diameter
+    confidence = instance_scores(labels, field.flows, field.cellprob) * areas
+    return float(confidence.sum() / labels.size), float(equivalent_diameter(areas).mean())
 
 
-def _guesses(segmenter: FieldPredictor) -> list[float]:
+def _diameters(model: Model) -> list[float]:
+    """The diameters of the card's cell types, ascending."""
+    names = model.card.cell_types
+    return sorted({known_diameter(settings_for(model.card, name)) for name in names})
+
+
+def _guesses(model: Model) -> list[float]:
     """From half the smallest diameter of the card to twice the largest, a third apart."""
-    known = sorted(
-        {known_diameter(segmenter.settings_for(name)) for name in segmenter.card.cell_types}
-    )
     guesses: list[float] = []
-    for guess in sorted(factor * diameter for factor in (0.5, 1.0, 2.0) for diameter in known):
+    for guess in sorted(factor * d for factor in (0.5, 1.0, 2.0) for d in _diameters(model)):
         if not guesses or guess > 1.3 * guesses[-1]:
             guesses.append(guess)
     return guesses
 
 
-def _middle(
-    segmenter: FieldPredictor, grey: NDArray[np.float32], settings: CellTypeSettings
-) -> NDArray[np.float32]:
-    edge = math.ceil(_EDGE * known_diameter(settings) / segmenter.ensemble.diameter)
+def _central_crop(model: Model, grey: Floats, diameter: float) -> Floats:
+    edge = math.ceil(_CROP * diameter / model.ensemble.diameter)
     top, left = (max(0, (length - edge) // 2) for length in grey.shape)
     return np.ascontiguousarray(grey[top : top + edge, left : left + edge])

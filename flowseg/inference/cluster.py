@@ -1,20 +1,19 @@
-"""A whole slide on many machines: its tiles and blocks are tasks of a `dask.distributed` cluster.
+"""A slide on the workers of a `dask.distributed` cluster.
 
-A tile goes through the networks once, on whichever worker is free; a block is followed where most
-of its tiles are. Blocks are put together here, in order, so that the labels are those that one
-machine finds. Workers open the slide and the checkpoints themselves: all need the same files at the
-same place.
+The segmenter is sent to every worker once. A tile goes through the networks on whichever worker is
+free; a block becomes labels where most of its tiles are. Blocks are put together here, in order, so
+that the labels are those that one machine finds. Workers read the slide themselves: all need it at
+the same path.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import lru_cache
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,116 +26,139 @@ from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
 from flowseg.inference.rescale import rescale_part
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
-from flowseg.inference.tiles import Tile, predict_tiles, tile_rows
-from flowseg.io.image_source import ImageSource, ReadRegion
+from flowseg.inference.tiles import Tile, cut_tiles, predict_tiles
+from flowseg.io.image_source import ImageSource
 
-__all__ = ["LOCAL", "Cluster", "Recipe", "connect", "load_distributed"]
+__all__ = ["LOCAL", "Cluster", "connect"]
 
 LOCAL = "local"
 """The address of a cluster that is started on this machine and ends with the run."""
 
-_PATIENCE = 20  # seconds until a scheduler has to answer
-
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
-Region = tuple[slice, slice]
-
-
-class Recipe(NamedTuple):
-    """How a worker makes the segmenter.
-
-    Attributes
-    ----------
-    models : tuple of str
-        Checkpoints, by their full paths.
-    key : str
-        Another one for other weights, so that no worker keeps those of an earlier run.
-    device, views, compile
-        As for :class:`Segmenter`.
-    """
-
-    models: tuple[str, ...]
-    key: str
-    device: str
-    tta: int
-    compile: bool
 
 
 class Cluster:
-    """Workers that compute slides.
+    """Workers that hold a segmenter.
 
     Parameters
     ----------
     client : distributed.Client
-    recipe : Recipe
+    segmenter : Segmenter
     """
 
-    def __init__(self, client: Any, recipe: Recipe) -> None:
+    def __init__(self, client: Any, segmenter: Segmenter) -> None:
         self.client = client
-        self.recipe = recipe
+        self.ensemble = segmenter.ensemble
+        self.segmenter = client.scatter(segmenter, broadcast=True, hash=False)
 
     def segment(
         self,
-        segmenter: Segmenter,
-        page: ImageSource,
-        read: ReadRegion,  # noqa: ARG002  (workers read for themselves)
+        source: ImageSource,
         plan: SlidePlan,
         sizes: BlockSizes = BlockSizes(),  # noqa: B008
     ) -> Generator[Ints, None, None]:
-        """As :func:`flowseg.inference.slides.segment_slide`."""
-        page = replace(page, path=page.path.resolve())
+        """As :func:`flowseg.inference.slides.segment_slide`, on the workers."""
         rows = plan.blocks(sizes)
         blocks = [block for row in rows for block in row]
-        tiles = tile_rows(plan.scaled, segmenter.ensemble)
-        return assemble(rows, self._labels(page, plan, blocks, tiles))
+        return assemble(
+            rows, self._labels(replace(source, path=source.path.resolve()), plan, blocks)
+        )
 
     def _labels(
-        self,
-        page: ImageSource,
-        plan: SlidePlan,
-        blocks: Sequence[Block],
-        tiles: Sequence[Sequence[Tile]],
+        self, source: ImageSource, plan: SlidePlan, blocks: Sequence[Block]
     ) -> Iterator[Ints]:
         """The labels of all blocks in order; few blocks are under way, and the tiles they need."""
-        ahead = 2 * sum(self.client.nthreads().values())
-        answers: dict[tuple[int, int], Any] = {}
+        limit = 2 * sum(self.client.nthreads().values())
+        tiles = cut_tiles(plan.scaled, self.ensemble)
+        predicted: dict[tuple[int, int], Any] = {}
         waiting: deque[Any] = deque()
         for block in blocks:
-            rows, columns = plan.seen_by_networks(block.seen)
-            wanted = [
-                tile
-                for row in tiles
-                if _meet(row[0].write[0], rows)
-                for tile in row
-                if _meet(tile.write[1], columns)
-            ]
-            # No later block looks further up than this one; the cluster forgets what is let go.
-            answers = {place: task for place, task in answers.items() if place[0] >= _top(wanted)}
-            for tile in wanted:
-                if _place(tile) not in answers:
-                    answers[_place(tile)] = self._submit(_predict_tile, page, plan, tile)
-            maps = [answers[_place(tile)] for tile in wanted]
-            waiting.append(self._submit(_label_block, plan, block, wanted, maps))
-            if len(waiting) > ahead:
+            rows, columns = plan.footprint(block.window)
+            needed = {
+                (i, j): tile
+                for i, row in enumerate(tiles)
+                if _overlap(row[0].write[0], rows)
+                for j, tile in enumerate(row)
+                if _overlap(tile.write[1], columns)
+            }
+            # No later block needs tiles above these; the cluster forgets what has no future left.
+            top = min(needed)[0]
+            predicted = {index: task for index, task in predicted.items() if index[0] >= top}
+            for index, tile in needed.items():
+                if index not in predicted:
+                    predicted[index] = self._submit(_predict_tile, source, plan, tile)
+            maps = [predicted[index] for index in needed]
+            waiting.append(self._submit(_label_block, plan, block, list(needed.values()), maps))
+            if len(waiting) > limit:
                 yield self._result(waiting.popleft())
         while waiting:
             yield self._result(waiting.popleft())
 
     def _submit(self, work: Any, *arguments: Any) -> Any:
-        return self.client.submit(work, self.recipe, *arguments, pure=False)
+        return self.client.submit(work, self.segmenter, *arguments, pure=False)
 
     def _result(self, task: Any) -> Ints:
         try:
             return np.asarray(task.result())
-        except load_distributed().scheduler.KilledWorker as error:
+        except _load_distributed().scheduler.KilledWorker as error:
             raise FlowsegError(
                 f"the workers of the cluster died one after the other: {error}",
                 remedy="give each more memory, or fewer threads",
             ) from error
 
 
-def load_distributed() -> Any:
-    """The package distributed, or an error that says how to install it."""
+@contextmanager
+def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Iterator[Cluster]:
+    """A cluster for as long as the block lasts.
+
+    Parameters
+    ----------
+    address : str
+        Of a scheduler, as in ``tcp://host:8786``, or `LOCAL`: one worker for each GPU, where the
+        segmenter computes on any of them, else a single one.
+    segmenter : Segmenter
+        Each worker picks a device of its own for it, as on this machine.
+    timeout : float
+        Seconds until a scheduler has to answer.
+
+    Raises
+    ------
+    FlowsegError
+        Where dask is not installed, no scheduler answers, or it has no worker.
+    """
+    distributed = _load_distributed()
+    with ExitStack() as stack:
+        gpus = 0
+        if address == LOCAL:
+            if segmenter.device == torch.device("cuda"):
+                gpus = torch.cuda.device_count()
+            cluster = distributed.LocalCluster(
+                n_workers=max(1, gpus),
+                threads_per_worker=max(1, threads() // max(1, gpus)),
+                dashboard_address=None,
+            )
+            client = distributed.Client(stack.enter_context(cluster))
+        else:
+            try:
+                client = distributed.Client(address, timeout=timeout)
+            except (OSError, ValueError) as error:
+                raise FlowsegError(
+                    f"no Dask scheduler answers at {address!r}: {error}",
+                    remedy="start one (dask scheduler) and workers (dask worker ADDRESS), or leave "
+                    "the address out",
+                ) from error
+        stack.enter_context(client)
+        if not client.nthreads():
+            raise FlowsegError(
+                f"the Dask scheduler at {address!r} has no worker",
+                remedy=f"start some: dask worker {address}",
+            )
+        client.run(_set_up_worker, gpus)
+        yield Cluster(client, segmenter)
+
+
+def _load_distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
@@ -146,108 +168,47 @@ def load_distributed() -> Any:
     return distributed
 
 
-@contextmanager
-def connect(address: str, recipe: Recipe) -> Iterator[Cluster]:
-    """A cluster for as long as the block lasts.
-
-    Parameters
-    ----------
-    address : str
-        Of a scheduler, as in ``tcp://host:8786``, or `LOCAL`: one worker for each GPU that is to be
-        used, else a single one.
-    recipe : Recipe
-
-    Raises
-    ------
-    FlowsegError
-        Where dask is not installed, or no scheduler answers.
-    """
-    distributed = load_distributed()
-    if address == LOCAL:
-        gpus = torch.cuda.device_count() if recipe.device in ("auto", "cuda") else 0
-        workers = max(1, gpus)
-        with (
-            distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=max(1, threads() // workers),
-                dashboard_address=None,
-            ) as cluster,
-            distributed.Client(cluster) as client,
-        ):
-            yield Cluster(client, recipe)
-        return
-    try:
-        client = distributed.Client(address, timeout=_PATIENCE)
-    except (OSError, ValueError) as error:
-        raise FlowsegError(
-            f"no Dask scheduler answers at {address!r}: {error}",
-            remedy="start one (dask scheduler) and workers (dask worker ADDRESS), or leave the "
-            "address out",
-        ) from error
-    with client:
-        if not client.nthreads():
-            raise FlowsegError(
-                f"the Dask scheduler at {address!r} has no worker",
-                remedy=f"start some: dask worker {address}",
-            )
-        yield Cluster(client, recipe)
-
-
 # --- on the workers -------------------------------------------------------------------------
 
-_lock = Lock()
+
+def _set_up_worker(gpus: int, dask_worker: Any) -> None:
+    """Use the worker's threads; of several GPUs of this machine each worker sees its own."""
+    set_threads(dask_worker.state.nthreads)
+    torch.set_num_threads(dask_worker.state.nthreads)
+    if gpus > 1:  # before anything is computed with CUDA in the worker's process
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[dask_worker.name % gpus]
 
 
-def _predict_tile(recipe: Recipe, page: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
-    """What the networks say of a tile: flows and cellprob of what it keeps, (3, h, w)."""
-    ensemble = _segmenter(recipe).ensemble
-    with page.open_regions() as read:
-        ((_, answer),) = predict_tiles(ensemble, lambda y, x: plan.pixels(read, y, x), [tile])
-    return np.ascontiguousarray(to_host(answer.maps[(0, slice(None), *tile.keep)]))
+def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
+    """Flows and cellprob of a tile without its halo, (3, h, w)."""
+    with source.open_regions() as read:
+        ((_, output),) = predict_tiles(
+            segmenter.ensemble, lambda y, x: plan.read_scaled(read, y, x), [tile]
+        )
+    return np.ascontiguousarray(to_host(output.maps[(0, slice(None), *tile.keep)]))
 
 
 def _label_block(
-    recipe: Recipe, plan: SlidePlan, block: Block, tiles: Sequence[Tile], answers: Sequence[Floats]
+    segmenter: Segmenter,
+    plan: SlidePlan,
+    block: Block,
+    tiles: Sequence[Tile],
+    predicted: Sequence[Floats],
 ) -> Ints:
-    """The labels of what a block sees."""
-    top, left = _top(tiles), min(tile.write[1].start for tile in tiles)
+    """The labels of a block's window."""
+    top, left = (min(tile.write[axis].start for tile in tiles) for axis in (0, 1))
     bottom, right = (max(tile.write[axis].stop for tile in tiles) for axis in (0, 1))
-    maps = np.empty((3, bottom - top, right - left), np.float32)
-    for tile, answer in zip(tiles, answers, strict=True):
+    scaled = np.empty((3, bottom - top, right - left), np.float32)
+    for tile, maps in zip(tiles, predicted, strict=True):
         y, x = tile.write
-        maps[:, y.start - top : y.stop - top, x.start - left : x.stop - left] = answer
-    own = np.stack(
-        [rescale_part(one, (top, left), plan.scaled, plan.shape, block.seen) for one in maps]
+        scaled[:, y.start - top : y.stop - top, x.start - left : x.stop - left] = maps
+    maps = np.stack(
+        [rescale_part(p, (top, left), plan.scaled, plan.shape, block.window) for p in scaled]
     )
-    field = FlowField(own[:2], own[2], np.zeros(0, np.float32))
-    return field_to_labels(field, plan.settings, _segmenter(recipe).device)
+    field = FlowField(maps[:2], maps[2], np.zeros(0, np.float32))
+    return field_to_labels(field, plan.settings, segmenter.device)
 
 
-def _segmenter(recipe: Recipe) -> Segmenter:
-    with _lock:
-        return _loaded(recipe)
-
-
-@lru_cache(maxsize=1)
-def _loaded(recipe: Recipe) -> Segmenter:
-    worker = load_distributed().get_worker()
-    set_threads(worker.state.nthreads)
-    torch.set_num_threads(worker.state.nthreads)
-    device = recipe.device
-    gpus = torch.cuda.device_count()
-    # Workers of a local cluster are numbered, and each takes a GPU of its own.
-    if gpus and device in ("auto", "cuda") and isinstance(worker.name, int):
-        device = f"cuda:{worker.name % gpus}"
-    return Segmenter.load(recipe.models, device, tta=recipe.tta, compile=recipe.compile)
-
-
-def _place(tile: Tile) -> tuple[int, int]:
-    return tile.write[0].start, tile.write[1].start
-
-
-def _top(tiles: Sequence[Tile]) -> int:
-    return int(min(tile.write[0].start for tile in tiles))
-
-
-def _meet(one: slice, other: slice) -> bool:
+def _overlap(one: slice, other: slice) -> bool:
     return bool(one.start < other.stop and other.start < one.stop)

@@ -1,10 +1,11 @@
-"""Networks and views that answer together: each network sees each view; the mean is the answer."""
+"""Ensembles of networks with test-time augmentation: the mean of all their predictions."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,14 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowseg.config.choices import TTA_CHOICES
+from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.flow_field import to_host
-from flowseg.network.device import autocast
+from flowseg.network.device import autocast, pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork, NetworkOutput, folded
 
 __all__ = ["Ensemble", "EnsembleOutput"]
 
-_TTA = {
+# Quarter turns counter-clockwise, and whether the image is then mirrored left to right.
+_AUGMENTATIONS = {
     1: ((0, False),),
     2: ((0, False), (2, False)),
     4: tuple((turns, False) for turns in range(4)),
@@ -28,13 +31,13 @@ _TTA = {
 
 
 class EnsembleOutput(NamedTuple):
-    """What the committee says of a batch of B images of h x w pixels.
+    """Outputs for a batch of B images of h x w pixels.
 
     Attributes
     ----------
     maps : tensor, shape (B, 3, h, w), float32
         Flows (dy, dx) of about unit length inside cells, and cellprob (a logit). On the
-        committee's device.
+        ensemble's device.
     cell_type : ndarray, shape (B, T), float32
         Logits of the cell types. On the host.
     disagreement : tensor, shape (B, h, w), float32, or None
@@ -47,21 +50,26 @@ class EnsembleOutput(NamedTuple):
 
 
 class Ensemble:
-    """One or several networks, and the views they see.
+    """One or several networks on a device, and the test-time augmentations they see.
+
+    A pickle or a deep copy carries the weights; it picks its device and compiles anew.
 
     Parameters
     ----------
     networks : sequence of FlowNetwork
         Of one number of cell types and one diameter; they are copied.
-    device : torch.device
-    dtype : torch.dtype
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
+    precision : {"auto", "float32", "bfloat16", "float16"}
         Number type of the convolutions.
-    views : {1, 2, 4, 8}
-        Views averaged: 2 adds the half turn, 4 the quarter turns, 8 their mirror images. The
-        answer for an image turned by any of them is the answer turned.
+    tta : {1, 2, 4, 8}
+        Augmentations averaged: 2 adds the half turn, 4 the quarter turns, 8 their mirror images.
+        The output for an image transformed by any of them is the output transformed.
     compile : bool
         Whether torch.compile translates the networks first; needs a C++ compiler and takes most of
         a minute for each new size of images.
+    tile : int
+        Edge of the square that is computed at once, without its halo; bounds the memory.
 
     Attributes
     ----------
@@ -69,78 +77,93 @@ class Ensemble:
         Images are to be rescaled so that the mean cell diameter becomes this many pixels.
     stride : int
         Both edges of an image must be multiples of it.
-    reach : int
-        Pixels beyond this distance have no say in an answer.
-    tile : int
-        Edge of the square that is computed at once, without its reach; bounds the memory.
+    halo : int
+        Radius of the receptive field, rounded up to a multiple of `stride`, in pixels.
     """
 
     def __init__(
         self,
         networks: Sequence[FlowNetwork],
-        device: torch.device,
-        dtype: torch.dtype,
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
         tta: int = 1,
         compile: bool = False,
+        tile: int = 1024,
     ) -> None:
-        if tta not in _TTA:
+        if tta not in _AUGMENTATIONS:
             raise FlowsegError(f"tta must be one of {TTA_CHOICES}, not {tta}")
         if len({network.config.target_diameter for network in networks}) != 1:
-            raise FlowsegError("networks of different diameters cannot answer together")
-        self.device = device
-        self.dtype = dtype
-        self.tta = _TTA[tta]
+            raise FlowsegError("networks of different diameters make no ensemble")
+        self.options: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "tta": tta,
+            "compile": compile,
+            "tile": tile,
+        }
+        self.device = pick_device(device)
+        self.dtype = pick_precision(precision, self.device)
+        self.augmentations = _AUGMENTATIONS[tta]
         self.networks = [
-            folded(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            folded(network).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in networks
         ]
         self.diameter = networks[0].config.target_diameter
         self.stride = max(network.stride for network in networks)
-        self.reach = -(-max(network.reach for network in networks) // self.stride) * self.stride
-        self.tile = 1024
+        self.halo = -(-max(network.reach for network in networks) // self.stride) * self.stride
+        self.tile = tile
         self._run = [torch.compile(n) if compile else n for n in self.networks]
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        networks = [deepcopy(network).cpu() for network in self.networks]
+        return {"networks": networks, **self.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     @property
     def size(self) -> int:
-        """How many answers are averaged."""
-        return len(self.networks) * len(self.tta)
+        """Number of outputs that are averaged."""
+        return len(self.networks) * len(self.augmentations)
 
     def predict(self, images: NDArray[np.float32], disagreement: bool = False) -> EnsembleOutput:
-        """The mean answer for images, normalised and rescaled.
+        """The mean output for images, normalised and rescaled.
 
         Parameters
         ----------
         images : ndarray, shape (B, h, w), float32
             Both edges multiples of `stride`.
         disagreement : bool
-            Whether to say how far the members are apart.
+            Whether to map how far the members are apart.
         """
-        pinned = self.device.type == "cuda"
+        pin_memory = self.device.type == "cuda"
         batch = torch.from_numpy(np.ascontiguousarray(images))[:, None]
-        if pinned:
+        if pin_memory:
             batch = batch.pin_memory()
-        # One at a time: threads of one device only hinder each other.
+        # One batch at a time: threads on one device only hinder each other.
         with self._lock, torch.inference_mode(), autocast(self.device, self.dtype):
-            batch = batch.to(self.device, non_blocking=pinned)
+            batch = batch.to(self.device, non_blocking=pin_memory)
             count, _, height, width = batch.shape
-            total = batch.new_zeros((count, 3, height, width))
-            votes = batch.new_zeros((count, self.networks[0].type_head.out_features))
-            square = batch.new_zeros((count, height, width))
+            mean = batch.new_zeros((count, 3, height, width))
+            logits = batch.new_zeros((count, self.networks[0].type_head.out_features))
+            squares = batch.new_zeros((count, height, width))
             for network, run in zip(self.networks, self._run, strict=True):
-                for view in self.tta:
-                    output = run(
-                        _turned(batch, *view).contiguous(memory_format=torch.channels_last)
-                    )
-                    maps = _unturned(_maps(output, network.config.flow_scale), *view)
-                    total += maps
-                    votes += output.cell_type
+                for augmentation in self.augmentations:
+                    augmented = _augment(batch, *augmentation)
+                    output = run(augmented.contiguous(memory_format=torch.channels_last))
+                    maps = _invert(_maps(output, network.config.flow_scale), *augmentation)
+                    mean += maps
+                    logits += output.cell_type
                     if disagreement:
-                        square += maps[:, :2].square().sum(dim=1)
-            total /= self.size
-            apart = (square / self.size - total[:, :2].square().sum(dim=1)).clamp_(min=0).sqrt_()
+                        squares += maps[:, :2].square().sum(dim=1)
+            mean /= self.size
+            variance = squares / self.size - mean[:, :2].square().sum(dim=1)
             return EnsembleOutput(
-                total, to_host(votes / self.size), apart if disagreement else None
+                maps=mean,
+                cell_type=to_host(logits / self.size),
+                disagreement=variance.clamp_(min=0).sqrt_() if disagreement else None,
             )
 
 
@@ -148,20 +171,20 @@ def _maps(output: NetworkOutput, flow_scale: float) -> Tensor:
     return torch.cat((output.flows.float() / flow_scale, output.cellprob.float()[:, None]), 1)
 
 
-def _turned(images: Tensor, turns: int, mirrored: bool) -> Tensor:
-    """Turned counter-clockwise by quarters, then mirrored left to right."""
+def _augment(images: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """Rotated counter-clockwise by quarter turns, then mirrored left to right."""
     if turns:
         images = torch.rot90(images, turns, (-2, -1))
     return images.flip(-1) if mirrored else images
 
 
-def _unturned(maps: Tensor, turns: int, mirrored: bool) -> Tensor:
-    """Maps of a view, turned back to the image's own position; the flow vectors turn along."""
+def _invert(maps: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """The maps of an augmented image as maps of the image itself; flow vectors rotate along."""
     if mirrored:
         maps = maps.flip(-1)
         maps[:, 1].neg_()
     for _ in range(turns):
-        # What points along the rows of a view pointed down before a turn counter-clockwise.
+        # A vector along the rows pointed down before a quarter turn counter-clockwise.
         maps = torch.rot90(maps, -1, (-2, -1))
         maps = torch.stack((maps[:, 1], -maps[:, 0], maps[:, 2]), 1)
     return maps

@@ -1,4 +1,4 @@
-"""A flow field: where the networks left it, on the host, and followed to instances."""
+"""A flow field: on the device of the networks, on the host, in a file; its labels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from flowseg.inference.rescale import rescale_maps
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = ["DeviceField", "FlowField", "field_to_labels", "load_fields", "save_fields", "to_host"]
+__all__ = [
+    "DeviceField",
+    "FlowField",
+    "compute_labels",
+    "field_to_labels",
+    "load_fields",
+    "save_fields",
+    "to_host",
+]
 
 
 class FlowField(NamedTuple):
-    """What the committee says of one image of H x W pixels.
+    """The output of an ensemble for one image of H x W pixels.
 
     Attributes
     ----------
@@ -43,7 +51,7 @@ class FlowField(NamedTuple):
 
 
 class DeviceField(NamedTuple):
-    """The same on the committee's device.
+    """The same on the ensemble's device.
 
     Attributes
     ----------
@@ -59,31 +67,43 @@ class DeviceField(NamedTuple):
     disagreement: Tensor | None = None
 
     def resized(self, shape: tuple[int, int]) -> DeviceField:
-        """At another size, where it lies."""
-        apart = self.disagreement
+        """Rescaled on its device."""
+        disagreement = self.disagreement
         return DeviceField(
             rescale_maps(self.maps, shape),
             self.cell_type,
-            None if apart is None else rescale_maps(apart[None], shape)[0],
+            None if disagreement is None else rescale_maps(disagreement[None], shape)[0],
         )
 
     def to_host(self) -> FlowField:
         """On the host."""
-        maps, apart = to_host(self.maps), self.disagreement
+        maps, disagreement = to_host(self.maps), self.disagreement
         return FlowField(
-            maps[:2], maps[2], self.cell_type, None if apart is None else to_host(apart)
+            flows=maps[:2],
+            cellprob=maps[2],
+            cell_type=self.cell_type,
+            disagreement=None if disagreement is None else to_host(disagreement),
         )
 
 
 def to_host(tensor: Tensor) -> NDArray[np.float32]:
-    """A tensor on the host; one that is there already is not copied."""
+    """A tensor as an array; one that is on the host already is not copied."""
     if tensor.device.type != "cuda":
         return np.asarray(tensor.cpu().numpy())
-    # Page-locked memory is filled without a detour; torch keeps and reuses it.
+    # The copy to pinned memory is the fastest; torch keeps and reuses that memory.
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
     return np.asarray(host.numpy())
+
+
+def compute_labels(
+    field: DeviceField, shape: tuple[int, ...], settings: CellTypeSettings
+) -> tuple[NDArray[np.int32], FlowField]:
+    """The labels of an image of some shape, and the flow field at that shape on the host."""
+    resized = field.resized((shape[0], shape[1]))
+    host = resized.to_host()
+    return field_to_labels(host, settings, resized.maps.device, resized.maps), host
 
 
 def field_to_labels(
@@ -92,28 +112,28 @@ def field_to_labels(
     device: torch.device,
     on_device: Tensor | None = None,
 ) -> NDArray[np.int32]:
-    """The instances of a flow field.
+    """The labels of a flow field.
 
     Parameters
     ----------
     field : FlowField
-    needs : CellType
+    settings : CellTypeSettings
         The thresholds.
     device : torch.device
-        A CUDA device follows the flows itself; for any other the CPU does.
-    resident : tensor, shape (3, H, W), optional
-        The field's maps, where they lie on the CUDA device already.
+        The dynamics run on a CUDA device; for any other on the CPU.
+    on_device : tensor, shape (3, H, W), optional
+        The field's maps, if they are on the CUDA device already.
     """
     on_gpu = device.type == "cuda"
-    cells = find_instances(
+    instances = find_instances(
         field.flows,
         field.cellprob,
         cellprob_threshold=settings.cellprob_threshold,
-        measure=settings.flow_threshold > 0,
+        residuals=settings.flow_threshold > 0,
         device=str(device) if on_gpu else "cpu",
         on_device=on_device if on_gpu else None,
     )
-    return cells.labels(cells.kept(settings.flow_threshold, settings.min_size))
+    return instances.labels(instances.keep_mask(settings.flow_threshold, settings.min_size))
 
 
 def save_fields(path: PathLike, flows: ArrayLike, cellprob: ArrayLike) -> None:

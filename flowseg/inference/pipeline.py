@@ -1,9 +1,9 @@
 """Many images through the segmenter: reading, network, dynamics and writing side by side.
 
-Every step runs on threads of its own. The compiled loops, torch and the image codecs leave
-Python's lock, so that one process keeps all cores and the device busy. Results come in the order of
-the images, and the number of pixels under way is bounded, so that memory does not grow with the
-number of images.
+Every step runs on threads of its own. The compiled loops, torch and the image codecs release
+Python's global lock, so that one process keeps all cores and the device busy. Results come in the
+order of the images, and the number of pixels under way is bounded, so that memory does not grow
+with the number of images.
 """
 
 from __future__ import annotations
@@ -20,12 +20,21 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.jit import threads
 from flowseg.errors import FlowsegError, as_user_error
-from flowseg.inference.segmenter import Prediction, Segmenter, SegmentOptions
+from flowseg.inference.options import SegmentOptions
+from flowseg.inference.segmenter import (
+    Prediction,
+    ScaledPrediction,
+    Segmenter,
+    postprocess,
+    predict,
+    preprocess,
+)
 
 __all__ = ["Outcome", "Stage", "pipeline", "segment_many"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Grey = NDArray[np.float32]
 
 _PIXELS = 2**24
 """Pixels under way at once; a larger image goes alone."""
@@ -33,14 +42,14 @@ _PIXELS = 2**24
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
-    """What became of one item: a result, or the error that stopped it."""
+    """The result of one item, or the error that stopped it."""
 
     item: Item
     result: Result | None
     error: FlowsegError | None
 
     def get(self) -> Result:
-        """The result; the error is raised."""
+        """The result, or the error raised."""
         if self.error is not None:
             raise self.error
         return cast(Result, self.result)
@@ -48,7 +57,7 @@ class Outcome(Generic[Item, Result]):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a pipeline: what is done with an item, and by how many threads."""
+    """One step of a pipeline: a function of an item, and the number of its threads."""
 
     work: Callable[[Any], Any]
     workers: int
@@ -71,7 +80,7 @@ def pipeline(
     stages : sequence of Stage
         Each takes what the one before it returns, the first the item itself.
     weight : callable
-        How much memory an item needs, in any unit.
+        The memory an item needs, in any unit.
     limit : int
         Total weight of the items under way, unless one alone exceeds it.
     ahead : int
@@ -117,7 +126,7 @@ def segment_many(
     options: SegmentOptions,
     *,
     read: Callable[[Item], NDArray[Any]],
-    write: Callable[[Item, NDArray[np.float32], Prediction], Result],
+    write: Callable[[Item, Grey, Prediction], Result],
     weight: Callable[[Item], int],
 ) -> Generator[Outcome[Item, Result], None, None]:
     """Segment many images side by side, in bounded memory.
@@ -126,16 +135,16 @@ def segment_many(
     ----------
     segmenter : Segmenter
     items : iterable
-        What names the images.
-    request : Request
-        What is asked of every image.
+        One for each image, such as its path.
+    options : SegmentOptions
+        For every image.
     read : callable
         From an item to its image; runs on several threads.
     write : callable
-        From an item, its normalised grey image and its prediction to what is yielded; runs on
-        several threads.
+        From an item, its normalised grey image and its prediction to a result; runs on several
+        threads.
     weight : callable
-        The pixels of an item's image.
+        The number of pixels of an item's image.
 
     Yields
     ------
@@ -145,18 +154,22 @@ def segment_many(
     # Where the network runs on the same cores, one thread to each side of it keeps up.
     cores = 1 if segmenter.device.type == "cpu" else threads()
 
-    def prepare(item: Item) -> Any:
-        return item, segmenter.prepare(read(item), options)
+    def read_grey(item: Item) -> tuple[Item, Grey]:
+        return item, preprocess(read(item))
 
-    def infer(job: Any) -> Any:
-        item, prepared = job
-        return item, prepared.grey, segmenter.infer(prepared)
+    def run_networks(job: tuple[Item, Grey]) -> tuple[Item, Grey, ScaledPrediction]:
+        item, grey = job
+        return item, grey, predict(segmenter, grey, options)
 
-    def finish(job: Any) -> Result:
-        item, grey, inferred = job
-        return write(item, grey, segmenter.finish(inferred))
+    def write_labels(job: tuple[Item, Grey, ScaledPrediction]) -> Result:
+        item, grey, predicted = job
+        return write(item, grey, postprocess(segmenter, predicted))
 
-    stages = (Stage(prepare, min(cores, 8)), Stage(infer, 1), Stage(finish, min(cores, 16)))
+    stages = (
+        Stage(read_grey, min(cores, 8)),
+        Stage(run_networks, 1),
+        Stage(write_labels, min(cores, 16)),
+    )
     yield from pipeline(
         items,
         stages,
@@ -166,15 +179,15 @@ def segment_many(
     )
 
 
-def _work(stage: Stage, before: Future[Any]) -> Any:
-    return stage.work(before.result())
+def _work(stage: Stage, previous: Future[Any]) -> Any:
+    return stage.work(previous.result())
 
 
 def _outcome(item: Item, future: Future[Any]) -> Outcome[Item, Any]:
     try:
         return Outcome(item, future.result(), None)
     except Exception as error:
-        known = as_user_error(error)
-        if known is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
-        return Outcome(item, None, known)
+        return Outcome(item, None, user_error)

@@ -1,8 +1,8 @@
-"""Rescaling of a whole image or of any part of it, with the same result for every pixel.
+"""Rescaling of an image or of any region of it, with the same result for every pixel.
 
-The place of a pixel follows from its index in the whole image alone, so that a part that is
-rescaled by itself holds exactly what the whole would. Linear between pixels when enlarging, means
-of areas when shrinking; symmetric, so that a turned image is rescaled to the turned result.
+Coordinates follow from a pixel's index in the whole image alone, so that a region that is rescaled
+by itself holds exactly what the rescaled image does. Linear interpolation when enlarging, means of
+areas when shrinking; symmetric, so that a rotated image is rescaled to the rotated result.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from torch import Tensor
 
 from flowseg.arrays.jit import jit
 
-__all__ = ["footprint", "rescale", "rescale_maps", "rescale_part"]
+__all__ = ["footprint", "rescale", "rescale_maps", "rescale_part", "shape_at_zoom"]
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, int]
 Region = tuple[slice, slice]
+
+
+def shape_at_zoom(shape: tuple[int, ...], zoom: float, stride: int) -> Shape:
+    """The size of an image enlarged `zoom` times, rounded to multiples of `stride`."""
+    height, width = (max(1, round(edge * zoom / stride)) * stride for edge in shape)
+    return height, width
 
 
 def rescale(image: Floats, shape: Shape) -> Floats:
@@ -42,25 +48,25 @@ def rescale(image: Floats, shape: Shape) -> Floats:
     array([[0.  , 0.25, 0.75, 1.  ]], dtype=float32)
     """
     height, width = image.shape
-    whole = (slice(0, shape[0]), slice(0, shape[1]))
-    return rescale_part(image, (0, 0), (height, width), shape, whole)
+    everything = (slice(0, shape[0]), slice(0, shape[1]))
+    return rescale_part(image, (0, 0), (height, width), shape, everything)
 
 
 def rescale_part(
     part: Floats, origin: Shape, source: Shape, target: Shape, region: Region
 ) -> Floats:
-    """A region of the image that a rescaled whole would be.
+    """A region of a rescaled image.
 
     Parameters
     ----------
     part : ndarray, shape (h, w), float32
-        The pixels of the source that :func:`footprint` names, or more.
+        The pixels of the source that :func:`footprint` gives, or more.
     origin : (int, int)
         Row and column of the source that `part` begins with.
     source, target : (int, int)
-        Height and width of the whole before and after.
+        Height and width of the whole image before and after.
     region : (slice, slice)
-        Rows and columns of the target that are wanted.
+        Rows and columns of the target.
 
     Returns
     -------
@@ -68,87 +74,87 @@ def rescale_part(
         Of the region's size.
     """
     if source == target:
-        rows, columns = (
+        unscaled = tuple(
             slice(span.start - first, span.stop - first)
             for span, first in zip(region, origin, strict=True)
         )
-        return np.ascontiguousarray(part[rows, columns], np.float32)
-    (down, down_shares), (along, along_shares) = (
-        _shares(*axis) for axis in zip(source, target, region, strict=True)
+        return np.ascontiguousarray(part[unscaled], np.float32)
+    (rows, row_weights), (columns, column_weights) = (
+        _weights(*axis) for axis in zip(source, target, region, strict=True)
     )
-    top = int(down.min())
-    strip = np.empty((int(down.max()) - top + 1, len(along)), np.float32)
+    top = int(rows.min())
+    strip = np.empty((int(rows.max()) - top + 1, len(columns)), np.float32)
     first = top - origin[0]
-    _mix_columns(part[first : first + len(strip)], along - origin[1], along_shares, strip)
-    result = np.empty((len(down), len(along)), np.float32)
-    _mix_rows(strip, down - top, down_shares, result)
+    _blend_columns(part[first : first + len(strip)], columns - origin[1], column_weights, strip)
+    result = np.empty((len(rows), len(columns)), np.float32)
+    _blend_rows(strip, rows - top, row_weights, result)
     return result
 
 
 def rescale_maps(maps: Tensor, shape: Shape) -> Tensor:
-    """Maps (C, H, W) float32 at another size, where they lie: each as by :func:`rescale`."""
+    """Maps (C, H, W) float32 at another size, on their device: each as by :func:`rescale`."""
     if maps.shape[1:] == shape:
         return maps
     if maps.device.type == "cpu":
-        return torch.from_numpy(np.stack([rescale(one, shape) for one in maps.numpy()]))
-    return _mixed(maps, shape)
+        return torch.from_numpy(np.stack([rescale(plane, shape) for plane in maps.numpy()]))
+    return _blend_on_device(maps, shape)
 
 
-def _mixed(maps: Tensor, shape: Shape) -> Tensor:
-    """As the compiled loops below: along the rows first, the shares added from first to last."""
+def _blend_on_device(maps: Tensor, shape: Shape) -> Tensor:
+    """As the compiled loops below: columns first, and in the same order of additions."""
     for axis in (2, 1):
         length = shape[axis - 1]
-        pixels, shares = (
-            torch.from_numpy(part).to(maps.device)
-            for part in _shares(maps.shape[axis], length, slice(0, length))
+        pixels, weights = (
+            torch.from_numpy(array).to(maps.device)
+            for array in _weights(maps.shape[axis], length, slice(0, length))
         )
-        along = shares if axis == 2 else shares[:, :, None]
+        factors = weights if axis == 2 else weights[:, :, None]
         maps = reduce(
             torch.add,
-            (maps.index_select(axis, pixels[:, k]) * along[:, k] for k in range(pixels.shape[1])),
+            (maps.index_select(axis, pixels[:, k]) * factors[:, k] for k in range(pixels.shape[1])),
         )
     return maps
 
 
 def footprint(source: int, target: int, span: slice) -> slice:
-    """The source pixels along one axis that the target pixels `span` are made of."""
+    """The source pixels along one axis that the target pixels `span` depend on."""
     if source == target:
         return span
-    pixels, _ = _shares(source, target, span)
+    pixels, _ = _weights(source, target, span)
     return slice(int(pixels.min()), int(pixels.max()) + 1)
 
 
-def _shares(source: int, target: int, span: slice) -> tuple[NDArray[np.int32], Floats]:
-    """For each target pixel of `span` the source pixels it is made of, and their shares."""
+def _weights(source: int, target: int, span: slice) -> tuple[NDArray[np.int32], Floats]:
+    """For each target pixel of `span` the source pixels it is a mean of, and their weights."""
     index = np.arange(span.start, span.stop, dtype=np.float64)[:, None]
     step = source / target
     if target >= source:
-        place = np.clip((index + 0.5) * step - 0.5, 0, source - 1)
-        pixels = np.floor(place) + np.arange(2)
-        shares = 1 - abs(place - pixels)
+        centre = np.clip((index + 0.5) * step - 0.5, 0, source - 1)
+        pixels = np.floor(centre) + np.arange(2)
+        weights = 1 - abs(centre - pixels)
     else:
         start, stop = index * step, (index + 1) * step
         pixels = np.floor(start) + np.arange(math.ceil(step) + 1)
-        shares = np.clip(np.minimum(stop, pixels + 1) - np.maximum(start, pixels), 0, 1) / step
+        weights = np.clip(np.minimum(stop, pixels + 1) - np.maximum(start, pixels), 0, 1) / step
     inside = np.clip(pixels, 0, source - 1).astype(np.int32)
-    return inside, np.where(pixels == inside, shares, 0).astype(np.float32)
+    return inside, np.where(pixels == inside, weights, 0).astype(np.float32)
 
 
 @jit
-def _mix_columns(image: Any, pixels: Any, shares: Any, result: Any) -> None:
+def _blend_columns(image: Any, pixels: Any, weights: Any, result: Any) -> None:
     for y in range(result.shape[0]):
         for x in range(result.shape[1]):
             total = np.float32(0)
             for k in range(pixels.shape[1]):
-                total += shares[x, k] * image[y, pixels[x, k]]
+                total += weights[x, k] * image[y, pixels[x, k]]
             result[y, x] = total
 
 
 @jit
-def _mix_rows(image: Any, pixels: Any, shares: Any, result: Any) -> None:
+def _blend_rows(image: Any, pixels: Any, weights: Any, result: Any) -> None:
     for y in range(result.shape[0]):
         result[y] = 0
         for k in range(pixels.shape[1]):
-            share, row = shares[y, k], image[pixels[y, k]]
+            weight, row = weights[y, k], image[pixels[y, k]]
             for x in range(row.size):
-                result[y, x] += share * row[x]
+                result[y, x] += weight * row[x]

@@ -1,4 +1,4 @@
-"""An image larger than memory: read, computed and followed in blocks, its labels in strips.
+"""An image larger than memory: read and segmented in blocks, its label image some rows at a time.
 
 The flow field does not depend on the blocks: it comes from the same tiles as that of a whole
 image. Only a band of it is in memory.
@@ -19,12 +19,14 @@ from flowseg.arrays.intensity import Span, intensity_span, normalize, to_grey
 from flowseg.arrays.jit import threads
 from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
+from flowseg.inference.auto_scale import resolve_settings
 from flowseg.inference.blocks import Block, BlockSizes, assemble, cut_blocks
 from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
+from flowseg.inference.options import SegmentOptions, known_diameter
 from flowseg.inference.pipeline import Stage, pipeline
-from flowseg.inference.rescale import footprint, rescale_part
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
-from flowseg.inference.tiles import predict_tiles, tile_rows
+from flowseg.inference.rescale import footprint, rescale_part, shape_at_zoom
+from flowseg.inference.segmenter import Segmenter
+from flowseg.inference.tiles import cut_tiles, predict_tiles
 from flowseg.io.image_source import ReadRegion
 
 __all__ = ["SlidePlan", "plan_slide", "segment_slide"]
@@ -34,20 +36,20 @@ Floats = NDArray[np.float32]
 Shape = tuple[int, int]
 
 _SAMPLE = 2**24
-"""Pixels that the intensities of an image are judged by; of a larger one every k-th."""
+"""Pixels that the intensities of an image are estimated from; of a larger one every k-th."""
 
-_STRIP = 512
+_SAMPLE_ROWS = 512
 """Rows read at once for that."""
 
-_GLANCE = 1024
-"""Edge of the middle that tells the cell type and the size."""
+_CENTRE = 1024
+"""Edge of the centre that the cell type and the diameter are predicted from."""
 
-_LEAST_REACH = 128
-"""Pixels that blocks overlap at least."""
+_MIN_HALO = 128
+"""Pixels."""
 
 
 class SlidePlan(NamedTuple):
-    """What is known of an image before it is computed.
+    """An image's sizes, intensities and settings; it can be pickled.
 
     Attributes
     ----------
@@ -55,7 +57,7 @@ class SlidePlan(NamedTuple):
         Height and width of the image, and at the networks' scale.
     span : Span
         Its intensities.
-    needs : CellType
+    settings : CellTypeSettings
     """
 
     shape: Shape
@@ -63,22 +65,18 @@ class SlidePlan(NamedTuple):
     span: Span
     settings: CellTypeSettings
 
-    def grey(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
-        """A part of the image, normalised as the whole."""
-        return normalize(to_grey(read(rows, columns)), self.span)
+    def read_scaled(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
+        """A region of the normalised image at the networks' scale."""
+        return self.read_rescaled(read, self.scaled, (rows, columns))
 
-    def pixels(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
-        """A part of the image that the networks see."""
-        return self.reduced(read, self.scaled, (rows, columns))
-
-    def reduced(self, read: ReadRegion, target: Shape, region: tuple[slice, slice]) -> Floats:
-        """A region of what the normalised image would be at another size."""
+    def read_rescaled(self, read: ReadRegion, target: Shape, region: tuple[slice, slice]) -> Floats:
+        """A region of the normalised image, rescaled to `target`."""
         rows, columns = (footprint(*axis) for axis in zip(self.shape, target, region, strict=True))
-        grey = self.grey(read, rows, columns)
+        grey = normalize(to_grey(read(rows, columns)), self.span)
         return rescale_part(grey, (rows.start, columns.start), self.shape, target, region)
 
-    def seen_by_networks(self, region: tuple[slice, slice]) -> tuple[slice, slice]:
-        """The rows and columns at the networks' scale that a region's flows are made of."""
+    def footprint(self, region: tuple[slice, slice]) -> tuple[slice, slice]:
+        """Rows and columns at the networks' scale that the flows of a region depend on."""
         rows, columns = (
             footprint(*axis) for axis in zip(self.scaled, self.shape, region, strict=True)
         )
@@ -86,14 +84,14 @@ class SlidePlan(NamedTuple):
 
     def blocks(self, sizes: BlockSizes) -> list[list[Block]]:
         """The image's blocks, row by row."""
-        reach = max(_LEAST_REACH, math.ceil(sizes.reach * (self.settings.diameter or 0.0)))
-        return cut_blocks(self.shape, sizes, reach)
+        halo = max(_MIN_HALO, math.ceil(sizes.halo * known_diameter(self.settings)))
+        return cut_blocks(self.shape, sizes, halo)
 
 
 def plan_slide(
     segmenter: Segmenter, read: ReadRegion, shape: Shape, options: SegmentOptions
 ) -> SlidePlan:
-    """Look at an image of any size: its intensities, and what the cells of its middle need.
+    """Measure the intensities of an image of any size, and resolve its settings on its centre.
 
     Parameters
     ----------
@@ -102,8 +100,13 @@ def plan_slide(
         From rows and columns (slices) to the image's pixels there.
     shape : (int, int)
         Height and width of the image.
-    request : Request
-        As for :meth:`Segmenter.segment`; without a map of disagreement.
+    options : SegmentOptions
+        Without a map of disagreement.
+
+    Raises
+    ------
+    FlowsegError
+        If the map is asked for, the settings are wrong, or the image cannot be read.
     """
     if options.disagreement:
         raise FlowsegError(
@@ -113,11 +116,14 @@ def plan_slide(
         )
     span = _span(read, shape)
     rows, columns = (
-        slice(max(0, (length - _GLANCE) // 2), min(length, (length + _GLANCE) // 2))
+        slice(max(0, (length - _CENTRE) // 2), min(length, (length + _CENTRE) // 2))
         for length in shape
     )
-    _, settings = segmenter.resolve_settings(normalize(to_grey(read(rows, columns)), span), options)
-    return SlidePlan(shape, segmenter.scaled_shape(shape, settings), span, settings)
+    centre = normalize(to_grey(read(rows, columns)), span)
+    _, settings = resolve_settings(segmenter, centre, options)
+    zoom = segmenter.ensemble.diameter / known_diameter(settings)
+    scaled = shape_at_zoom(shape, zoom, segmenter.ensemble.stride)
+    return SlidePlan(shape=shape, scaled=scaled, span=span, settings=settings)
 
 
 def segment_slide(
@@ -140,18 +146,18 @@ def segment_slide(
     Yields
     ------
     ndarray, shape (h, W), int32
-        The label image from the top, in strips; ids 1, 2 ... in reading order.
+        The label image from the top, some rows at a time; ids 1, 2 ... in reading order.
     """
-    band = _Band(segmenter, read, plan)
+    band = _FlowBand(segmenter, read, plan)
     rows = plan.blocks(sizes)
     blocks = [block for row in rows for block in row]
 
-    def followed(field: FlowField) -> Ints:
+    def block_labels(field: FlowField) -> Ints:
         return field_to_labels(field, plan.settings, segmenter.device)
 
     outcomes = pipeline(
         blocks,
-        [Stage(band.field, 1), Stage(followed, threads())],
+        [Stage(band.field, 1), Stage(block_labels, threads())],
         weight=lambda _: 1,
         limit=len(blocks),
         ahead=threads() + 2,
@@ -160,7 +166,7 @@ def segment_slide(
         yield from assemble(rows, (outcome.get() for outcome in outcomes))
 
 
-class _Band:
+class _FlowBand:
     """The flow field at the image's own size, as a band of rows that moves down."""
 
     def __init__(self, segmenter: Segmenter, read: ReadRegion, plan: SlidePlan) -> None:
@@ -168,15 +174,15 @@ class _Band:
         self.read = read
         self.plan = plan
         self.shape, self.scaled = plan.shape, plan.scaled
-        self.rows = tile_rows(plan.scaled, segmenter.ensemble)
+        self.tile_rows = cut_tiles(plan.scaled, segmenter.ensemble)
         self.top = 0  # of the band, in the image
         self.maps = np.zeros((3, 0, self.shape[1]), np.float32)
-        self.scaled_top = 0  # of what the band's next rows are made of, at the networks' scale
+        self.scaled_top = 0  # of the maps that the next rows depend on, at the networks' scale
         self.scaled_maps = np.zeros((3, 0, self.scaled[1]), np.float32)
 
     def field(self, block: Block) -> FlowField:
-        """The field that a block sees; blocks must come row by row, from the top."""
-        rows, columns = block.seen
+        """The field of a block's window; blocks must come row by row, from the top."""
+        rows, columns = block.window
         self.maps, self.top = self.maps[:, rows.start - self.top :], rows.start
         while self.top + self.maps.shape[1] < rows.stop:
             self._grow()
@@ -184,22 +190,22 @@ class _Band:
         return FlowField(part[:2].copy(), part[2].copy(), np.zeros(0, np.float32))
 
     def _grow(self) -> None:
-        """Compute the next row of tiles, and the rows of the image that it completes."""
-        row = self.rows.pop(0)
-        left, height = self.scaled_maps.shape[1], row[0].write[0].stop - row[0].write[0].start
-        self.scaled_maps = _longer(self.scaled_maps, height)
-        pixels = partial(self.plan.pixels, self.read)
-        for tile, answer in predict_tiles(self.ensemble, pixels, row):
-            kept = answer.maps[(0, slice(None), *tile.keep)]
-            self.scaled_maps[:, left:, tile.write[1]] = to_host(kept)
-        have = self.maps.shape[1]
-        start, stop = self.top + have, self._complete(row[0].write[0].stop)
+        """Predict the next row of tiles, and rescale the rows of the image that it completes."""
+        tiles = self.tile_rows.pop(0)
+        above, added = self.scaled_maps.shape[1], tiles[0].write[0]
+        self.scaled_maps = _longer(self.scaled_maps, added.stop - added.start)
+        read_scaled = partial(self.plan.read_scaled, self.read)
+        for tile, output in predict_tiles(self.ensemble, read_scaled, tiles):
+            maps = output.maps[(0, slice(None), *tile.keep)]
+            self.scaled_maps[:, above:, tile.write[1]] = to_host(maps)
+        height = self.maps.shape[1]
+        start, stop = self.top + height, self._complete(added.stop)
         if stop <= start:
             return
         self.maps = _longer(self.maps, stop - start)
         region = (slice(start, stop), slice(0, self.shape[1]))
-        for maps, scaled in zip(self.maps, self.scaled_maps, strict=True):
-            maps[have:] = rescale_part(
+        for plane, scaled in zip(self.maps, self.scaled_maps, strict=True):
+            plane[height:] = rescale_part(
                 scaled, (self.scaled_top, 0), self.scaled, self.shape, region
             )
         if stop < self.shape[0]:
@@ -208,7 +214,7 @@ class _Band:
             self.scaled_top = first
 
     def _complete(self, bottom: int) -> int:
-        """Rows of the image that are made of the first `bottom` rows at the networks' scale."""
+        """Rows of the image that depend only on the first `bottom` rows at the networks' scale."""
         if bottom == self.scaled[0]:
             return self.shape[0]
         stop = min(self.shape[0], bottom * self.shape[0] // self.scaled[0] + 2)
@@ -225,10 +231,10 @@ def _longer(maps: Floats, rows: int) -> Floats:
 
 
 def _span(read: ReadRegion, shape: Shape) -> Span:
-    every = math.ceil(math.sqrt(shape[0] * shape[1] / _SAMPLE))
-    strip = -(-_STRIP // every) * every
+    step = math.ceil(math.sqrt(shape[0] * shape[1] / _SAMPLE))
+    rows = -(-_SAMPLE_ROWS // step) * step
     sample = [
-        to_grey(read(slice(top, min(shape[0], top + strip)), slice(0, shape[1]))[::every, ::every])
-        for top in range(0, shape[0], strip)
+        to_grey(read(slice(top, min(shape[0], top + rows)), slice(0, shape[1]))[::step, ::step])
+        for top in range(0, shape[0], rows)
     ]
     return intensity_span(np.concatenate(sample))

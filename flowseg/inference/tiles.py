@@ -1,7 +1,7 @@
-"""A committee over an image of any size, tile by tile.
+"""An ensemble over an image of any size, tile by tile.
 
-A pixel is taken only from a tile whose cut edges lie beyond the networks' reach from it, so that
-tiles give the answer of one pass over the whole image and need no blending. Tiles lie on a grid
+A pixel is taken only from a tile that reads the whole receptive field around it (the halo), so that
+tiles give the output of one pass over the whole image and need no blending. Tiles lie on a grid
 that follows from the image's size alone, whatever part of the image is wanted.
 """
 
@@ -17,49 +17,54 @@ from numpy.typing import NDArray
 
 from flowseg.inference.ensemble import Ensemble, EnsembleOutput
 from flowseg.inference.flow_field import DeviceField
+from flowseg.inference.rescale import rescale, shape_at_zoom
 
-__all__ = ["Tile", "cut", "predict_field", "predict_tiles", "tile_rows"]
+__all__ = ["Tile", "cut_tiles", "predict_field", "predict_rescaled", "predict_tiles"]
 
 _BATCH = 2**22
 """Pixels that a GPU takes at once."""
 
 
 class Tile(NamedTuple):
-    """What a tile reads of the image, what it keeps of that, and where that belongs."""
+    """Rows and columns of a tile.
+
+    Attributes
+    ----------
+    read : (slice, slice)
+        Of the image: the tile and its halo.
+    keep : (slice, slice)
+        Of what was read: the tile without its halo.
+    write : (slice, slice)
+        Of the image: the same.
+    """
 
     read: tuple[slice, slice]
     keep: tuple[slice, slice]
     write: tuple[slice, slice]
 
 
-def cut(shape: tuple[int, int], ensemble: Ensemble) -> list[Tile]:
-    """Split an image into squares; each tile reads the committee's reach beyond its own.
+def cut_tiles(shape: tuple[int, int], ensemble: Ensemble) -> list[list[Tile]]:
+    """Split an image into square tiles with halos.
 
     Parameters
     ----------
     shape : (int, int)
         Height and width of the image.
-    committee : Committee
-        Its `tile` is the edge of a square; an image not larger than one tile with its margins
-        stays whole.
+    ensemble : Ensemble
+        Gives the tile's edge and halo; an image not larger than one tile with its halo is not
+        split.
 
     Returns
     -------
-    list of Tile
+    list of list of Tile
         Row by row.
     """
-    tile, margin = ensemble.tile, ensemble.reach
-    if shape[0] * shape[1] <= (tile + 2 * margin) ** 2:
-        whole = (slice(0, shape[0]), slice(0, shape[1]))
-        return [Tile(whole, whole, whole)]
-    rows, columns = (_cuts(length, tile, margin) for length in shape)
-    return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
-
-
-def tile_rows(shape: tuple[int, int], ensemble: Ensemble) -> list[list[Tile]]:
-    """The same tiles, each row in a list of its own."""
-    rows = groupby(cut(shape, ensemble), key=lambda tile: tile.write[0].start)
-    return [list(row) for _, row in rows]
+    edge, halo = ensemble.tile, ensemble.halo
+    if shape[0] * shape[1] <= (edge + 2 * halo) ** 2:
+        image = (slice(0, shape[0]), slice(0, shape[1]))
+        return [[Tile(image, image, image)]]
+    rows, columns = (_cuts(length, edge, halo) for length in shape)
+    return [[Tile(*zip(row, column, strict=True)) for column in columns] for row in rows]
 
 
 def predict_tiles(
@@ -68,34 +73,58 @@ def predict_tiles(
     tiles: Iterable[Tile],
     disagreement: bool = False,
 ) -> Iterator[tuple[Tile, EnsembleOutput]]:
-    """Ask the committee about tiles; on a GPU several of one shape at once.
+    """Run the ensemble on tiles; on a GPU in batches of tiles of one shape.
 
-    Only tiles of one image share a batch: in the last bits an answer depends on its batch, and an
+    Only tiles of one image share a batch: in the last bits an output depends on its batch, and an
     image's must not depend on what other images there are.
 
     Parameters
     ----------
-    committee : Committee
+    ensemble : Ensemble
     read : callable
-        The pixels of some rows and columns, (h, w) float32.
+        From rows and columns to pixels, (h, w) float32.
     tiles : iterable of Tile
     disagreement : bool
         As in :meth:`Ensemble.predict`.
 
     Yields
     ------
-    Tile, Answer
-        The answer of a batch of one, for all that the tile read.
+    Tile, EnsembleOutput
+        The output, a batch of one, for the tile and its halo.
     """
-    for (height, width), group in groupby(tiles, key=_shape):
-        count = max(1, _BATCH // (height * width)) if ensemble.device.type == "cuda" else 1
-        waiting = list(group)
-        for first in range(0, len(waiting), count):
-            batch = waiting[first : first + count]
-            answer = ensemble.predict(np.stack([read(*tile.read) for tile in batch]), disagreement)
+    for (height, width), group in groupby(tiles, key=_read_shape):
+        size = max(1, _BATCH // (height * width)) if ensemble.device.type == "cuda" else 1
+        alike = list(group)
+        for first in range(0, len(alike), size):
+            batch = alike[first : first + size]
+            output = ensemble.predict(np.stack([read(*tile.read) for tile in batch]), disagreement)
             for k, tile in enumerate(batch):
-                one = [None if part is None else part[k : k + 1] for part in answer]
-                yield tile, EnsembleOutput(*one)  # type: ignore[arg-type]
+                fields = [None if field is None else field[k : k + 1] for field in output]
+                yield tile, EnsembleOutput(*fields)  # type: ignore[arg-type]
+
+
+def predict_rescaled(
+    ensemble: Ensemble, grey: NDArray[np.float32], diameter: float, disagreement: bool = False
+) -> DeviceField:
+    """The flow field of a normalised image, rescaled so that its cells fit the networks.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+    grey : ndarray, shape (H, W), float32
+        From :func:`flowseg.arrays.intensity.normalize`.
+    diameter : float
+        Mean cell diameter, in pixels of `grey`.
+    disagreement : bool
+        As in :meth:`Ensemble.predict`.
+
+    Returns
+    -------
+    DeviceField
+        At the networks' scale.
+    """
+    shape = shape_at_zoom(grey.shape, ensemble.diameter / diameter, ensemble.stride)
+    return predict_field(ensemble, rescale(grey, shape), disagreement=disagreement)
 
 
 def predict_field(
@@ -104,59 +133,58 @@ def predict_field(
     *,
     disagreement: bool = False,
 ) -> DeviceField:
-    """Ask the committee about an image, in tiles where it is larger than one.
+    """The flow field of an image at the networks' scale, in tiles where it is larger than one.
 
     Parameters
     ----------
-    committee : Committee
+    ensemble : Ensemble
         Its device computes.
     image : ndarray, shape (H, W), float32
-        Normalised, rescaled to the committee's diameter.
+        Normalised, rescaled to the ensemble's diameter.
     disagreement : bool
         As in :meth:`Ensemble.predict`.
 
     Returns
     -------
-    ResidentField
+    DeviceField
         At the size of `image`.
     """
     height, width = image.shape
     padded = _pad(image, ensemble.stride)
-    device = ensemble.device
-    maps = torch.empty((3, *padded.shape), device=device)
-    apart = torch.empty(padded.shape, device=device) if disagreement else None
-    votes, weight = 0.0, 0
-    tiles = cut(padded.shape, ensemble)
-    for piece, answer in predict_tiles(ensemble, lambda r, c: padded[r, c], tiles, disagreement):
-        maps[(slice(None), *piece.write)] = answer.maps[(0, slice(None), *piece.keep)]
-        if apart is not None and answer.disagreement is not None:
-            apart[piece.write] = answer.disagreement[0][piece.keep]
-        size = answer.maps[0, 0].numel()
-        votes, weight = votes + answer.cell_type[0] * size, weight + size
+    maps = torch.empty((3, *padded.shape), device=ensemble.device)
+    distances = torch.empty(padded.shape, device=ensemble.device) if disagreement else None
+    logits, pixels = 0.0, 0
+    tiles = [tile for row in cut_tiles(padded.shape, ensemble) for tile in row]
+    for tile, output in predict_tiles(ensemble, lambda r, c: padded[r, c], tiles, disagreement):
+        maps[(slice(None), *tile.write)] = output.maps[(0, slice(None), *tile.keep)]
+        if distances is not None and output.disagreement is not None:
+            distances[tile.write] = output.disagreement[0][tile.keep]
+        size = output.maps[0, 0].numel()
+        logits, pixels = logits + output.cell_type[0] * size, pixels + size
     return DeviceField(
         maps[:, :height, :width].contiguous(),
-        np.asarray(votes / weight, np.float32),
-        None if apart is None else apart[:height, :width].contiguous(),
+        np.asarray(logits / pixels, np.float32),
+        None if distances is None else distances[:height, :width].contiguous(),
     )
 
 
-def _shape(tile: Tile) -> tuple[int, int]:
+def _read_shape(tile: Tile) -> tuple[int, int]:
     rows, columns = tile.read
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _cuts(length: int, tile: int, margin: int) -> list[tuple[slice, slice, slice]]:
-    """Along one axis: what a tile reads, what it keeps of that, and where that belongs."""
+def _cuts(length: int, edge: int, halo: int) -> list[tuple[slice, slice, slice]]:
+    """The slices `read`, `keep` and `write` of all tiles along one axis."""
     cuts = []
-    for start in range(0, length, tile):
-        stop = min(length, start + tile)
-        first, last = max(0, start - margin), min(length, stop + margin)
+    for start in range(0, length, edge):
+        stop = min(length, start + edge)
+        first, last = max(0, start - halo), min(length, stop + halo)
         cuts.append((slice(first, last), slice(start - first, stop - first), slice(start, stop)))
     return cuts
 
 
 def _pad(image: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     """Mirrored at the lower and right edge to multiples of `stride`."""
-    below, beyond = (-image.shape[0]) % stride, (-image.shape[1]) % stride
+    bottom, right = (-image.shape[0]) % stride, (-image.shape[1]) % stride
     # "symmetric" also serves an image narrower than its padding.
-    return np.pad(image, ((0, below), (0, beyond)), mode="symmetric")
+    return np.pad(image, ((0, bottom), (0, right)), mode="symmetric")

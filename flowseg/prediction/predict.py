@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,14 +18,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg.errors import FlowsegError, as_user_error
-from flowseg.flow.residuals import scores
+from flowseg.flow.residuals import instance_scores
 from flowseg.formats.cell_table import CellTable
 from flowseg.formats.imagej_rois import load_roifile, write_rois
 from flowseg.formats.seg_npy import write_seg
 from flowseg.formats.submission import COLUMNS, mask_texts, write_submission
 from flowseg.formats.writers import write_imagej_labels
+from flowseg.inference.cluster import Cluster, connect
+from flowseg.inference.options import SegmentOptions, check_options
 from flowseg.inference.pipeline import segment_many
-from flowseg.inference.segmenter import Prediction, Segmenter, SegmentOptions
+from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import write_image, write_labels
@@ -35,7 +37,7 @@ from flowseg.io.tables import write_table
 from flowseg.io.zarr import load_zarr
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
-from flowseg.prediction.slide_outputs import SegmentSlide, here, write_slide
+from flowseg.prediction.slide_outputs import write_slide
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
 
 __all__ = ["Machines", "Outputs", "Summary", "predict"]
@@ -189,7 +191,7 @@ def predict(
     """
     paths = [models] if isinstance(models, str | os.PathLike) else list(models)
     segmenter = Segmenter.load(paths, device, tta=tta, compile=compile)
-    segmenter.check(options)
+    check_options(segmenter.card, options)
     outputs.check()
     submission, shard = outputs.submission, machines.shard
     if shard is not None:
@@ -205,14 +207,9 @@ def predict(
     journal = Journal(outputs.submission, key)
     try:
         job = _Job(segmenter, options, outputs, journal, images)
-        if machines.dask is None:
-            job.run(here)
-        else:
-            from flowseg.inference.cluster import Recipe, connect
-
-            full = tuple(str(Path(path).resolve()) for path in paths)
-            with connect(machines.dask, Recipe(full, key, device, tta, compile)) as cluster:
-                job.run(cluster.segment)
+        dask = machines.dask
+        with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
+            job.run(cluster)
         done = [name for name in job.order if name in job.done]
         if not done and (shard is not None or not images):  # a part may hold nothing
             write_table(submission, pd.DataFrame(columns=COLUMNS))
@@ -254,15 +251,15 @@ class _Job:
         ranks = {path: rank for rank, path in enumerate(self.images)} if self.errors else {}
         return tuple(error for _, error in sorted(self.errors, key=lambda pair: ranks[pair[0]]))
 
-    def run(self, compute: SegmentSlide) -> None:
-        """Do all images; slides are computed by `compute`."""
+    def run(self, cluster: Cluster | None) -> None:
+        """Do all images; slides on the cluster, if there is one."""
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(self.images), desc="predicting", unit="image") as self.progress,
         ):
             for large, pages in groupby(self._pages(), key=_is_slide):
                 if large:
-                    self._slides(pages, compute)
+                    self._slides(pages, cluster)
                 else:
                     self._images(pages)
 
@@ -332,17 +329,19 @@ class _Job:
             write_imagej_labels(pictures["label_tiff"], prediction.labels)
         if "cells" in pictures:
             table = CellTable()
-            sure = scores(prediction.labels, prediction.flows, prediction.cellprob).tolist()
+            sure = instance_scores(
+                prediction.labels, prediction.flows, prediction.cellprob
+            ).tolist()
             labels, cell_type = prediction.labels, prediction.cell_type
             table.add(page.image_id, labels, cell_type, prediction.cellprob, sure)
             table.write(pictures["cells"])
         return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
 
-    def _slides(self, pages: Iterable[ImageSource], compute: SegmentSlide) -> None:
+    def _slides(self, pages: Iterable[ImageSource], cluster: Cluster | None) -> None:
         for page in pages:
             try:
                 pictures = self.outputs.pictures(page.image_id)
-                texts = write_slide(self.segmenter, page, self.options, pictures, compute)
+                texts = write_slide(self.segmenter, page, self.options, pictures, cluster)
                 self._keep(page, texts)
             except Exception as error:
                 known = as_user_error(error)

@@ -23,9 +23,10 @@ from flowseg.arrays.labels import keep_largest_component, renumber
 from flowseg.data.folder import TYPE_TABLE
 from flowseg.data.sartorius import CELL_TYPES
 from flowseg.errors import FlowsegError
-from flowseg.flow.residuals import scores
+from flowseg.flow.residuals import instance_scores
+from flowseg.inference.options import SegmentOptions, check_options, settings_for
 from flowseg.inference.pipeline import segment_many
-from flowseg.inference.segmenter import Prediction, Segmenter, SegmentOptions
+from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.atomic import atomic_folder, ensure_writable_folder, write_text
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import write_labels
@@ -56,7 +57,7 @@ class Limits:
     Attributes
     ----------
     score : float
-        Cells below it are dropped; see :func:`flowseg.flow.residuals.scores`. From 0 to 1.
+        Cells below it are dropped; see :func:`flowseg.flow.residuals.instance_scores`. From 0 to 1.
     share : float
         An image is left out where the cells that are kept cover less than this share of what the
         model takes for cells: the rest would be taught as background. From 0 to 1.
@@ -152,7 +153,7 @@ def pseudo_label(
         raise FlowsegError("is no empty folder", file=out, remedy="name another with --out")
     ensure_writable_folder(out.parent)
     segmenter = Segmenter.load(models, device, tta=tta)
-    segmenter.check(SegmentOptions(cell_type))
+    check_options(segmenter.card, SegmentOptions(cell_type=cell_type))
     settings = {**asdict(limits), "cell_type": cell_type, "views": tta}
     origin = {"flowseg": __version__, "models": [str(model) for model in models], **settings}
     origin["key"] = run_key(models, settings)
@@ -204,7 +205,7 @@ def sure_cells(
     cellprob_threshold : float
         The one that the prediction was made with.
     score : float
-        From 0 to 1; see :func:`flowseg.flow.residuals.scores`.
+        From 0 to 1; see :func:`flowseg.flow.residuals.instance_scores`.
 
     Returns
     -------
@@ -215,7 +216,7 @@ def sure_cells(
         0 where there are none.
     """
     labels, flows, cellprob = prediction[:3]
-    sure = np.concatenate(([False], scores(labels, flows, cellprob) >= score))
+    sure = np.concatenate(([False], instance_scores(labels, flows, cellprob) >= score))
     kept = renumber(keep_largest_component(np.where(sure[labels], labels, 0)))
     taken = int(np.count_nonzero((labels > 0) | (cellprob > cellprob_threshold)))
     return kept, int(np.count_nonzero(kept)) / max(taken, 1)
@@ -250,7 +251,7 @@ class _Job:
             tqdm(total=len(images), desc="labelling", unit="image") as self.progress,
         ):
             for name, paths in groups.items():
-                self._images(paths, SegmentOptions(name))
+                self._images(paths, SegmentOptions(cell_type=name))
 
     def _images(self, paths: Iterable[Path], options: SegmentOptions) -> None:
         outcomes = segment_many(
@@ -286,7 +287,7 @@ class _Job:
 
     def _write(self, page: ImageSource, _: Any, prediction: Prediction) -> Pseudo:
         """Copy the image and write its labels, if enough of it is sure."""
-        settings = self.segmenter.settings_for(prediction.cell_type)
+        settings = settings_for(self.segmenter.card, prediction.cell_type)
         labels, share = sure_cells(prediction, settings.cellprob_threshold, self.limits.score)
         found, name = int(prediction.labels.max(initial=0)), page.path.stem
         cells = int(labels.max(initial=0))

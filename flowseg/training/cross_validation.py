@@ -20,8 +20,10 @@ from flowseg.data.folds import TRAIN_ONLY
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import Calibration, bootstrap_interval, calibrate
 from flowseg.evaluation.threshold_grid import Sample
+from flowseg.inference.auto_scale import resolve_settings
 from flowseg.inference.flow_field import load_fields, save_fields
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.inference.options import SegmentOptions, settings_for
+from flowseg.inference.segmenter import Segmenter
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.tables import write_table
 from flowseg.network.checkpoint import load_network, read_card, save_network
@@ -264,8 +266,10 @@ def _collect(
             for record in records:
                 if fold_of[record.image_id] == fold:
                     grey = normalize(record.image())
-                    named[record.image_id] = segmenter.resolve_settings(grey, SegmentOptions())[0]
-                    field = segmenter.predict_flows(grey, segmenter.settings_for(record.cell_type))
+                    named[record.image_id] = resolve_settings(segmenter, grey, SegmentOptions())[0]
+                    field = segmenter.predict_flows(
+                        grey, settings_for(segmenter.card, record.cell_type)
+                    )
                     save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
                     bar.update()
     return named

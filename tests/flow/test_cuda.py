@@ -51,7 +51,7 @@ assert expected.max() > 10
 assert np.allclose(cuda.flow_residuals(maps, table, offsets), expected, rtol=1e-5)
 backend._cuda, backend._on = (lambda device: cuda), (lambda device, work: work)
 cells = find_instances(flows, cellprob, device="cuda", on_device=maps)
-assert np.array_equal(cells.labels(cells.kept(0.4, 15)), flows_to_labels(flows, cellprob))
+assert np.array_equal(cells.labels(cells.keep_mask(0.4, 15)), flows_to_labels(flows, cellprob))
 assert cells.areas.max() > 50
 nothing = np.zeros((4, 0), np.int32), np.zeros(1, np.int64)
 assert cuda.flow_residuals(maps, *nothing).shape == (0,)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowseg import FlowsegError, labels_to_flows
-from flowseg.flow.residuals import flow_errors, scores
+from flowseg.flow.residuals import flow_errors, instance_scores
 from helpers.shapes import blobs
 
 
@@ -44,7 +44,7 @@ def test_scores_fall_with_probability_and_with_error() -> None:
     flows = labels_to_flows(labels)
     flows[:, labels == 4] *= -1
     cellprob = np.where(labels == 2, 0.0, 8.0)
-    sure, unsure, missing, wrong = scores(labels, flows, cellprob)
+    sure, unsure, missing, wrong = instance_scores(labels, flows, cellprob)
     assert sure > 0.99
     assert unsure == pytest.approx(0.5)
     assert np.isnan(missing)

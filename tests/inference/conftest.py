@@ -15,20 +15,20 @@ from flowseg.network.unet import FlowNetwork
 
 
 class Slopes:
-    """Answers with the slopes of the blurred image, so that bright blobs are cells."""
+    """Predicts the slopes of the blurred image, so that bright blobs are cells."""
 
     device = torch.device("cpu")
-    diameter, stride, reach, tile = 30.0, 8, 24, 128
+    diameter, stride, halo, tile = 30.0, 8, 24, 128
 
-    def predict(self, images: np.ndarray, disagreement: bool) -> EnsembleOutput:
+    def predict(self, images: np.ndarray, disagreement: bool = False) -> EnsembleOutput:
         assert not disagreement
         blurred = gaussian_filter(images.astype(np.float64), (0, 3, 3), truncate=6)
         slopes = np.stack(np.gradient(blurred, axis=(1, 2)), axis=1)
         slopes /= np.linalg.norm(slopes, axis=1, keepdims=True) + 1e-3
         maps = np.concatenate((slopes, blurred[:, None] - 0.5), axis=1)
-        votes = np.stack((blurred.mean((1, 2)), -blurred.mean((1, 2))), axis=1)
+        logits = np.stack((blurred.mean((1, 2)), -blurred.mean((1, 2))), axis=1)
         tensor = torch.from_numpy(maps.astype(np.float32))
-        return EnsembleOutput(tensor, votes.astype(np.float32), None)
+        return EnsembleOutput(tensor, logits.astype(np.float32), None)
 
 
 @pytest.fixture

@@ -13,20 +13,21 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.inference import slides
 from flowseg.inference.blocks import BlockSizes, RowMasks
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.inference.options import SegmentOptions
+from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import plan_slide, segment_slide
 
 
 def strips_of(
     segmenter: Segmenter,
     image: np.ndarray,
-    request: SegmentOptions,
+    options: SegmentOptions,
     sizes: BlockSizes = BlockSizes(),  # noqa: B008
 ) -> list[np.ndarray]:
     def read(rows: slice, columns: slice) -> np.ndarray:
         return image[rows, columns]
 
-    plan = plan_slide(segmenter, read, image.shape, request)
+    plan = plan_slide(segmenter, read, image.shape, options)
     return list(segment_slide(segmenter, read, plan, sizes))
 
 
@@ -37,8 +38,8 @@ def test_blocks_give_the_labels_of_the_whole(
 ) -> None:
     whole = slopes.segment(blobs, cell_type=cell_type).labels
     assert whole.max() > 40
-    request = SegmentOptions(cell_type=cell_type)
-    strips = strips_of(slopes, blobs, request, sizes)
+    options = SegmentOptions(cell_type=cell_type)
+    strips = strips_of(slopes, blobs, options, sizes)
     assert [len(strip) for strip in strips][:2] == [sizes.height] * 2
     assert np.array_equal(np.concatenate(strips), whole)
 
@@ -54,7 +55,7 @@ def test_only_parts_are_read(slopes: Segmenter, monkeypatch: pytest.MonkeyPatch)
         largest = max(largest, len(part))
         return part
 
-    monkeypatch.setattr(slides, "_GLANCE", 64)
+    monkeypatch.setattr(slides, "_CENTRE", 64)
     plan = plan_slide(slopes, read, image.shape, SegmentOptions(cell_type="a"))
     strips = segment_slide(slopes, read, plan, BlockSizes(100, 300))
     assert len(list(strips)) == 20
@@ -71,7 +72,7 @@ def test_a_slide_that_fails_midway_leaves_no_thread(
             raise FlowsegError("is cut off")
         return image[rows, columns]
 
-    monkeypatch.setattr(slides, "_GLANCE", 64)
+    monkeypatch.setattr(slides, "_CENTRE", 64)
     plan = plan_slide(
         slopes, lambda *region: image[region], image.shape, SegmentOptions(cell_type="a")
     )

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
+from flowseg.arrays.jit import set_threads
 from flowseg.errors import FlowsegError
-from flowseg.inference import cluster
 from flowseg.inference.blocks import BlockSizes
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.inference.cluster import Cluster, connect
+from flowseg.inference.options import SegmentOptions
+from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import plan_slide
 from flowseg.io.image_source import list_images
-
-pytestmark = pytest.mark.slow
-
-RECIPE = cluster.Recipe(("model",), "key", "cpu", 1, False)
 
 
 @pytest.fixture
@@ -33,16 +32,15 @@ def client() -> Iterator[Any]:
         yield made
 
 
-def labels_of(
-    client: Any, segmenter: Segmenter, path: Path, sizes: BlockSizes, cell_type: str
-) -> np.ndarray:
-    (page,) = list_images(path)
-    with page.open_regions() as read:
-        plan = plan_slide(segmenter, read, page.shape, SegmentOptions(cell_type=cell_type))
-        workers = cluster.Cluster(client, RECIPE)
-        return np.concatenate(list(workers.segment(segmenter, page, read, plan, sizes)))
+def labels_on(cluster: Cluster, segmenter: Segmenter, path: Path, **options: Any) -> np.ndarray:
+    sizes = options.pop("sizes", BlockSizes())
+    (source,) = list_images(path)
+    with source.open_regions() as read:
+        plan = plan_slide(segmenter, read, source.shape, SegmentOptions(**options))
+    return np.concatenate(list(cluster.segment(source, plan, sizes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [BlockSizes(100, 90, 8.0), BlockSizes(60, 400, 8.0)])
 @pytest.mark.parametrize("cell_type", ["a", "b"])
 def test_a_cluster_finds_the_labels_of_the_whole(
@@ -50,35 +48,54 @@ def test_a_cluster_finds_the_labels_of_the_whole(
     slopes: Segmenter,
     blobs: np.ndarray,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     sizes: BlockSizes,
     cell_type: str,
 ) -> None:
     image = blobs.astype(np.float32)
     tifffile.imwrite(tmp_path / "s.tif", image, tile=(64, 64))
-    loaded: list[cluster.Recipe] = []
-    monkeypatch.setattr(cluster, "_loaded", lambda recipe: loaded.append(recipe) or slopes)
-    found = labels_of(client, slopes, tmp_path / "s.tif", sizes, cell_type)
+    cluster = Cluster(client, slopes)
+    found = labels_on(cluster, slopes, tmp_path / "s.tif", sizes=sizes, cell_type=cell_type)
     assert np.array_equal(found, slopes.segment(image, cell_type=cell_type).labels)
     assert found.max() > 40
-    assert set(loaded) == {RECIPE}
-    assert len(loaded) > 10
 
 
+@pytest.mark.slow
 def test_what_fails_on_a_worker_is_reported(
-    client: Any,
-    slopes: Segmenter,
-    blobs: np.ndarray,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    client: Any, slopes: Segmenter, blobs: np.ndarray, tmp_path: Path
 ) -> None:
-    def absent(recipe: cluster.Recipe) -> Segmenter:
-        raise FlowsegError("is not there", file=recipe.models[0], remedy="copy it")
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, blobs.astype(np.float32))
+    (source,) = list_images(path)
+    with source.open_regions() as read:
+        plan = plan_slide(slopes, read, source.shape, SegmentOptions(cell_type="a"))
+    path.unlink()
+    with pytest.raises(FlowsegError, match=r"s\.tif: "):
+        list(Cluster(client, slopes).segment(source, plan))
 
+
+@pytest.mark.slow
+def test_a_scheduler_is_reached_by_its_address(
+    client: Any, slopes: Segmenter, blobs: np.ndarray, tmp_path: Path
+) -> None:
     tifffile.imwrite(tmp_path / "s.tif", blobs.astype(np.float32))
-    monkeypatch.setattr(cluster, "_loaded", absent)
-    with pytest.raises(FlowsegError, match="model: is not there; copy it"):
-        labels_of(client, slopes, tmp_path / "s.tif", BlockSizes(), "a")
+    threads = torch.get_num_threads()
+    try:
+        with connect(client.scheduler.address, slopes) as cluster:
+            found = labels_on(cluster, slopes, tmp_path / "s.tif", cell_type="a")
+    finally:  # the workers are threads of this process
+        torch.set_num_threads(threads)
+        set_threads(None)
+    assert np.array_equal(found, slopes.segment(blobs.astype(np.float32), cell_type="a").labels)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
+def test_a_scheduler_that_is_not_there_is_named(slopes: Segmenter, address: str) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    with (
+        pytest.raises(FlowsegError, match=f"no Dask scheduler answers at '{address}'"),
+        connect(address, slopes, timeout=0.5),
+    ):
+        pass
 
 
 def test_errors_travel_between_processes() -> None:

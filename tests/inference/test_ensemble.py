@@ -13,8 +13,6 @@ from flowseg.errors import FlowsegError
 from flowseg.inference.ensemble import Ensemble
 from flowseg.network.unet import FlowNetwork
 
-CPU = torch.device("cpu")
-
 
 def network(seed: int) -> FlowNetwork:
     made = FlowNetwork(NetworkConfig(channels=(4, 6), blocks_per_level=1), 2, seed)
@@ -25,7 +23,7 @@ def network(seed: int) -> FlowNetwork:
 
 
 def ensemble(*seeds: int, **options: Any) -> Ensemble:
-    return Ensemble([network(seed) for seed in seeds], CPU, torch.float32, **options)
+    return Ensemble([network(seed) for seed in seeds], "cpu", "float32", **options)
 
 
 def ask(asked: Ensemble, images: np.ndarray, disagreement: bool = False) -> Any:
@@ -92,7 +90,7 @@ def test_the_network_given_is_left_as_it_was() -> None:
     image = torch.from_numpy(IMAGE)[:, None]
     with torch.inference_mode():
         expected = given(image)
-    found = ask(Ensemble([given], CPU, torch.float32), IMAGE)
+    found = ask(Ensemble([given], "cpu", "float32"), IMAGE)
     np.testing.assert_allclose(found.maps[0, 2], expected.cellprob[0], atol=1e-4)
     after = given.state_dict()
     assert before.keys() == after.keys()
@@ -104,7 +102,7 @@ def test_what_cannot_answer_together_is_refused() -> None:
         ensemble(1, tta=3)
     other = FlowNetwork(NetworkConfig(channels=(4, 6), blocks_per_level=1, target_diameter=20.0), 2)
     with pytest.raises(FlowsegError, match="different diameters"):
-        Ensemble([network(1), other], CPU, torch.float32)
+        Ensemble([network(1), other], "cpu", "float32")
 
 
 @pytest.mark.cuda
@@ -112,6 +110,6 @@ def test_what_cannot_answer_together_is_refused() -> None:
 def test_cuda_answers_as_the_cpu_does() -> None:
     expected = ask(ensemble(1, 2, tta=4), IMAGE, True)
     members = [network(1), network(2)]
-    found = ask(Ensemble(members, torch.device("cuda"), torch.float32, 4), IMAGE, True)
+    found = ask(Ensemble(members, "cuda", "float32", tta=4), IMAGE, True)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-2)

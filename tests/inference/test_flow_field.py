@@ -1,4 +1,4 @@
-"""Where the flow field lies: resized and followed there, on the host at the end."""
+"""Flow fields on a device: rescaled and turned into labels there, copied to the host last."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from flowseg.arrays.intensity import normalize
-from flowseg.flow import backend as kernels
-from flowseg.flow import dynamics as basins
-from flowseg.flow import residuals as quality
-from flowseg.inference import rescale as scale
-from flowseg.inference.flow_field import DeviceField
+from flowseg.flow import backend, dynamics, residuals
+from flowseg.inference import rescale
+from flowseg.inference.flow_field import DeviceField, compute_labels, field_to_labels
+from flowseg.inference.options import settings_for
 from flowseg.inference.segmenter import Segmenter
+from flowseg.inference.tiles import predict_rescaled
 
 
 @pytest.mark.parametrize("shape", [(30, 52), (60, 20), (11, 70), (15, 15), (40, 30)])
 def test_a_device_rescales_as_the_compiled_loops_do(shape: tuple[int, int]) -> None:
     maps = np.random.default_rng(0).standard_normal((3, 40, 30), np.float32)
-    expected = np.stack([scale.rescale(one, shape) for one in maps])
-    found = scale._mixed(torch.from_numpy(maps), shape).numpy()
+    expected = np.stack([rescale.rescale(plane, shape) for plane in maps])
+    found = rescale._blend_on_device(torch.from_numpy(maps), shape).numpy()
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -40,25 +40,26 @@ def test_a_field_of_the_right_size_is_not_copied() -> None:
 def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
     slopes: Segmenter, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU stands in for the device; the kernels' place is taken by the compiled loops."""
+    """The CPU stands in for the device; the compiled loops for the kernels."""
     expected = slopes.segment(blobs, cell_type="a")
     handed: list[torch.Tensor] = []
 
     def follow_flows(flows: Any, maps: torch.Tensor, threshold: float, niter: int) -> Any:
         handed.append(maps)
         assert np.array_equal(flows, maps[:2].numpy())
-        return basins.follow_flows(flows, maps[2].numpy(), threshold, niter)
+        return dynamics.follow_flows(flows, maps[2].numpy(), threshold, niter)
 
     def flow_residuals(maps: torch.Tensor, table: Any, offsets: Any) -> Any:
         handed.append(maps)
-        return quality.flow_residuals(table, offsets, maps[:2].numpy())
+        return residuals.flow_residuals(table, offsets, maps[:2].numpy())
 
     stand_in = SimpleNamespace(follow_flows=follow_flows, flow_residuals=flow_residuals)
-    monkeypatch.setattr(kernels, "_cuda", lambda _: stand_in)
-    monkeypatch.setattr(kernels, "_on", lambda _, work: work)
-    slopes.device = torch.device("cuda:1")
-    grey, needs = normalize(blobs.astype(np.float32)), slopes.settings_for("a")
-    labels, field = slopes.compute_labels(slopes.predict_scaled(grey, needs), blobs.shape, needs)
+    monkeypatch.setattr(backend, "_cuda", lambda _: stand_in)
+    monkeypatch.setattr(backend, "_on", lambda _, work: work)
+    settings = settings_for(slopes.card, "a")
+    field = slopes.predict_flows(normalize(blobs.astype(np.float32)), settings)
+    on_device = torch.from_numpy(field.flows.base)
+    labels = field_to_labels(field, settings, torch.device("cuda:1"), on_device)
     assert np.array_equal(labels, expected.labels)
     assert np.array_equal(field.flows, expected.flows)
     assert len(handed) > 1
@@ -69,8 +70,9 @@ def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_finds_what_the_cpu_finds(slopes: Segmenter, blobs: np.ndarray) -> None:
     expected = slopes.segment(blobs, cell_type="a").labels
-    host = slopes.predict_scaled(normalize(blobs.astype(np.float32)), slopes.settings_for("a"))
-    slopes.device = torch.device("cuda")
-    needs = slopes.settings_for("a")
-    labels, _ = slopes.compute_labels(host._replace(maps=host.maps.cuda()), blobs.shape, needs)
+    settings = settings_for(slopes.card, "a")
+    assert settings.diameter is not None
+    grey = normalize(blobs.astype(np.float32))
+    host = predict_rescaled(slopes.ensemble, grey, settings.diameter)
+    labels, _ = compute_labels(host._replace(maps=host.maps.cuda()), blobs.shape, settings)
     assert np.mean(labels == expected) > 0.999

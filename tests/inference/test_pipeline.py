@@ -10,8 +10,9 @@ import pytest
 
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
+from flowseg.inference.options import SegmentOptions
 from flowseg.inference.pipeline import Stage, pipeline, segment_many
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork
 
@@ -95,11 +96,11 @@ def test_images_side_by_side_are_those_one_by_one(rng) -> None:
     card = Card(network, {"a": CellTypeSettings(diameter=15.0, flow_threshold=0.0)})
     segmenter = Segmenter(FlowNetwork(network, 1), card, "cpu", "float32")
     images = [rng.integers(0, 255, (30 + 7 * k, 50), np.uint8) for k in range(8)]
-    request = SegmentOptions(cellprob_threshold=-10.0)
+    options = SegmentOptions(cellprob_threshold=-10.0)
     outcomes = segment_many(
         segmenter,
         range(8),
-        request,
+        options,
         read=images.__getitem__,
         write=lambda _, grey, found: (grey.shape, found.labels),
         weight=lambda k: images[k].size,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -46,6 +50,21 @@ def test_same_bytes_twice(rng: np.random.Generator) -> None:
     assert one.labels.max() > 0
     assert np.array_equal(one.labels, two.labels)
     assert np.array_equal(one.flows, two.flows)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copies_predict_the_same(rng: np.random.Generator, duplicate: Any) -> None:
+    image = rng.integers(0, 255, (60, 70), np.uint8)
+    names = ("a", "b")
+    networks = [FlowNetwork(NETWORK, len(names), seed) for seed in (1, 2)]
+    cell_types = {name: CellTypeSettings(diameter=15.0 + len(name)) for name in names}
+    one = Segmenter(networks, Card(NETWORK, cell_types), "cpu", "float32", tta=2)
+    other = duplicate(one)
+    expected, found = (s.segment(image, disagreement=True) for s in (one, other))
+    assert other.ensemble.networks[0] is not one.ensemble.networks[0]
+    assert found.cell_type == expected.cell_type
+    for name in ("labels", "flows", "cellprob", "disagreement"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_given_settings_replace_the_cards(rng: np.random.Generator) -> None:

@@ -12,22 +12,18 @@ from flowseg.inference.tiles import predict_field
 from flowseg.network.unet import FlowNetwork
 
 
-@pytest.fixture(scope="module")
-def ensemble() -> Ensemble:
+def ensemble(tile: int = 1024) -> Ensemble:
     network = FlowNetwork(NetworkConfig(channels=(4, 6, 8), blocks_per_level=1), 2, seed=1).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(4))
-    return Ensemble([network], torch.device("cpu"), torch.float32)
+    return Ensemble([network], "cpu", "float32", tile=tile)
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (257, 131), (90, 400)])
-def test_tiles_equal_one_pass(
-    ensemble: Ensemble, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_equal_one_pass(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    whole = predict_field(ensemble, image).to_host()
-    monkeypatch.setattr(ensemble, "tile", 64)
-    tiled = predict_field(ensemble, image).to_host()
+    whole = predict_field(ensemble(), image).to_host()
+    tiled = predict_field(ensemble(64), image).to_host()
     scale = np.abs(whole.cellprob).max()
     assert scale > 0.1
     np.testing.assert_allclose(tiled.cellprob, whole.cellprob, atol=1e-5 * scale)
@@ -35,8 +31,8 @@ def test_tiles_equal_one_pass(
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (5, 7), (8, 8)])
-def test_any_size(ensemble: Ensemble, shape: tuple[int, int]) -> None:
-    field = predict_field(ensemble, np.zeros(shape, np.float32)).to_host()
+def test_any_size(shape: tuple[int, int]) -> None:
+    field = predict_field(ensemble(), np.zeros(shape, np.float32)).to_host()
     assert field.flows.shape == (2, *shape)
     assert field.cellprob.shape == shape
     assert field.cell_type.shape == (2,)

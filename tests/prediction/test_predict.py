@@ -18,9 +18,9 @@ from flowseg.arrays.intensity import normalize, to_grey
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
-from flowseg.inference import cluster
+from flowseg.inference.options import SegmentOptions
 from flowseg.inference.rescale import rescale
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.inference.segmenter import Segmenter
 from flowseg.io.image_source import list_images
 from flowseg.io.images import read_image, read_labels, write_image
 from flowseg.network.checkpoint import Card, save_network
@@ -313,7 +313,7 @@ def test_the_picture_of_a_slide_is_reduced(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
-    monkeypatch.setattr(slides, "_EDGE", 50)
+    monkeypatch.setattr(slides, "_OVERLAY_EDGE", 50)
     outputs = Outputs(tmp_path / "s.csv", overlays=tmp_path / "pictures")
     run(model, images[6:], outputs.submission, outputs=outputs)
     picture = read_image(tmp_path / "pictures" / "i6.png")
@@ -360,17 +360,6 @@ def test_a_slide_computed_on_a_cluster_has_the_same_rows_and_labels(
     assert whole.submission.read_bytes() == spread.submission.read_bytes()
     labels = [read_labels(tmp_path / kind / "slide.tif") for kind in ("whole", "spread")]
     assert np.array_equal(*labels)
-
-
-def test_a_cluster_that_is_not_there_is_named(
-    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("distributed", reason="Dask is not installed")
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
-    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
-        with pytest.raises(FlowsegError, match=f"no Dask scheduler answers at '{address}'"):
-            run(model, images, tmp_path / "s.csv", dask=address)
-    assert not (tmp_path / "s.csv").exists()
 
 
 def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: Path) -> None:

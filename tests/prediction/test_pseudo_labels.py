@@ -21,7 +21,7 @@ from flowseg.data.folder import TYPE_TABLE as TABLE
 from flowseg.data.sartorius import CELL_TYPES, read_sartorius
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
-from flowseg.flow.residuals import scores
+from flowseg.flow.residuals import instance_scores
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.images import read_image, read_labels, write_image, write_labels
 from flowseg.io.tables import read_table
@@ -203,7 +203,7 @@ def test_less_sure_cells_and_images_are_left_out(home: Path, pseudo: Path, tmp_p
     segmenter = Segmenter.load(home / "m.safetensors", "cpu")
     images = [home / "more" / f"{name}.png" for name in NAMES]
     found = [segmenter.segment(read_image(path), cell_type="cort") for path in images]
-    sure = [scores(one.labels, one.flows, one.cellprob) for one in found]
+    sure = [instance_scores(one.labels, one.flows, one.cellprob) for one in found]
     cut = float(np.median(np.concatenate(sure)))
     wanted = dict(zip(NAMES, (int((one >= cut).sum()) for one in sure), strict=True))
     some = Limits(cut, 0)

@@ -17,8 +17,10 @@ from flowseg.config.loading import load_config
 from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import flows_to_labels
+from flowseg.inference.auto_scale import resolve_settings
 from flowseg.inference.flow_field import load_fields
-from flowseg.inference.segmenter import Segmenter, SegmentOptions
+from flowseg.inference.options import SegmentOptions, settings_for
+from flowseg.inference.segmenter import Segmenter
 from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
@@ -83,9 +85,9 @@ def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
         checkpoint = result.folds[image.fold].checkpoint
         segmenter = Segmenter.load(checkpoint, "cpu", tta=config.tta)
         grey = normalize(record.image())
-        field = segmenter.predict_flows(grey, segmenter.settings_for(record.cell_type))
+        field = segmenter.predict_flows(grey, settings_for(segmenter.card, record.cell_type))
         assert np.array_equal(cellprob, field.cellprob.astype(np.float16))
-        assert image.named == segmenter.resolve_settings(grey, SegmentOptions())[0]
+        assert image.named == resolve_settings(segmenter, grey, SegmentOptions())[0]
         labels = flows_to_labels(flows, cellprob, cellprob_threshold=0.0, flow_threshold=0.4)
         assert image.score == competition_score(record.masks(), labels)
 

@@ -1,0 +1,79 @@
+"""What a user may ask of a segmentation, and the cell type's settings that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from flowseg.config.schema import CellTypeSettings
+from flowseg.errors import FlowsegError
+from flowseg.network.checkpoint import Card
+
+__all__ = ["SegmentOptions", "check_options", "known_diameter", "settings_for"]
+
+_MIN_DIAMETER = 2.0
+"""Pixels; an image of smaller cells would be enlarged beyond all memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Options of :meth:`flowseg.Segmenter.segment`; None: as on the model's card."""
+
+    cell_type: str | None = None
+    diameter: float | Literal["auto"] | None = None
+    cellprob_threshold: float | None = None
+    flow_threshold: float | None = None
+    min_size: int | None = None
+    disagreement: bool = False
+
+
+def settings_for(
+    card: Card, cell_type: str, options: SegmentOptions = SegmentOptions()
+) -> CellTypeSettings:
+    """The settings of a cell type: as in the options, else as on the card.
+
+    Raises
+    ------
+    FlowsegError
+        If the card does not hold the cell type, or the diameter is unknown or below 2 pixels.
+    """
+    if cell_type not in card.cell_types:
+        raise FlowsegError(
+            f"the model knows no cell type {cell_type!r}",
+            remedy=f"choose one of {', '.join(card.cell_types)}",
+        )
+    given = {
+        field.name: value
+        for field in fields(CellTypeSettings)
+        if (value := getattr(options, field.name)) not in (None, "auto")
+    }
+    settings = replace(card.cell_types[cell_type], **given)
+    if settings.diameter is None:
+        raise FlowsegError(
+            f"the diameter of the cell type {cell_type!r} is unknown", remedy="give one"
+        )
+    if settings.diameter < _MIN_DIAMETER:
+        raise FlowsegError(
+            f"a diameter of {settings.diameter:g} pixels is too small to find cells",
+            remedy="give it in pixels of the image",
+        )
+    return settings
+
+
+def check_options(card: Card, options: SegmentOptions) -> None:
+    """Refuse options that no image could be segmented with, before any image is read.
+
+    Raises
+    ------
+    FlowsegError
+        As :func:`settings_for`, for the cell type of the options or any that may be predicted.
+    """
+    for name in card.cell_types if options.cell_type is None else [options.cell_type]:
+        settings_for(card, name, options)
+
+
+def known_diameter(settings: CellTypeSettings) -> float:
+    """The mean cell diameter in pixels, or an error where it is unknown."""
+    if settings.diameter is None:
+        raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
+    return settings.diameter
