@@ -1,6 +1,6 @@
-"""flowseg finds every single neuron in a phase-contrast picture.
+"""Instance segmentation of neurons in phase-contrast images with flow fields.
 
-The public names are loaded when first used, so that ``import flowseg`` costs no torch.
+The public names are imported when first used, so that ``import flowseg`` imports no torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from flowseg.flow.representation import flows_to_labels, labels_to_flows
     from flowseg.inference.segmenter import Segmenter
     from flowseg.metrics.competition import competition_score
+    from flowseg.prediction.predict import predict
+    from flowseg.training.cross_validation import cross_validate
     from flowseg.training.run import train
 
 _HOMES = {
@@ -26,10 +28,12 @@ _HOMES = {
     "FlowsegError": "flowseg.errors",
     "Segmenter": "flowseg.inference.segmenter",
     "competition_score": "flowseg.metrics.competition",
+    "cross_validate": "flowseg.training.cross_validation",
     "evaluate": "flowseg.evaluation.evaluate",
     "flows_to_labels": "flowseg.flow.representation",
     "labels_to_flows": "flowseg.flow.representation",
     "load_config": "flowseg.config.loading",
+    "predict": "flowseg.prediction.predict",
     "rle_decode": "flowseg.arrays.rle",
     "rle_encode": "flowseg.arrays.rle",
     "train": "flowseg.training.run",
@@ -41,10 +45,12 @@ __all__ = [
     "Segmenter",
     "__version__",
     "competition_score",
+    "cross_validate",
     "evaluate",
     "flows_to_labels",
     "labels_to_flows",
     "load_config",
+    "predict",
     "rle_decode",
     "rle_encode",
     "train",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,16 +108,39 @@ def test_no_torch_where_none_is_needed(path: Path) -> None:
         assert not [m for m in found if m in heavy or m.split(".")[0] in heavy]
 
 
-def test_import_and_help_load_nothing_heavy() -> None:
+HEAVY = (
+    *("torch", "numba", "cv2", "pandas", "scipy", "tifffile", "numpy"),
+    *("pydantic", "matplotlib", "PIL", "yaml", "tqdm"),
+)
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["cross-validate"], ["predict"]])
+def test_import_and_help_load_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys, flowseg, flowseg.cli\n"
-        "try: flowseg.cli.main(['--help'])\n"
+        f"try: flowseg.cli.main([*{command}, '--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numba', 'cv2', 'pandas', 'scipy', 'tifffile'} & set(sys.modules)\n"
+        f"heavy = {set(HEAVY)} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "usage: flowseg" in done.stdout
+
+
+def test_help_is_quick() -> None:
+    def seconds(*words: str) -> float:
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *words], capture_output=True, check=True)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    for _ in range(3):  # a busy machine gets another chance
+        if seconds("-m", "flowseg", "--help") < seconds("-c", "pass") + 0.4:
+            return
+    pytest.fail("flowseg --help is slow")
 
 
 def test_numpy_functions_need_no_torch() -> None:
@@ -133,7 +158,7 @@ def test_numpy_functions_need_no_torch() -> None:
 
 
 def test_public_names() -> None:
-    assert len(flowseg.__all__) == 12
+    assert len(flowseg.__all__) == 14
     for name in flowseg.__all__:
         assert getattr(flowseg, name) is not None
     with pytest.raises(AttributeError, match="segmentor"):

@@ -26,10 +26,10 @@ PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Options of other programs that the pages mention.
 FOREIGN = {"--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--version", "--help"}
+SHARED = {"--debug", "--quiet", "--verbose"}
 # Announced and not there yet.
 PENDING = {
-    *(("train", "--compile"), ("predict", "--coco"), ("own", "--quiet"), ("own", "--verbose")),
-    *(("export", "--save-labels"), ("export", "--labels-format"), ("cross-validate", "")),
+    *(("predict", "--coco"), ("export", "--save-labels"), ("export", "--labels-format")),
     ("predict", "cells.csv"),
 }
 
@@ -114,7 +114,7 @@ def options() -> dict[str, set[str]]:
     )
     return {
         name: {option for action in parser._actions for option in action.option_strings}
-        - {"-h", "--help", "--debug", "--quiet", "--verbose"}
+        - {"-h", "--help", *SHARED}
         for name, parser in parsers.items()
     }
 
@@ -140,7 +140,7 @@ def test_options_are_described(options: dict[str, set[str]]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_exist(page: str, options: dict[str, set[str]]) -> None:
-    known = set.union(*options.values(), FOREIGN, {"--debug"}, {option for _, option in PENDING})
+    known = set.union(*options.values(), FOREIGN, SHARED, {option for _, option in PENDING})
     # the first column of the tables on Cellpose's page is Cellpose's
     text = re.sub(r"^\|[^|]*\|", "|", PAGES[page], flags=re.M) if page == "cellpose.md" else ""
     found = re.findall(r"`(--[a-z][a-z-]+)", text) if text else [

@@ -9,16 +9,24 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
 
 from flowseg._version import __version__
 from flowseg.errors import as_user_error
 
-__all__ = ["build_parser", "main", "say"]
+__all__ = ["add_device_argument", "build_parser", "main", "say"]
 
 _COMMANDS = (
-    *("train", "predict", "pseudo-label", "evaluate", "validate"),
+    *("train", "cross-validate", "predict", "pseudo-label", "evaluate", "validate"),
     *("explore", "export", "info", "demo"),
 )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, as all else does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -31,8 +39,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="flowseg", description="Find every single neuron in phase-contrast pictures."
+    parser = _Parser(
+        prog="flowseg", description="Instance segmentation of neurons in phase-contrast images."
     )
     parser.add_argument("--version", action="version", version=f"flowseg {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -40,24 +48,37 @@ def build_parser() -> argparse.ArgumentParser:
         module = _module(name)
         summary = (module.__doc__ or "").strip()
         command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            formatter_class=_Help,
+            name, help=summary, description=summary, formatter_class=_Help
+        )
+        module.add_arguments(command)
+        level = command.add_mutually_exclusive_group()
+        level.add_argument("--verbose", action="store_true", help="log more")
+        level.add_argument(
+            "--quiet", action="store_true", help="log warnings only, and show no progress bars"
         )
         command.add_argument(
             "--debug", action="store_true", help="show where in the code an error arose"
         )
-        module.add_arguments(command)
     return parser
 
 
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--device``; what there is, torch knows when the command runs."""
+    parser.add_argument(
+        "--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 something the user can mend, 130 interrupted."""
+    """Run one command; the exit code: 0 done, 2 an error you can fix, 130 interrupted."""
     args = build_parser().parse_args(argv)
     # Threads of torch that wait must sleep: on a busy machine spinning ones cost a tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if args.quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, here and in processes
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    level = logging.DEBUG if args.verbose else logging.WARNING if args.quiet else logging.INFO
+    logging.getLogger("flowseg").setLevel(level)
     try:
         return int(_module(args.command).run(args))
     except KeyboardInterrupt:

@@ -12,21 +12,23 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("submission", type=Path, help="the CSV to check")
-    parser.add_argument("--images", required=True, metavar="DIR", help="the images it must cover")
+    parser.add_argument("submission", type=Path, help="the submission, a CSV")
+    parser.add_argument(
+        "--images", required=True, metavar="DIR", help="the images that it must have rows for"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Name every problem; the exit code is 1 where there is one."""
+    """Print every problem; the exit code is 1 if there is any."""
     from flowseg.formats.submission import image_shapes, validate_submission
 
-    found = validate_submission(args.submission, image_shapes(args.images))
-    for problem in found.problems:
+    result = validate_submission(args.submission, image_shapes(args.images))
+    for problem in result.problems:
         say(f"{args.submission}: {problem}")
-    held = f"{found.n_rows} rows, {found.n_images} images, {found.n_masks} masks"
-    if found.problems:
-        count = len(found.problems)
-        say(f"{args.submission}: not valid, {count} problem{'s' if count > 1 else ''} ({held})")
+    size = f"{result.n_rows} rows, {result.n_images} images, {result.n_masks} masks"
+    if result.problems:
+        count = len(result.problems)
+        say(f"{args.submission}: not valid, {count} problem{'s' if count > 1 else ''} ({size})")
         return 1
-    say(f"{args.submission}: valid ({held})")
+    say(f"{args.submission}: valid ({size})")
     return 0

@@ -45,7 +45,6 @@ RENAMED = {
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
-    "finite_number": "a number",
     "bool_type": "true or false",
     "string_type": "text",
     "string_too_short": "text",

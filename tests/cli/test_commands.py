@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from flowseg.arrays.rle import rle_decode
 from flowseg.cli import main
 from flowseg.config.loading import load_config, to_yaml
-from flowseg.io.images import read_image, read_labels
+from flowseg.io.images import read_image, read_labels, write_image
 from flowseg.synthetic.datasets import (
     TEST_TRUTH,
     write_synthetic_livecell,
@@ -252,6 +254,9 @@ def test_bad_settings_of_train(
         ("--seed=1", "seed=2"),
         ("--extra=a", "data.extra=b"),
         ("--extra-weight=1", "data.extra_weight=2"),
+        ("--tta=1", "tta=2"),
+        ("--compile", "training.compile=false"),
+        ("--compile", "pretraining.compile=false"),
     ],
 )
 def test_what_is_said_twice_is_refused(
@@ -260,6 +265,91 @@ def test_what_is_said_twice_is_refused(
     line = fails(capsys, "train", option, "--set", setting)
     key, name = setting.partition("=")[0], option.partition("=")[0]
     assert f"{name} and --set {key} say the same; leave one out" in line
+
+
+@pytest.mark.parametrize("command", [["train", "--folds", "2"], ["cross-validate"]])
+def test_a_cross_validation_trains_all_folds(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    line = fails(capsys, *command, "--set", "data.fold=1")
+    assert "a cross validation trains all folds, but --set data.fold names one" in line
+
+
+def test_cross_validate_is_train_with_folds(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--data",
+        str(data),
+        "--cell-type",
+        "cort",
+        *TINY[:-4],
+        "--epochs",
+        "1",
+        "--tta",
+        "1",
+    ]
+    printed = []
+    for command in (["cross-validate", "--out", "a"], ["train", "--out", "b"]):
+        assert main([*command, "--folds", "2", *options]) == 0
+        printed.append(capsys.readouterr().out.replace(f"in {command[-1]}", ""))
+    assert printed[0] == printed[1]
+    assert "2 folds" in printed[0]
+    assert "(one view)" in printed[0]
+    config = load_config(path=tmp_path / "a" / "config.yaml")
+    assert (config.tta, config.data.folds, config.training.epochs) == (1, 2, 1)
+    for name in ("out_of_fold.csv", "config.yaml", "fold1/best.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trin"], "argument COMMAND: invalid choice: 'trin'"),
+        (["train", "--fold", "x"], "argument --fold: invalid int value: 'x'; see flowseg train -"),
+        (["train", "--quiet", "--verbose"], "--verbose: not allowed with argument --quiet"),
+        (["predict"], "one of the arguments --in --join is required"),
+    ],
+)
+def test_faults_of_the_command_line_are_one_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("option", "seen"), [("--quiet", 0), ("--debug", 1), ("--verbose", 2)])
+def test_how_much_is_logged(option: str, seen: int, tmp_path: Path) -> None:
+    """In a process of its own: tqdm reads its environment when it is imported."""
+    code = (
+        "import logging, sys\n"
+        "from flowseg.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "from tqdm import tqdm\n"
+        "log = logging.getLogger('flowseg.training')\n"
+        "log.debug('for developers'); log.info('progress'); log.warning('warning')\n"
+        "list(tqdm(range(2), 'bar'))\n"
+    )
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "a.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "s.csv").write_text("id,predicted\na,\n")
+    argv = ["validate", "s.csv", "--images", "images", option]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "valid (1 rows" in done.stdout
+    expected = [seen > 1, seen > 0, True, seen > 0]
+    words = ("for developers", "progress", "warning", "bar: 100%")
+    assert [word in done.stderr for word in words] == expected
 
 
 def test_a_whole_config_and_what_it_takes_the_place_of(
@@ -355,8 +445,8 @@ def test_numbers_that_are_none_are_refused(
     trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["predict", "--in", data / "test", "--model", trained / "runs" / "all-fold0"]
-    assert "cellprob_threshold must be a number" in fails(
+    assert "cellprob_threshold must be a finite number" in fails(
         capsys, *argv, "--cellprob-threshold", "nan"
     )
-    assert "diameter must be greater than 0" in fails(capsys, *argv, "--diameter", "inf")
+    assert "diameter must be a finite number" in fails(capsys, *argv, "--diameter", "inf")
     assert "too small to find cells" in fails(capsys, *argv, "--diameter", "0.5")

@@ -75,7 +75,7 @@ def test_scientific_notation_is_a_number() -> None:
         ("training.epochs=2.5", "a whole number"),
         ("training.epochs=0", "training.epochs must be greater than or equal to 1, found 0"),
         ("training.learning_rate=fast", "training.learning_rate must be a number"),
-        ("training.learning_rate=.nan", "must be a number"),
+        ("training.learning_rate=.nan", "must be a finite number, found nan"),
         ("augment.flip=1", "augment.flip must be true or false"),
         (
             "training.precision=bf16",

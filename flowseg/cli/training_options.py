@@ -1,0 +1,214 @@
+"""Options that `train` and `cross-validate` share: declared, checked, and resolved to settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowseg.cli import add_device_argument
+from flowseg.config.choices import TTA_CHOICES, available_cell_types, available_recipes
+from flowseg.errors import FlowsegError
+
+if TYPE_CHECKING:  # pydantic
+    from flowseg.config.schema import Config
+
+__all__ = ["TrainingTask", "add_training_arguments", "resolve"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What the options ask for.
+
+    Attributes
+    ----------
+    config : Config
+        All settings.
+    out : Path
+        The run's folder.
+    arguments : dict
+        The other arguments of :func:`flowseg.train` and :func:`flowseg.cross_validate`.
+    """
+
+    config: Config
+    out: Path
+    arguments: dict[str, Any]
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the shared options."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path("data"),
+        help="the unzipped competition, or a folder of NAME.tif and NAME_masks.tif",
+    )
+    parser.add_argument(
+        "--cell-type",
+        choices=available_cell_types(),
+        help="what to train on (default: all; cell for a folder of your own)",
+    )
+    parser.add_argument(
+        "--pretrain",
+        default="none",
+        metavar="{none,livecell,PATH}",
+        help="initial weights: random, pre-trained on the LIVECell in the data folder, or those of "
+        "a checkpoint or a run's folder",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=available_recipes(),
+        help="sizes and schedules for a machine (default: by the device and torchrun)",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a YAML file of settings that differ"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, such as training.batch_size=4; repeatable",
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="short for --set training.epochs=N")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="random seed of the weights and the crops"
+    )
+    parser.add_argument(
+        "--train-only",
+        type=Path,
+        metavar="FILE",
+        help="image ids, one a line, that are trained on and never validated on",
+    )
+    parser.add_argument(
+        "--extra",
+        metavar="DIR",
+        help="more images to train on, never to validate on, such as pseudo-labels; {fold} in it "
+        "stands for the fold's number",
+    )
+    parser.add_argument(
+        "--extra-weight",
+        type=float,
+        metavar="W",
+        help="crops of extra images for each crop of the others",
+    )
+    parser.add_argument(
+        "--tta",
+        type=int,
+        choices=TTA_CHOICES,
+        help="test-time augmentation of a cross validation's scores; short for --set tta=N",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network in training and pre-training; needs a C++ compiler",
+    )
+    add_device_argument(parser)
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write events for TensorBoard"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+
+
+def resolve(args: argparse.Namespace, *, all_folds: bool) -> TrainingTask:
+    """Check the options and resolve the settings.
+
+    Raises
+    ------
+    FlowsegError
+        If two options contradict each other, or a setting does not fit.
+    """
+    short = _short_settings(args)
+    _check_options(args, short, all_folds)
+    if all_folds:
+        short["data.fold"] = 0  # one that --config names does not matter
+    overrides = [*(f"{key}={value}" for key, value in short.items()), *args.set]
+    from flowseg.config.loading import load_config, to_yaml
+    from flowseg.data.detect import detect_layout
+
+    cell_type = args.cell_type or ("cell" if detect_layout(args.data) == "folder" else "all")
+    recipe = args.recipe or _default_recipe(args.device)
+    config = load_config(cell_type, args.config, overrides, recipe)
+    _check_whole_config(args, config)
+    _log.debug("%s", to_yaml(config))
+    part = f"{config.data.folds}folds" if all_folds else f"fold{config.data.fold}"
+    # A whole config decides what is trained on, whatever the default.
+    name = next(iter(config.cell_types)) if len(config.cell_types) == 1 else cell_type
+    arguments = {
+        "pretrain": args.pretrain,
+        "train_only": args.train_only,
+        "device": args.device,
+        "resume": args.resume,
+        "tensorboard": args.tensorboard,
+    }
+    return TrainingTask(config, args.out or Path("runs") / f"{name}-{part}", arguments)
+
+
+def _short_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that options are short for."""
+    settings = {
+        "training.epochs": args.epochs,
+        "data.fold": args.fold,
+        "data.folds": args.folds,
+        "seed": args.seed,
+        "data.extra": None if args.extra is None else json.dumps(args.extra),
+        "data.extra_weight": args.extra_weight,
+        "tta": args.tta,
+        "training.compile": True if args.compile else None,
+        "pretraining.compile": True if args.compile else None,
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _check_options(args: argparse.Namespace, short: Mapping[str, Any], all_folds: bool) -> None:
+    """Refuse options of which one would be ignored."""
+    keys = {text.partition("=")[0] for text in args.set}
+    for key in short:
+        if key in keys:
+            option = key.rpartition(".")[2].replace("_", "-")
+            raise FlowsegError(f"--{option} and --set {key} say the same", remedy="leave one out")
+    if all_folds and "data.fold" in keys:
+        raise FlowsegError(
+            "a cross validation trains all folds, but --set data.fold names one",
+            remedy="train one fold with flowseg train --fold",
+        )
+    if args.extra_weight is not None and args.extra is None and "data.extra" not in keys:
+        raise FlowsegError("--extra-weight weighs nothing", remedy="name images with --extra")
+
+
+def _check_whole_config(args: argparse.Namespace, config: Config) -> None:
+    """Refuse what a whole config, such as a run's, takes the place of."""
+    from flowseg.config.loading import is_whole, load_config
+
+    ignored = None
+    if args.config is not None and is_whole(args.config):
+        names = config.cell_types.keys()
+        if args.recipe is not None:
+            ignored = f"all settings, so --recipe {args.recipe}"
+        elif args.cell_type is not None and names != load_config(args.cell_type).cell_types.keys():
+            ignored = f"{', '.join(names)}, so --cell-type {args.cell_type}"
+    if ignored is not None:
+        raise FlowsegError(
+            f"names {ignored} would change nothing",
+            file=args.config,
+            remedy="leave one of the two out",
+        )
+
+
+def _default_recipe(device: str) -> str:
+    from flowseg.network.device import pick_device
+    from flowseg.training.distributed import under_torchrun
+
+    if pick_device(device).type != "cuda":
+        return "laptop"
+    return "gpus" if under_torchrun() else "gpu"
