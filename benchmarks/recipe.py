@@ -49,7 +49,7 @@ def main() -> None:
     lines = []
     for name, rows in tables.items():
         cell = segmenter.settings_for(name)
-        place = default_grid(cell).place(cell)
+        place = default_grid(cell).index_of(cell)
         scores = np.mean([scores for scores, *_ in rows], axis=0)
         entropy, error, named = np.mean([row[1:] for row in rows], axis=0)
         lines.append((name, len(rows), scores[place], scores.max(), entropy, error, named))
@@ -74,7 +74,12 @@ def resolve_settings(segmenter: Segmenter, record: Record) -> tuple[np.ndarray, 
     entropy = float(np.mean(np.logaddexp(0, logit) - logit * inside))
     error = float(np.square(field.flows - labels_to_flows(labels)).sum(axis=0)[inside].mean())
     sample = Sample(
-        record.image_id, record.cell_type, record.group, truth, field.flows, field.cellprob
+        image_id=record.image_id,
+        cell_type=record.cell_type,
+        group=record.group,
+        truth=truth,
+        flows=field.flows,
+        cellprob=field.cellprob,
     )
     named = segmenter.resolve_settings(grey, SegmentOptions())[0] == record.cell_type
     return score_grid(sample, default_grid(needs)), entropy, error, named

@@ -196,4 +196,11 @@ def _record(image: Path, labels: Path, cell_type: str) -> Record:
     own = read_own_labels(labels)
     if own.shape != shape:
         raise size_differs(image, shape, own.shape, labels.name)
-    return Record(image_id, image, shape, cell_type, image_id, Masks.from_labels(own))
+    return Record(
+        image_id=image_id,
+        image_path=image,
+        shape=shape,
+        cell_type=cell_type,
+        group=image_id,
+        annotation=Masks.from_labels(own),
+    )

@@ -223,7 +223,16 @@ def _read_coco(path: Path, images: dict[str, Path], types: frozenset[str]) -> li
                 remedy="unzip the images beside the annotations",
             )
         polygons = Polygons(path, stamp, spans.get(image_id, nothing))
-        records.append(Record(Path(name).stem, images[name], shape, cell_type, group, polygons))
+        records.append(
+            Record(
+                image_id=Path(name).stem,
+                image_path=images[name],
+                shape=shape,
+                cell_type=cell_type,
+                group=group,
+                annotation=polygons,
+            )
+        )
     return records
 
 

@@ -1,4 +1,4 @@
-"""One image with its annotation."""
+"""Record: an image file, its annotation, cell type and group."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Annotation", "Record", "size_differs"]
 
 
 class Annotation(Protocol):
-    """Masks that are made when they are asked for."""
+    """Masks that are read or drawn on demand."""
 
     def masks(self, shape: tuple[int, int]) -> Masks:
         """All masks of the image, which has `shape`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """One image, its masks, its cell type and its group.
+    """One annotated image.
 
-    Small and picklable: pixels and masks of a large data set are read when asked for.
+    Small and picklable: the pixels, and the masks of a large data set, are read on demand.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Record:
     group : str
         Images of one group (a well of a plate) stay on one side of every split.
     annotation : Masks or Annotation
-        The masks, or what makes them.
+        The masks, or what reads them on demand.
     """
 
     image_id: str
@@ -54,7 +54,7 @@ class Record:
     annotation: Masks | Annotation
 
     def image(self) -> npt.NDArray[np.float32]:
-        """Read the image: (H, W) float32, grey, values as stored.
+        """Read the image: (H, W) float32, grey, intensities as stored.
 
         Raises
         ------

@@ -43,14 +43,14 @@ COLUMNS = (
 )
 
 FLAWED_IDS = frozenset({"03b27b381a5f", "e92c56871769", "eec79772cb99"})
-"""Images of the competition that are known to be annotated wrongly."""
+"""Images of the competition with annotations known to be wrong."""
 
 _NEEDED = ("id", "annotation", "width", "height", "cell_type")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnnotatedImage:
-    """What `train.csv` says of one image.
+    """The rows of one image in `train.csv`.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def read_sartorius(
     Raises
     ------
     FlowsegError
-        For the first thing that is wrong, with file and row: see `read_annotations`; also an
-        image that is missing or has another size, or a cell type that is not there.
+        If the table is wrong (see `read_annotations`; the message names the row), an image is
+        missing or has another size, or no image of these cell types is listed.
     """
     folder = Path(folder)
     table = folder / "train.csv"
@@ -119,7 +119,14 @@ def read_sartorius(
             raise size_differs(path, found, annotated.shape, table.name)
         group = group_of_sample(annotated.sample_id) or image_id
         records.append(
-            Record(image_id, path, annotated.shape, annotated.cell_type, group, annotated.masks)
+            Record(
+                image_id=image_id,
+                image_path=path,
+                shape=annotated.shape,
+                cell_type=annotated.cell_type,
+                group=group,
+                annotation=annotated.masks,
+            )
         )
     if not records:
         raise FlowsegError(f"lists no image of {', '.join(sorted(wanted))}", file=table)
@@ -147,9 +154,9 @@ def read_annotations(
     Raises
     ------
     FlowsegError
-        For the first bad row: an id that is no plain name, an unknown cell type, a size that is
-        no number or changes within an image, or run lengths that are odd in count, out of range
-        or no numbers.
+        If a row is wrong (the first one is named): an id that is no plain name, an unknown cell
+        type, a size that is no number or changes within an image, or run lengths that are odd in
+        count, out of range or no numbers.
     """
     path = Path(path)
     wanted = _check_cell_types(cell_types)
@@ -162,10 +169,10 @@ def read_annotations(
     annotations_by_image = [(str(name), rows) for name, rows in table.groupby("id")["annotation"]]
     return {
         image_id: AnnotatedImage(
-            shapes[image_id],
-            cell_types[image_id],
-            sample_ids[image_id],
-            _masks(path, annotations, shapes[image_id]),
+            shape=shapes[image_id],
+            cell_type=cell_types[image_id],
+            sample_id=sample_ids[image_id],
+            masks=_masks(path, annotations, shapes[image_id]),
         )
         for image_id, annotations in annotations_by_image
         if cell_types[image_id] in wanted

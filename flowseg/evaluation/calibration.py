@@ -1,10 +1,10 @@
 """Thresholds per cell type, tuned on the out-of-fold competition score.
 
-Of hundreds of settings the one that wins on some images wins partly by luck. Two guards stand
-against that. What is maximised is the gain over the default less its standard error over images, so
-that a setting must win on most images and not on one, averaged with the neighbours on the grid. And
-a type takes it only if choosing so gains on groups of images that took no part in it. The score
-that is reported has both steps inside: each group is scored at what all other groups settle on.
+Of hundreds of settings the best on some images is so partly by luck. Two guards stand against such
+overfitting. The objective is the gain over the default less its standard error over images, so that
+a setting must win on most images and not on one, averaged with the neighbours on the grid. And a
+type adopts it only if choosing so gains on groups of images that were left out. The reported score
+is nested in the same way: each group is scored with the settings that all other groups choose.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Names = NDArray[np.str_]
-Place = tuple[int, int, int]
-Choice = Callable[[Floats, Names, Place], Place]
+Index = tuple[int, int, int]
+Choice = Callable[[Floats, Names, Index], Index]
 
 _CELLPROB = (1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
 _FLOW = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4)
@@ -48,17 +48,16 @@ class Scores(NamedTuple):
     Attributes
     ----------
     default : float
-        At the settings of its cell type at the start.
+        With the default settings of its cell type.
     calibrated : float
-        At the setting that the other groups of its cell type settle on, which may be the one at
-        the start.
+        With the settings that the other groups of its cell type choose, which may be the default.
     """
 
     default: float
     calibrated: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tuning:
     """How one cell type was tuned; scores are means over its images.
 
@@ -66,14 +65,14 @@ class Tuning:
     ----------
     images, groups : int
         What it was tuned on.
-    default, tuned : CellType
-        The settings at the start, and those chosen; they are equal where choosing did not gain on
+    default, tuned : CellTypeSettings
+        The default settings, and those chosen; they are equal where choosing did not gain on
         groups left out.
     default_score, tuned_score : float
-        Of the two settings; the second is too good, since the same images chose it.
+        Of the two settings; the second is biased upwards, since the same images chose it.
     nested_score : float or None
-        Each group at the setting that the others settle on: the honest score, which may be lower
-        than `default_score`. None with one group.
+        Each group with the settings that the others choose: the unbiased score, which may be
+        lower than `default_score`. None with one group.
     gain_interval : (float, float) or None
         95% bootstrap interval, over images, of ``nested_score - default_score``.
     """
@@ -89,18 +88,18 @@ class Tuning:
 
     @property
     def adopted(self) -> bool:
-        """Whether the type takes another setting than it began with."""
+        """Whether the type takes other settings than the default."""
         return self.tuned != self.default
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What each cell type needs, and how that was found.
+    """Calibrated settings of each cell type, and how they were found.
 
     Attributes
     ----------
-    cell_types : dict of CellType
-        All cell types, those without images or without an honest gain as they were.
+    cell_types : dict of CellTypeSettings
+        Of all cell types; the default where there are no images or no gain on groups left out.
     tunings : dict of Tuning
         By cell type, for those with images.
     scores : dict of Scores
@@ -135,12 +134,12 @@ def calibrate(
         In any order, which does not change the result; read once, one at a time, so that a
         generator that loads each from its file needs the memory of one image. Each flow field must
         come from a network that has not seen the image.
-    cell_types : mapping of CellType
-        By cell type, the settings to start from and to fall back on; diameters must be known.
+    cell_types : mapping of CellTypeSettings
+        By cell type, the default settings, with known diameters.
     seed : int
         Of the bootstrap.
-    grids : mapping of Grid, optional
-        What to try for a cell type, its start included; by default `default_grid`.
+    grids : mapping of ThresholdGrid, optional
+        Settings to try for a cell type, the default among them; `default_grid` if not given.
 
     Returns
     -------
@@ -150,28 +149,28 @@ def calibrate(
     ------
     FlowsegError
         If a sample's cell type is not in `cell_types`, a diameter is unknown, an image comes
-        twice, or a flow field is none.
+        twice, or a flow field is invalid.
 
     Notes
     -----
     An image of 520 x 704 pixels takes about a second.
     """
     grids = {name: default_grid(cell) for name, cell in cell_types.items()} | dict(grids or {})
-    found: dict[str, dict[str, tuple[str, Floats]]] = {name: {} for name in cell_types}
+    by_type: dict[str, dict[str, tuple[str, Floats]]] = {name: {} for name in cell_types}
     for sample in tqdm(samples, desc="calibration", unit="image", leave=False):
-        if sample.cell_type not in found:
+        if sample.cell_type not in by_type:
             raise FlowsegError(
                 f"the image {sample.image_id!r} is of the unknown cell type {sample.cell_type!r}",
                 remedy=f"give settings for it beside those of {', '.join(cell_types) or 'none'}",
             )
-        if any(sample.image_id in images for images in found.values()):
+        if any(sample.image_id in images for images in by_type.values()):
             raise FlowsegError(f"the image {sample.image_id!r} comes twice")
         scores_of_image = score_grid(sample, grids[sample.cell_type])
-        found[sample.cell_type][sample.image_id] = sample.group, scores_of_image
+        by_type[sample.cell_type][sample.image_id] = sample.group, scores_of_image
     rng = np.random.default_rng(seed)
     tuned, tunings = dict(cell_types), {}
     table: dict[str, Scores] = {}
-    for name, images in found.items():
+    for name, images in by_type.items():
         if images:
             ids = sorted(images)
             groups, scores = zip(*(images[image_id] for image_id in ids), strict=True)
@@ -183,7 +182,7 @@ def calibrate(
 
 
 def default_grid(cell: CellTypeSettings) -> ThresholdGrid:
-    """Settings worth trying for a cell type, its own among them.
+    """The default grid of a cell type, its own settings among them.
 
     Minimum sizes are shares, up to 0.4, of a disc of the type's diameter.
 
@@ -210,7 +209,7 @@ def default_grid(cell: CellTypeSettings) -> ThresholdGrid:
 def bootstrap_interval(
     scores: ArrayLike, rng: np.random.Generator, level: float = 0.95, rounds: int = 4000
 ) -> tuple[float, float]:
-    """Where the mean score of other images like these would lie: percentile bootstrap over images.
+    """Confidence interval of the mean score: percentile bootstrap over images.
 
     Parameters
     ----------
@@ -218,13 +217,18 @@ def bootstrap_interval(
         One for each image, or the gain of each; at least one.
     rng : Generator
     level : float
-        Share of the means inside.
+        Confidence level.
     rounds : int
-        How often N images are drawn.
+        Number of bootstrap samples of N images.
 
     Returns
     -------
     low, high : float
+
+    Raises
+    ------
+    FlowsegError
+        If there is no score.
 
     Examples
     --------
@@ -248,9 +252,9 @@ def _tune(
     groups: Sequence[str],
     rng: np.random.Generator,
 ) -> tuple[Tuning, list[Scores]]:
-    """Settle a setting from the scores (N, C, F, S) of images of some groups."""
+    """Choose settings by the scores (N, C, F, S) of images of some groups."""
     names = np.array(groups)
-    start = grid.place(cell)
+    start = grid.index_of(cell)
     settled = _settle(scores, names, start)
     before = scores[(slice(None), *start)]
     wells = len(set(groups))
@@ -259,7 +263,7 @@ def _tune(
         images=len(scores),
         groups=wells,
         default=cell,
-        tuned=grid.at(settled, cell),
+        tuned=grid.settings_at(settled, cell),
         default_score=float(before.mean()),
         tuned_score=float(scores[(slice(None), *settled)].mean()),
         nested_score=float(nested.mean()) if wells > 1 else None,
@@ -269,24 +273,25 @@ def _tune(
     return tuning, [Scores(*pair) for pair in pairs]
 
 
-def _settle(scores: Floats, names: Names, start: Place) -> Place:
-    """The place chosen, where choosing gains on groups left out; else `start`."""
+def _settle(scores: Floats, names: Names, start: Index) -> Index:
+    """The index chosen, where choosing gains on groups left out; else `start`."""
     gains = _nested(scores, names, start, _choose) - scores[(slice(None), *start)]
     return _choose(scores, names, start) if gains.mean() > 0 else start
 
 
-def _nested(scores: Floats, names: Names, start: Place, choose: Choice) -> Floats:
-    """The score of each image at the place that the images of the other groups choose."""
+def _nested(scores: Floats, names: Names, start: Index, choose: Choice) -> Floats:
+    """The score of each image at the index that the images of the other groups choose."""
     nested = scores[(slice(None), *start)].copy()
     wells = np.unique(names)
     for well in wells if wells.size > 1 else ():
-        own = names == well
-        nested[own] = scores[(own, *choose(scores[~own], names[~own], start))]
+        held_out = names == well
+        chosen = choose(scores[~held_out], names[~held_out], start)
+        nested[held_out] = scores[(held_out, *chosen)]
     return nested
 
 
-def _choose(scores: Floats, _: Names, start: Place) -> Place:
-    """The place with the highest lower bound of the gain over `start`, if it is above 0."""
+def _choose(scores: Floats, _: Names, start: Index) -> Index:
+    """The index with the highest lower bound of the gain over `start`, if it is above 0."""
     count = len(scores)
     if count < 2:
         return start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -71,7 +71,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class OtherMetrics:
-    """Numbers of other papers, each of which is not the competition's.
+    """Metrics of other papers, none of them the competition's.
 
     Attributes
     ----------
@@ -125,11 +125,11 @@ class Evaluation:
 
     @property
     def cell_types(self) -> tuple[str, ...]:
-        """The types in the truth, in order; blank for images without."""
+        """The cell types of the truth, sorted; blank for images without one."""
         return tuple(sorted({image.cell_type for image in self.images}))
 
     def of_type(self, cell_type: str) -> Evaluation:
-        """The images of one type only."""
+        """The evaluation of the images of one type only."""
         images = tuple(image for image in self.images if image.cell_type == cell_type)
         return replace(self, images=images, missing=(), missing_counted=False, other=None)
 
@@ -143,11 +143,9 @@ class Evaluation:
         )
 
     def mistakes(self) -> Mistakes:
-        """What went wrong at an IoU of one half, in all images."""
-        names = ("missed", "spurious", "split", "merged")
-        return Mistakes(
-            *(sum(getattr(image.mistakes, name) for image in self.images) for name in names)
-        )
+        """Mistakes at an IoU of one half, summed over all images."""
+        counts = [asdict(image.mistakes) for image in self.images]
+        return Mistakes(**{name: sum(count[name] for count in counts) for name in counts[0]})
 
     def worst_first(self) -> list[ImageResult]:
         """The images by ascending score, then by id."""

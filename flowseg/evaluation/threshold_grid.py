@@ -1,7 +1,7 @@
-"""The score of one image at every setting of a grid, from its flow field alone.
+"""Grid search: the score of one image at every setting of a grid, from its flow field.
 
-The dynamics run once for each cellprob threshold. The flow threshold and the minimum size only say
-which of the cells found are kept, and so each further setting costs a matching and no more.
+The dynamics run once for each cellprob threshold. The flow threshold and the minimum size only
+select among the cells found, so each further setting costs one matching.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from flowseg.metrics.competition import Contingency, compare
 __all__ = ["Sample", "ThresholdGrid", "score_grid"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
-    """One image that the network has not learned from: its truth and its flow field.
+    """One image that the network was not trained on: its ground truth and its flow field.
 
     Attributes
     ----------
     image_id, cell_type : str
     group : str
-        Images of one group (a well) are never tuned on and scored at once.
+        Images of one group (a well) are never both tuned on and scored.
     truth : Masks
         As annotated, overlaps kept.
     flows : (2, H, W) float16 or float32
@@ -48,14 +48,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """Settings to try, all with all.
+    """A grid of thresholds and minimum sizes.
 
     Attributes
     ----------
     cellprob_thresholds, flow_thresholds : tuple of float
     min_sizes : tuple of int
         Each in an order in which neighbours are alike; a flow threshold of 0 keeps all cells, so
-        that it stands beside the largest.
+        it comes after the largest.
     """
 
     cellprob_thresholds: tuple[float, ...]
@@ -64,20 +64,20 @@ class ThresholdGrid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """How many of each."""
+        """Number of values along each axis."""
         return len(self.cellprob_thresholds), len(self.flow_thresholds), len(self.min_sizes)
 
-    def at(self, place: Sequence[int], cell: CellTypeSettings) -> CellTypeSettings:
-        """`cell` with the setting that stands at a place of the grid."""
+    def settings_at(self, index: Sequence[int], cell: CellTypeSettings) -> CellTypeSettings:
+        """`cell` with the values at one index of the grid."""
         return replace(
             cell,
-            cellprob_threshold=self.cellprob_thresholds[place[0]],
-            flow_threshold=self.flow_thresholds[place[1]],
-            min_size=self.min_sizes[place[2]],
+            cellprob_threshold=self.cellprob_thresholds[index[0]],
+            flow_threshold=self.flow_thresholds[index[1]],
+            min_size=self.min_sizes[index[2]],
         )
 
-    def place(self, cell: CellTypeSettings) -> tuple[int, int, int]:
-        """Where the setting of `cell` stands."""
+    def index_of(self, cell: CellTypeSettings) -> tuple[int, int, int]:
+        """The index of the values of `cell`."""
         return (
             self.cellprob_thresholds.index(cell.cellprob_threshold),
             self.flow_thresholds.index(cell.flow_threshold),
@@ -86,7 +86,7 @@ class ThresholdGrid:
 
 
 def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
-    """The competition's score of one image at every setting.
+    """The competition score of one image at every setting.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
     Raises
     ------
     FlowsegError
-        Where shapes differ or a value of the flow field is not finite.
+        If shapes differ or a value of the flow field is not finite.
     """
     scores = np.empty(grid.shape)
 

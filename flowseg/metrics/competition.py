@@ -47,8 +47,8 @@ __all__ = [
     "THRESHOLDS",
     "Contingency",
     "Counts",
-    "Kinds",
     "Mistakes",
+    "Outcomes",
     "compare",
     "competition_score",
 ]
@@ -57,7 +57,7 @@ THRESHOLDS = tuple(range(50, 100, 5))
 """The thresholds of the competition, in percent."""
 
 HIT, MISSED, SPURIOUS, SPLIT, MERGED = range(5)
-"""What became of an object: see `Kinds`."""
+"""The outcome of an object: see `Outcomes`."""
 
 
 def competition_score(truth: Objects, pred: Objects) -> float:
@@ -78,7 +78,7 @@ def competition_score(truth: Objects, pred: Objects) -> float:
     Raises
     ------
     FlowsegError
-        Where the two sides differ in shape, or one is no such thing.
+        If the two sides differ in shape, or one is of another type.
 
     Notes
     -----
@@ -136,9 +136,9 @@ class Counts:
         return float(np.mean(self.precisions))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mistakes:
-    """What went wrong at an IoU of one half.
+    """Counts of mistakes at an IoU of one half.
 
     An object lies in another when more than half of its own pixels do.
 
@@ -160,9 +160,9 @@ class Mistakes:
     merged: int
 
 
-@dataclass(frozen=True, eq=False)
-class Kinds:
-    """What became of each object; the words are those of `Mistakes`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcomes:
+    """The outcome of each object; the words are those of `Mistakes`.
 
     Attributes
     ----------
@@ -212,8 +212,8 @@ class Contingency:
         """
         sizes = 100 * self.shared[:, None]
         near = sizes > np.asarray(percents) * self.unions()[:, None] - inclusive
-        some = near.any(axis=1)
-        if self._one_to_one(self.truth[some], self.pred[some]):
+        matching = near.any(axis=1)
+        if self._one_to_one(self.truth[matching], self.pred[matching]):
             tp = tuple(near.sum(axis=0).tolist())
         else:
             tp = tuple(len(self._matching(hits)[0]) for hits in near.T)
@@ -223,8 +223,8 @@ class Contingency:
         """Positions of the truths and the predictions that match at one threshold."""
         return self._matching(100 * self.shared > percent * self.unions())
 
-    def kinds(self) -> Kinds:
-        """What became of each object at an IoU of one half."""
+    def outcomes(self) -> Outcomes:
+        """The outcome of each object at an IoU of one half."""
         n, m = len(self.truth_areas), len(self.pred_areas)
         truth_in = 2 * self.shared > self.truth_areas[self.truth]
         pred_in = 2 * self.shared > self.pred_areas[self.pred]
@@ -236,16 +236,16 @@ class Contingency:
         truth[split], pred[merging] = SPLIT, MERGED
         hit, used = self.matches(50)
         truth[hit], pred[used] = HIT, HIT
-        return Kinds(truth, pred, split, merging)
+        return Outcomes(truth=truth, pred=pred, split=split, merging=merging)
 
     def mistakes(self) -> Mistakes:
-        """What went wrong at an IoU of one half."""
-        kinds = self.kinds()
+        """Counts of mistakes at an IoU of one half."""
+        outcomes = self.outcomes()
         return Mistakes(
-            missed=int((kinds.truth == MISSED).sum()),
-            spurious=int((kinds.pred == SPURIOUS).sum()),
-            split=int(kinds.split.sum()),
-            merged=int(kinds.merging.sum()),
+            missed=int((outcomes.truth == MISSED).sum()),
+            spurious=int((outcomes.pred == SPURIOUS).sum()),
+            split=int(outcomes.split.sum()),
+            merged=int(outcomes.merging.sum()),
         )
 
     def _one_to_one(self, truth: NDArray[np.int64], pred: NDArray[np.int64]) -> bool:
@@ -258,9 +258,9 @@ class Contingency:
         if self._one_to_one(truth, pred):
             return truth, pred
         # Older scipy matches graphs of 32-bit indices only.
-        places = truth.astype(np.int32), pred.astype(np.int32)
+        edges = truth.astype(np.int32), pred.astype(np.int32)
         graph = coo_array(
-            (np.ones(len(truth), dtype=np.int8), places),
+            (np.ones(len(truth), dtype=np.int8), edges),
             shape=(len(self.truth_areas), len(self.pred_areas)),
         ).tocsr()
         partner = maximum_bipartite_matching(graph, perm_type="column")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from flowseg.io.paths import PathLike, find_images
 from flowseg.metrics.competition import HIT, MERGED, MISSED, SPLIT, SPURIOUS, THRESHOLDS
 from flowseg.reports.charts import Chart, Points, distribution_chart, line_chart
 from flowseg.reports.page import Picture, check_page, picture, write_page
+from flowseg.reports.text import Row, image_rows, type_rows
 
 __all__ = ["OUTCOME_COLOURS", "ObjectStats", "binned_precision", "write_report"]
 
@@ -40,10 +41,7 @@ OUTCOME_COLOURS = {
 }
 """RGB of what became of an object, as in page.css."""
 
-_OUTCOMES = ("hit", "missed", "spurious", "split", "merged")
-_MISTAKES = _OUTCOMES[1:]
-
-Row = dict[str, object]
+_OUTCOMES = ("hit", "missed", "spurious", "split", "merged")  # as named in page.css
 
 
 class _Pair(NamedTuple):
@@ -76,10 +74,8 @@ def write_report(
         If `images` lacks an image that is to be shown, or `out` cannot be written.
     """
     out = check_page(out)
-    ranked = result.worst_first()
-    worst = ranked[:pictures]
+    worst = result.worst_first()[:pictures]
     files = _image_files(result.truth, images, [image.image_id for image in worst])
-    mistakes = result.mistakes()
     write_page(
         out,
         "evaluation.html.j2",
@@ -87,16 +83,13 @@ def write_report(
         totals={
             "competition score": f"{result.score:.4f}",
             "images": f"{len(result.images):,}",
-            **{name: f"{getattr(mistakes, name):,}" for name in _MISTAKES},
+            **{name: f"{count:,}" for name, count in asdict(result.mistakes()).items()},
         },
-        types=[
-            *(_type_row(name or "(unknown)", result.of_type(name)) for name in result.cell_types),
-            _type_row("all", result),
-        ],
+        types=type_rows(result),
         missing=len(result.missing),
         missing_counted=result.missing_counted,
         charts=_charts(result),
-        images=[_image_row(rank, image, rank < pictures) for rank, image in enumerate(ranked)],
+        images=_linked(image_rows(result), len(worst)),
         outcomes=_OUTCOMES,
         worst=[
             _pair(image, files.get(image.image_id))
@@ -117,25 +110,13 @@ def _image_files(truth: Path, images: PathLike | None, needed: Sequence[str]) ->
     return {name: image for name, (image, _) in find_labels(truth).items() if image is not None}
 
 
-def _type_row(name: str, result: Evaluation) -> Row:
-    tp, fp, fn = result.totals(0)
-    mistakes = result.mistakes()
-    return {
-        **{"cell type": name, "images": len(result.images), "score": result.score},
-        **{"TP": tp, "FP": fp, "FN": fn},
-        **{mistake: getattr(mistakes, mistake) for mistake in _MISTAKES},
-    }
-
-
-def _image_row(rank: int, image: ImageResult, shown: bool) -> Row:
-    name, counts = image.image_id, image.counts
-    link = Markup('<a href="#picture-{}">{}</a>').format(rank, name)
-    return {
-        **{"image": link if shown else name, "cell type": image.cell_type or None},
-        **{"score": image.score, "truth": counts.n_truth, "found": counts.n_pred},
-        **{"TP": counts.tp[0], "FP": counts.fp[0], "FN": counts.fn[0]},
-        **{mistake: getattr(image.mistakes, mistake) for mistake in _MISTAKES},
-    }
+def _linked(rows: Sequence[Row], pictures: int) -> list[Row]:
+    """Rows whose first images link to their pictures."""
+    link = Markup('<a href="#picture-{}">{}</a>')
+    return [
+        {**row, "image": link.format(rank, row["image"])} if rank < pictures else row
+        for rank, row in enumerate(rows)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +238,7 @@ def _pair(image: ImageResult, file: Path | None) -> _Pair:
                 f"is {grey.shape[1]} x {grey.shape[0]} pixels, its truth {shape[1]} x {shape[0]}",
                 file=file,
             )
-    outcomes = image.table.kinds()
+    outcomes = image.table.outcomes()
     title = f"{image.image_id}: score {image.score:.3f}"
     sides = (
         ("truth", f"{image.counts.n_truth:,} cells", masks[0], outcomes.truth),
@@ -266,8 +247,8 @@ def _pair(image: ImageResult, file: Path | None) -> _Pair:
     return _Pair(
         title,
         [
-            picture(_coloured(grey, side, kinds), f"{name}: {count}", alt=f"{title}, {name}")
-            for name, count, side, kinds in sides
+            picture(_coloured(grey, side, outcome), f"{name}: {count}", alt=f"{title}, {name}")
+            for name, count, side, outcome in sides
         ],
     )
 

@@ -15,9 +15,9 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
 from flowseg.metrics.competition import THRESHOLDS
 
-__all__ = ["as_text", "text_table", "write_csv", "write_json"]
+__all__ = ["as_text", "image_rows", "text_table", "type_rows", "write_csv", "write_json"]
 
-_MISTAKES = ("missed", "spurious", "split", "merged")
+Row = dict[str, object]
 
 
 def text_table(
@@ -53,11 +53,40 @@ def text_table(
     return "\n".join(lines)
 
 
+def type_rows(result: Evaluation) -> list[Row]:
+    """A row for each cell type and one for all images; objects are counted at an IoU of 0.50."""
+    parts = [(name or "(unknown)", result.of_type(name)) for name in result.cell_types]
+    rows: list[Row] = []
+    for name, part in [*parts, ("all", result)]:
+        tp, fp, fn = part.totals(0)
+        row: Row = {"cell type": name, "images": len(part.images), "score": part.score}
+        rows.append({**row, "TP": tp, "FP": fp, "FN": fn, **asdict(part.mistakes())})
+    return rows
+
+
+def image_rows(result: Evaluation) -> list[Row]:
+    """A row for each image, the worst first; objects are counted at an IoU of 0.50."""
+    return [
+        {
+            "image": image.image_id,
+            "cell type": image.cell_type or None,
+            "score": image.score,
+            "truth": image.counts.n_truth,
+            "found": image.counts.n_pred,
+            "TP": image.counts.tp[0],
+            "FP": image.counts.fp[0],
+            "FN": image.counts.fn[0],
+            **asdict(image.mistakes),
+        }
+        for image in result.worst_first()
+    ]
+
+
 def as_text(result: Evaluation, limit: int | None = 10) -> str:
-    """A table to read; of the images the `limit` worst, or all of them with None."""
+    """The tables of an evaluation; of the images the `limit` worst, or all of them with None."""
     blocks = [
         f"competition score  {result.score:.4f}  (mean over {_images(len(result.images))})",
-        _by_type(result),
+        f"objects at IoU > 0.50\n{_table(type_rows(result))}",
         _by_threshold(result),
         _by_image(result, limit),
     ]
@@ -69,25 +98,25 @@ def as_text(result: Evaluation, limit: int | None = 10) -> str:
 
 
 def write_csv(result: Evaluation, path: PathLike) -> None:
-    """One row an image, worst first; stable columns.
+    """Write one row for each image, the worst first.
 
-    `id`, `cell_type`, `score`, `truth` and `predicted` (objects), `tp_50 fp_50 fn_50` to
-    `tp_95 fp_95 fn_95`, then `missed`, `spurious`, `split`, `merged`.
+    The columns `id`, `cell_type`, `score`, `truth` and `predicted` (objects), `tp_50 fp_50 fn_50`
+    to `tp_95 fp_95 fn_95`, then `missed`, `spurious`, `split`, `merged` are stable.
     """
-    columns = ["id", "cell_type", "score", "truth", "predicted"]
-    columns += [f"{name}_{percent}" for percent in THRESHOLDS for name in ("tp", "fp", "fn")]
-    rows = []
+    rows: list[Row] = []
     for image in result.worst_first():
         counts = image.counts
-        numbers = [n for trio in zip(counts.tp, counts.fp, counts.fn, strict=True) for n in trio]
-        mistakes = [getattr(image.mistakes, name) for name in _MISTAKES]
-        first = [image.image_id, image.cell_type, repr(image.score), counts.n_truth, counts.n_pred]
-        rows.append([*first, *numbers, *mistakes])
-    write_table(path, pd.DataFrame(rows, columns=[*columns, *_MISTAKES]))
+        row: Row = {"id": image.image_id, "cell_type": image.cell_type, "score": repr(image.score)}
+        row |= {"truth": counts.n_truth, "predicted": counts.n_pred}
+        for k, percent in enumerate(THRESHOLDS):
+            row |= {f"tp_{percent}": counts.tp[k], f"fp_{percent}": counts.fp[k]}
+            row[f"fn_{percent}"] = counts.fn[k]
+        rows.append({**row, **asdict(image.mistakes)})
+    write_table(path, pd.DataFrame(rows))
 
 
 def write_json(result: Evaluation, path: PathLike) -> None:
-    """Everything the evaluation holds, over all images, per cell type and per image."""
+    """Write the scores and counts of all images together, per cell type and per image."""
     content: dict[str, Any] = {
         **_summary(result),
         "cell_types": {name: _summary(result.of_type(name)) for name in result.cell_types},
@@ -127,20 +156,6 @@ def _summary(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _by_type(result: Evaluation) -> str:
-    rows = []
-    parts = [(name or "(not told)", result.of_type(name)) for name in result.cell_types]
-    for name, part in [*parts, ("all", result)]:
-        mistakes = part.mistakes()
-        tp, fp, fn = part.totals(0)
-        rows.append(
-            [name, len(part.images), f"{part.score:.4f}", tp, fp, fn]
-            + [getattr(mistakes, kind) for kind in _MISTAKES]
-        )
-    header = ["cell type", "images", "score", "TP", "FP", "FN", *_MISTAKES]
-    return "objects at IoU > 0.50\n" + text_table(rows, header)
-
-
 def _by_threshold(result: Evaluation) -> str:
     parts = [(name, result.of_type(name)) for name in result.cell_types if name]
     if len(parts) < 2:
@@ -153,37 +168,26 @@ def _by_threshold(result: Evaluation) -> str:
 
 
 def _by_image(result: Evaluation, limit: int | None) -> str:
-    images = result.worst_first()
-    shown = images if limit is None else images[:limit]
-    rows = [
-        [image.image_id, image.cell_type or "-", f"{image.score:.4f}"]
-        + [image.counts.n_truth, image.counts.n_pred]
-        + [counts[0] for counts in (image.counts.tp, image.counts.fp, image.counts.fn)]
-        + [getattr(image.mistakes, kind) for kind in _MISTAKES]
-        for image in shown
-    ]
-    header = ["image", "cell type", "score", "truth", "found", "TP", "FP", "FN", *_MISTAKES]
+    rows = image_rows(result)
     title = "worst images first"
-    if len(shown) < len(images):
-        title += f" ({len(shown)} of {len(images)}; --all shows every one)"
-    return f"{title}\n" + text_table(rows, header)
+    if limit is not None and limit < len(rows):
+        title += f" ({limit} of {len(rows)}; --all shows every one)"
+    return f"{title}\n{_table(rows[:limit])}"
 
 
 def _other(other: OtherMetrics) -> str:
-    rows: list[list[object]] = [
-        ["AP at IoU 0.5 as in the StarDist and Cellpose papers (pooled)", other.pooled_ap50],
-        ["aggregated Jaccard index (mean over images)", other.aggregated_jaccard],
-    ]
+    values = {
+        "AP at IoU 0.5 as in the StarDist and Cellpose papers (pooled)": other.pooled_ap50,
+        "aggregated Jaccard index (mean over images)": other.aggregated_jaccard,
+    }
     if other.coco_mask is not None:
-        rows += [
-            ["COCO mask AP, IoU 0.50 to 0.95, all equally sure", other.coco_mask.ap],
-            ["COCO mask AP50", other.coco_mask.ap50],
-            ["COCO mask AP75", other.coco_mask.ap75],
-        ]
-    shown = [[name, f"{value:.4f}"] for name, value in rows]
-    return "other metrics, none of them the competition's\n" + text_table(
-        shown, ["metric", "value"]
-    )
+        values |= {
+            "COCO mask AP, IoU 0.50 to 0.95, without confidence scores": other.coco_mask.ap,
+            "COCO mask AP50": other.coco_mask.ap50,
+            "COCO mask AP75": other.coco_mask.ap75,
+        }
+    rows: list[Row] = [{"metric": name, "value": value} for name, value in values.items()]
+    return f"other metrics, none of them the competition's\n{_table(rows)}"
 
 
 def _missing(result: Evaluation) -> str:
@@ -195,6 +199,14 @@ def _missing(result: Evaluation) -> str:
         f"{count} of the truth not in the prediction, left out (--missing count counts them as "
         f"empty): {names}"
     )
+
+
+def _table(rows: Sequence[Row]) -> str:
+    cells = [
+        [f"{v:.4f}" if isinstance(v, float) else "-" if v is None else v for v in row.values()]
+        for row in rows
+    ]
+    return text_table(cells, list(rows[0]))
 
 
 def _images(count: int) -> str:

@@ -279,7 +279,12 @@ def _samples(out: Path, records: list[Record]) -> Iterator[Sample]:
     for record in records:
         flows, cellprob = load_fields(out / OUT_OF_FOLD_FLOWS / f"{record.image_id}.npz")
         yield Sample(
-            record.image_id, record.cell_type, record.group, record.masks(), flows, cellprob
+            image_id=record.image_id,
+            cell_type=record.cell_type,
+            group=record.group,
+            truth=record.masks(),
+            flows=flows,
+            cellprob=cellprob,
         )
 
 

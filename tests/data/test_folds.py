@@ -27,7 +27,14 @@ NOTHING = Masks.from_strings([], (4, 4))
 
 
 def record(image_id: str, cell_type: str = "cort", group: str | None = None) -> Record:
-    return Record(image_id, Path(f"{image_id}.png"), (4, 4), cell_type, group or image_id, NOTHING)
+    return Record(
+        image_id=image_id,
+        image_path=Path(f"{image_id}.png"),
+        shape=(4, 4),
+        cell_type=cell_type,
+        group=group or image_id,
+        annotation=NOTHING,
+    )
 
 
 def competition() -> list[Record]:

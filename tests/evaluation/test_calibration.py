@@ -37,7 +37,14 @@ def sample(seed, name="a", group=None, shift=0.0):
     flows = labels_to_flows(labels) + rng.normal(0, 0.25, (2, *shape)).astype(np.float32)
     depth = 7 - distance.min(axis=-1)
     cellprob = (depth / 3 + rng.normal(0, 0.4, shape) - shift).astype(np.float32)
-    return Sample(name, "blob", group or name, Masks.from_labels(labels), flows, cellprob)
+    return Sample(
+        image_id=name,
+        cell_type="blob",
+        group=group or name,
+        truth=Masks.from_labels(labels),
+        flows=flows,
+        cellprob=cellprob,
+    )
 
 
 def direct(one, cell):
@@ -57,7 +64,7 @@ def test_the_sweep_is_the_dynamics_run_at_each_setting(seed):
     scores = score_grid(one, GRID)
     places = list(itertools.product(*map(range, GRID.shape)))
     assert [scores[place] for place in places] == [
-        direct(one, GRID.at(place, CELL)) for place in places
+        direct(one, GRID.settings_at(place, CELL)) for place in places
     ]
     for axis in range(3):
         assert np.ptp(scores, axis=axis).max() > 0, "each setting matters"
@@ -73,13 +80,13 @@ def test_overlapping_truth_and_images_without_cells():
     for case in (doubled, bare, replace(bare, truth=one.truth), replace(one, truth=bare.truth)):
         scores = score_grid(case, GRID)
         for place in ((0, 0, 0), (2, 1, 1), (3, 3, 3)):
-            assert scores[place] == direct(case, GRID.at(place, CELL))
+            assert scores[place] == direct(case, GRID.settings_at(place, CELL))
 
 
 def test_the_grid_holds_the_start_and_keeps_neighbours_together():
     odd = CellTypeSettings(diameter=34.0, cellprob_threshold=-0.3, flow_threshold=0.55, min_size=11)
     grid = default_grid(odd)
-    assert grid.at(grid.place(odd), odd) == odd
+    assert grid.settings_at(grid.index_of(odd), odd) == odd
     assert grid.flow_thresholds[-1] == 0.0
     assert list(grid.flow_thresholds[:-1]) == sorted(grid.flow_thresholds[:-1])
     assert min(grid.cellprob_thresholds) <= -2
@@ -169,7 +176,7 @@ def test_luck_gains_nothing(rng):
 
 def test_equal_settings_keep_the_default():
     scores = np.zeros((5, *GRID.shape))
-    start = GRID.place(CELL)
+    start = GRID.index_of(CELL)
     assert _choose(scores, np.arange(5).astype(str), start) == start
 
 

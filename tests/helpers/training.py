@@ -44,7 +44,14 @@ def record(folder: Path, name: str, seed: int, cell_type: str = "disc") -> Recor
     image = np.where(labels > 0, 180, 60) + rng.normal(0, 5, labels.shape)
     path = folder / f"{name}.png"
     write_image(path, image.astype(np.uint8))
-    return Record(name, path, labels.shape, cell_type, name, Masks.from_labels(labels))
+    return Record(
+        image_id=name,
+        image_path=path,
+        shape=labels.shape,
+        cell_type=cell_type,
+        group=name,
+        annotation=Masks.from_labels(labels),
+    )
 
 
 def make_stage(tmp_path: Path) -> Stage:

@@ -20,6 +20,17 @@ from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic
 HOSTILE = "a<img src=x onerror=alert(1)>&'\" b"
 
 
+def make_record(path: Path, masks: Masks) -> Record:
+    return Record(
+        image_id="a",
+        image_path=path,
+        shape=masks.shape,
+        cell_type="cell",
+        group="a",
+        annotation=masks,
+    )
+
+
 def lacks_the_outside(page: str) -> None:
     """Nothing is fetched: no address but those of inlined pictures."""
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
@@ -38,7 +49,7 @@ def test_the_statistics_of_an_image(tmp_path: Path) -> None:
     masks[4, 10, 20:22] = True  # tiny
     image = np.arange(600, dtype=np.uint16).reshape(20, 30)
     write_image(tmp_path / "a.png", image)
-    record = Record("a", tmp_path / "a.png", (20, 30), "cell", "a", Masks.from_dense(masks))
+    record = make_record(tmp_path / "a.png", Masks.from_dense(masks))
     (stats,) = dataset_stats([record])
     assert stats.areas.tolist() == [60, 80, 11, 18, 2]
     assert stats.at_border.tolist() == [True, False, False, False, False]
@@ -58,7 +69,7 @@ def test_cells_at_each_border(tmp_path: Path, edge: tuple[object, object]) -> No
     labels[edge] = 1
     labels[4:6, 5:7] = 2
     write_image(tmp_path / "a.png", labels.astype(np.uint8))
-    record = Record("a", tmp_path / "a.png", (9, 11), "cell", "a", Masks.from_labels(labels))
+    record = make_record(tmp_path / "a.png", Masks.from_labels(labels))
     assert dataset_stats([record])[0].at_border.tolist() == [True, False]
 
 

@@ -34,23 +34,23 @@ FOUND[20:26, 30:40] = 5  # is nowhere in the truth
 
 
 def test_what_became_of_each_object() -> None:
-    kinds = compare(TRUTH, FOUND).kinds()
-    assert kinds.truth.tolist() == [HIT, MISSED, SPLIT, MERGED, MERGED]
-    assert kinds.pred.tolist() == [HIT, SPLIT, SPLIT, MERGED, SPURIOUS]
+    outcomes = compare(TRUTH, FOUND).outcomes()
+    assert outcomes.truth.tolist() == [HIT, MISSED, SPLIT, MERGED, MERGED]
+    assert outcomes.pred.tolist() == [HIT, SPLIT, SPLIT, MERGED, SPURIOUS]
 
 
 @given(
     arrays(np.int32, (6, 7), elements=st.integers(0, 5)),
     arrays(np.int32, (6, 7), elements=st.integers(0, 5)),
 )
-def test_kinds_and_counts_agree(truth: np.ndarray, found: np.ndarray) -> None:
+def test_outcomes_and_counts_agree(truth: np.ndarray, found: np.ndarray) -> None:
     table = compare(truth, found)
-    kinds, counts, mistakes = table.kinds(), table.counts(), table.mistakes()
-    assert (kinds.truth == HIT).sum() == (kinds.pred == HIT).sum() == counts.tp[0]
-    assert (kinds.truth == MISSED).sum() == mistakes.missed
-    assert (kinds.pred == SPURIOUS).sum() == mistakes.spurious
-    assert not np.isin(kinds.truth, SPURIOUS).any()
-    assert not np.isin(kinds.pred, MISSED).any()
+    outcomes, counts, mistakes = table.outcomes(), table.counts(), table.mistakes()
+    assert (outcomes.truth == HIT).sum() == (outcomes.pred == HIT).sum() == counts.tp[0]
+    assert (outcomes.truth == MISSED).sum() == mistakes.missed
+    assert (outcomes.pred == SPURIOUS).sum() == mistakes.spurious
+    assert not np.isin(outcomes.truth, SPURIOUS).any()
+    assert not np.isin(outcomes.pred, MISSED).any()
     for percent, hits in zip(range(50, 100, 5), counts.tp, strict=True):
         assert len(table.matches(percent)[0]) == hits
 

@@ -29,7 +29,12 @@ def square(edge: int, name: str = "a", cell_type: str = "disc") -> Record:
     labels = np.zeros((40, 40), np.int32)
     labels[:edge, :edge] = 1
     return Record(
-        name, Path(f"{name}.png"), labels.shape, cell_type, name, Masks.from_labels(labels)
+        image_id=name,
+        image_path=Path(f"{name}.png"),
+        shape=labels.shape,
+        cell_type=cell_type,
+        group=name,
+        annotation=Masks.from_labels(labels),
     )
 
 
