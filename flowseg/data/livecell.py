@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.json_stream import Item, scan_items
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.io.paths import PathLike, check_name
+from flowseg.io.paths import PathLike, check_name, sha256_of
 from flowseg.io.png_jpeg import MAX_PIXELS
 
 __all__ = ["CELL_TYPES", "FOLDER", "SPLITS", "Polygons", "read_livecell"]
@@ -130,6 +131,15 @@ class Polygons:
         except FlowsegError as error:
             raise FlowsegError(error.problem, file=self.path) from error
         return drawn.select(drawn.areas() > 0)
+
+    def digest(self) -> str:
+        """The SHA-256 of the COCO file, which all its images share."""
+        return _digest(self.path, self.stamp)
+
+
+@cache
+def _digest(path: Path, stamp: tuple[int, int]) -> str:  # noqa: ARG001  (another stamp, another file)
+    return sha256_of(path)
 
 
 def _root(folder: Path) -> Path:

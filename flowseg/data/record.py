@@ -23,6 +23,9 @@ class Annotation(Protocol):
     def masks(self, shape: tuple[int, int]) -> Masks:
         """All masks of the image, which has `shape`."""
 
+    def digest(self) -> str:
+        """A hash of what the masks are made from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:

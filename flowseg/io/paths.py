@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from flowseg.errors import FlowsegError
 
-__all__ = ["IMAGE_SUFFIXES", "LABEL_ENDINGS", "PathLike", "check_name", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "LABEL_ENDINGS", "PathLike", "check_name", "find_images", "sha256_of"]
 
 PathLike = str | os.PathLike[str]
 
@@ -137,3 +138,12 @@ def _check_stems(images: Iterable[Path]) -> None:
                 file=other,
                 remedy="rename one of them or predict them apart",
             )
+
+
+def sha256_of(path: PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    total = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**24):
+            total.update(block)
+    return total.hexdigest()

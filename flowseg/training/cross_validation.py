@@ -1,17 +1,16 @@
-"""All folds of a training, judged and tuned on what no network of theirs has learned from."""
+"""Cross validation: a network for each fold, out-of-fold scores, calibrated thresholds."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from flowseg.arrays.intensity import normalize
@@ -29,9 +28,9 @@ from flowseg.io.tables import write_table
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.reports.text import text_table
 from flowseg.training.distributed import distributed_session, from_rank_zero, on_rank_zero
-from flowseg.training.plan import NONE, check_images, plan
+from flowseg.training.plan import NONE, Plan, check_images, plan_folds
 from flowseg.training.pretraining import pretrained
-from flowseg.training.run import TrainResult, train
+from flowseg.training.run import TrainResult, train_plan
 from flowseg.training.run_folder import (
     CONFIG,
     CROSS_VALIDATION,
@@ -50,20 +49,19 @@ _log = logging.getLogger(__name__)
 
 
 class OutOfFold(NamedTuple):
-    """One image, seen by the network that did not learn from it; a row of `out_of_fold.csv`.
+    """The scores of one image by the network not trained on it; a row of `out_of_fold.csv`.
 
     Attributes
     ----------
     id, cell_type, group : str
         Of the image.
     fold : int
-        The fold that kept it back.
+        The fold that was validated on it.
     named : str
-        The cell type that the network takes it for.
+        The cell type that the network predicts.
     score : float
-        The competition's, of the average of ``config.tta`` views, with the thresholds that the
-        cell type began with. Scale and thresholds are those of the true cell type, whatever
-        `named` says.
+        Competition score with ``config.tta`` fold test-time augmentation and the uncalibrated
+        thresholds. Diameter and thresholds are those of the true cell type, whatever `named` is.
     calibrated_score : float
         With thresholds that were tuned on the images of other groups.
     """
@@ -77,9 +75,9 @@ class OutOfFold(NamedTuple):
     calibrated_score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """What all folds came to.
+    """A finished cross validation.
 
     Attributes
     ----------
@@ -91,8 +89,8 @@ class CrossValidation:
         In order of the ids.
     calibration : Calibration
         The thresholds that are now on the cards, and how they were found.
-    views : int
-        Views of each image that were averaged.
+    tta : int
+        Views of each image that were averaged (test-time augmentation).
     """
 
     folder: Path
@@ -128,69 +126,42 @@ def cross_validate(
     Raises
     ------
     FlowsegError
-        For whatever the user can mend.
+        As for :func:`flowseg.train`; what a later fold lacks is refused before the first starts.
 
     Notes
     -----
     Out of fold ``config.tta`` views of each image are averaged. Folds are validated after their
-    last epoch only, on one view: a best epoch chosen on the images that are scored would flatter
-    the score.
+    last epoch only, without augmentation: a best epoch chosen on the images that are scored would
+    flatter the score.
     """
     if tensorboard:
         load_writer()
-    with distributed_session(device) as where:
-        return _cross_validate(
-            config, Path(data), Path(out), pretrain, train_only, where, resume, tensorboard
-        )
-
-
-def _cross_validate(
-    config: Config,
-    data: Path,
-    out: Path,
-    pretrain: str,
-    train_only: str | os.PathLike[str] | None,
-    where: torch.device,
-    resume: bool,
-    tensorboard: bool,
-) -> CrossValidation:
-    """What one process does; only the first of several writes."""
+    # Validated after the last epoch only, see Notes.
     schedule = replace(config.training, validate_every=config.training.epochs)
-    settings = replace(config, training=schedule, data=replace(config.data, fold=0))
-    plans = [plan(settings, data, pretrain, train_only)]
-    first = plans[0].config
-    settings = replace(settings, network=first.network, data=first.data)
-    configs = [
-        replace(settings, data=replace(settings.data, fold=fold))
-        for fold in range(settings.data.folds)
-    ]
-    # All folds are planned before the first is trained: what cannot be trained is refused now.
-    plans += [plan(other, data, pretrain, train_only) for other in configs[1:]]
-    extra = [record for planned in plans for record in planned.extra]
-    from_rank_zero(lambda: check_images([*plans[0].records, *extra]))
-    origin = plans[0].origin(pretrain, where) | {"stage": CROSS_VALIDATION}
-    with on_rank_zero(open_run_folder(out, settings, origin, resume=resume)):
-        start = pretrained(pretrain, first, data, out, where)
-        _warn_of_leaks(start, config.data.extra)
-        folds = []
-        for fold, own in enumerate(configs):
-            folder = fold_folder(out, fold)
-            _log.info("fold %d of %d", fold, len(configs))
-            folds.append(
-                train(
-                    own,
-                    data,
-                    folder,
-                    pretrain=NONE if start is None else str(start),
-                    train_only=train_only,
-                    device=str(where),
-                    resume=from_rank_zero((folder / CONFIG).is_file),
+    config = replace(config, training=schedule, data=replace(config.data, fold=0))
+    out = Path(out)
+    with distributed_session(device) as rank_device:
+        # All folds are planned before the first is trained: what cannot be trained is refused now.
+        plans = plan_folds(config, Path(data), pretrain, train_only)
+        images = [*plans[0].records, *(record for plan in plans for record in plan.extra)]
+        from_rank_zero(lambda: check_images(images))
+        settings = replace(plans[0].config, cell_types=config.cell_types)
+        origin = plans[0].origin(rank_device) | {"stage": CROSS_VALIDATION}
+        with on_rank_zero(open_run_folder(out, settings, origin, resume=resume)):
+            start = pretrained(plans[0], out, rank_device)
+            _warn_of_leaks(start, config.data.extra)
+            results = []
+            for fold, plan in enumerate(plans):
+                _log.info("fold %d of %d", fold, len(plans))
+                result = train_plan(
+                    replace(plan, pretrain=NONE if start is None else str(start)),
+                    fold_folder(out, fold),
+                    rank_device,
+                    resume=from_rank_zero((fold_folder(out, fold) / CONFIG).is_file),
                     tensorboard=tensorboard,
                 )
-            )
-        fold_of = plans[0].folds
-        known = [record for record in plans[0].records if fold_of[record.image_id] != TRAIN_ONLY]
-        return from_rank_zero(lambda: _judge(out, folds, known, fold_of, first, str(where)))
+                results.append(result)
+            return from_rank_zero(lambda: _evaluate(out, plans, results, str(rank_device)))
 
 
 def report(result: CrossValidation, seed: int = 0) -> str:
@@ -203,40 +174,47 @@ def report(result: CrossValidation, seed: int = 0) -> str:
     header = ["out of fold", "images", "score", "95% interval", "calibrated", "type named"]
     rows = []
     for name in [*result.calibration.tunings, "all"]:
-        own = [image for image in result.images if name in (image.cell_type, "all")]
-        scores = [image.score for image in own]
+        images = [image for image in result.images if name in (image.cell_type, "all")]
+        scores = [image.score for image in images]
         low, high = bootstrap_interval(scores, rng)
-        calibrated = np.mean([image.calibrated_score for image in own])
-        named = np.mean([image.named == image.cell_type for image in own])
+        calibrated = np.mean([image.calibrated_score for image in images])
+        named = np.mean([image.named == image.cell_type for image in images])
         interval = f"{low:.4f} to {high:.4f}"
         values = f"{np.mean(scores):.4f}", interval, f"{calibrated:.4f}", f"{named:.0%}"
-        rows.append((name, len(own), *values))
+        rows.append((name, len(images), *values))
     views = f"(averages of {result.tta} views)" if result.tta > 1 else "(one view)"
     return f"{text_table(rows, header)}\n{views}"
 
 
-def _judge(
-    out: Path,
-    folds: list[TrainResult],
-    records: list[Record],
-    fold_of: Mapping[str, int],
-    config: Config,
-    device: str,
+def _evaluate(
+    out: Path, plans: list[Plan], results: list[TrainResult], device: str
 ) -> CrossValidation:
-    """Score every image by the network that did not learn from it, and calibrate."""
-    named = _collect(out, folds, records, fold_of, config, device)
-    # Not those of the card: one that died here may have put tuned thresholds there already.
+    """Score every image by the network that was not trained on it, and calibrate."""
+    config, fold_of = plans[0].config, plans[0].folds
+    records = [r for r in plans[0].records if fold_of[r.image_id] != TRAIN_ONLY]
+    named = _predict(out, plans, results, device)
+    # Not from the thresholds of the cards: an interrupted calibration may have changed them.
     calibration = calibrate(_samples(out, records), config.cell_types, config.seed)
-    for fold_result in folds:
-        _calibrate_card(fold_result.checkpoint, calibration)
+    for result in results:
+        _calibrate_card(result.checkpoint, calibration)
     images = tuple(
-        OutOfFold(r.image_id, r.cell_type, r.group, fold_of[r.image_id], named[r.image_id], *scores)
-        for r in records
-        for scores in [calibration.scores[r.image_id]]
+        OutOfFold(
+            id=record.image_id,
+            cell_type=record.cell_type,
+            group=record.group,
+            fold=fold_of[record.image_id],
+            named=named[record.image_id],
+            score=score,
+            calibrated_score=calibrated_score,
+        )
+        for record in records
+        for score, calibrated_score in [calibration.scores[record.image_id]]
     )
-    result = CrossValidation(out, tuple(folds), images, calibration, config.tta)
-    _write(result)
-    return result
+    validated = CrossValidation(
+        folder=out, folds=tuple(results), images=images, calibration=calibration, tta=config.tta
+    )
+    _write(validated)
+    return validated
 
 
 def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
@@ -248,30 +226,24 @@ def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
         _log.warning("has learned from the images of a fold, the out-of-fold scores flatter")
 
 
-def _collect(
-    out: Path,
-    folds: list[TrainResult],
-    records: list[Record],
-    fold_of: Mapping[str, int],
-    config: Config,
-    device: str,
+def _predict(
+    out: Path, plans: list[Plan], results: list[TrainResult], device: str
 ) -> dict[str, str]:
-    """Keep each image's out-of-fold fields on disk; the cell type that each is taken for."""
+    """Store each image's out-of-fold flow field; the cell type predicted for it."""
     folder = ensure_writable_folder(out / OUT_OF_FOLD_FLOWS)
     named = {}
-    with tqdm(total=len(records), desc="out of fold", unit="image") as bar:
-        for fold, result in enumerate(folds):
-            precision, tta = config.training.precision, config.tta
+    total = sum(len(plan.validation) for plan in plans)
+    with tqdm(total=total, desc="out of fold", unit="image") as bar:
+        for plan, result in zip(plans, results, strict=True):
+            precision, tta = plan.config.training.precision, plan.config.tta
             segmenter = Segmenter.load(result.checkpoint, device, precision, tta=tta)
-            for record in records:
-                if fold_of[record.image_id] == fold:
-                    grey = normalize(record.image())
-                    named[record.image_id] = resolve_settings(segmenter, grey, SegmentOptions())[0]
-                    field = segmenter.predict_flows(
-                        grey, settings_for(segmenter.card, record.cell_type)
-                    )
-                    save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
-                    bar.update()
+            for record in plan.validation:
+                grey = normalize(record.image())
+                named[record.image_id] = resolve_settings(segmenter, grey, SegmentOptions())[0]
+                settings = settings_for(segmenter.card, record.cell_type)
+                field = segmenter.predict_flows(grey, settings)
+                save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
+                bar.update()
     return named
 
 
@@ -289,7 +261,7 @@ def _samples(out: Path, records: list[Record]) -> Iterator[Sample]:
 
 
 def _calibrate_card(path: Path, calibration: Calibration) -> None:
-    """Put the tuned thresholds on a checkpoint's card; its diameters stay its own."""
+    """Put the calibrated thresholds on a checkpoint's card; its diameters stay."""
     network, card = load_network(path)
     cells = {
         name: replace(calibration.cell_types[name], diameter=cell.diameter)

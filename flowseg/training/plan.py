@@ -1,10 +1,9 @@
-"""What a training will do, decided before anything is computed or written."""
+"""The plan of a training: images, folds, diameters, network; made before anything is written."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,22 @@ from flowseg.data.folds import assign_folds, read_ids, split_fold
 from flowseg.data.mask_repair import repair
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
+from flowseg.io.paths import PathLike, sha256_of
 from flowseg.network.checkpoint import read_card
 from flowseg.training.distributed import from_rank_zero, world_size
-from flowseg.training.provenance import digest, fingerprint
+from flowseg.training.provenance import fingerprint
 from flowseg.training.run_folder import checkpoint_at
 
-__all__ = ["LIVECELL", "NONE", "Plan", "check_images", "measure_cells", "plan"]
+__all__ = [
+    "LIVECELL",
+    "NONE",
+    "Plan",
+    "check_images",
+    "measure_cells",
+    "plan_folds",
+    "plan_training",
+    "split_images",
+]
 
 NONE = "none"
 LIVECELL = "livecell"
@@ -37,36 +46,43 @@ _MEASURED_IMAGES = 50
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The training of one fold.
+    """The training of one fold; can be pickled.
 
     Attributes
     ----------
     config : Config
         With the network, the diameters and the number of folds that the data decide.
+    data : Path
+        The data folder.
+    pretrain : str
+        "none", "livecell", or the path of a checkpoint.
     records : list of Record
-        All images with labels.
+        All images with labels, their masks decoded.
     folds : dict of int
         The fold of each of them by its id.
     training, validation, extra : list of Record
-        What this fold trains on, what it keeps back, and more images to train on.
+        The images of the other folds with repaired masks, those of this fold, and more images to
+        train on.
     """
 
     config: Config
+    data: Path
+    pretrain: str
     records: list[Record]
     folds: dict[str, int]
     training: list[Record]
     validation: list[Record]
     extra: list[Record]
 
-    def origin(self, pretrain: str, device: torch.device) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one that began."""
-        fresh = pretrain in (NONE, LIVECELL)
+    def origin(self, device: torch.device) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that it continues."""
+        pretrain = self.pretrain
+        if pretrain not in (NONE, LIVECELL):
+            pretrain = from_rank_zero(lambda: sha256_of(checkpoint_at(self.pretrain)))
         return {
-            "pretrain": pretrain
-            if fresh
-            else from_rank_zero(lambda: digest(checkpoint_at(pretrain))),
+            "pretrain": pretrain,
             "training": fingerprint(self.training),
             "validation": fingerprint(self.validation),
             "extra": fingerprint(self.extra) if self.extra else None,
@@ -75,32 +91,71 @@ class Plan:
         }
 
 
-def plan(
-    config: Config, data: Path, pretrain: str, train_only: str | os.PathLike[str] | None
+def plan_training(
+    config: Config, data: Path, pretrain: str = NONE, train_only: PathLike | None = None
 ) -> Plan:
-    """Read what there is, and refuse what cannot be trained.
+    """Read the data and decide how to train on all folds but ``config.data.fold``.
+
+    Parameters
+    ----------
+    config, data, pretrain, train_only
+        As for :func:`flowseg.train`.
 
     Raises
     ------
     FlowsegError
-        For whatever the user can mend.
+        If the data cannot be read or are too few, a cell type has no images or no cells, or the
+        settings do not fit each other or the checkpoint.
     """
-    _check_crop(config)
+    return _plan(config, data, pretrain, train_only, all_folds=False)[0]
+
+
+def plan_folds(
+    config: Config, data: Path, pretrain: str = NONE, train_only: PathLike | None = None
+) -> list[Plan]:
+    """As :func:`plan_training`, for every fold in turn; data are read and decoded once."""
+    return _plan(config, data, pretrain, train_only, all_folds=True)
+
+
+def _plan(
+    config: Config, data: Path, pretrain: str, train_only: PathLike | None, *, all_folds: bool
+) -> list[Plan]:
+    _check_crop_size(config)
     if pretrain not in (NONE, LIVECELL):
         config = replace(config, network=_inherited(config.network, checkpoint_at(pretrain)))
-    records = read_records(data, tuple(config.cell_types), config.data.include_flawed)
-    settings, folds = split_images(
-        records, config.data, train_only, detect_layout(data) == "folder"
-    )
-    config = replace(config, data=settings)
-    extra = extra_images(config, records)
-    training, validation = split_fold(records, folds, config.data.fold)
-    training = [
-        replace(record, annotation=repair(record.masks(), config.data.mask_repair))
-        for record in training
+    records = [
+        replace(record, annotation=record.masks())
+        for record in read_records(data, tuple(config.cell_types), config.data.include_flawed)
     ]
-    config = replace(config, cell_types=measure_cells(config.cell_types, training))
-    return Plan(config, records, folds, training, validation, extra)
+    settings, folds = split_images(
+        records, config.data, train_only, fewer=detect_layout(data) == "folder"
+    )
+    repaired = [
+        replace(record, annotation=repair(record.masks(), settings.mask_repair))
+        for record in records
+    ]
+    extra: dict[Path, list[Record]] = {}
+    plans = []
+    for fold in range(settings.folds) if all_folds else (settings.fold,):
+        fold_config = replace(config, data=replace(settings, fold=fold))
+        training, _ = split_fold(repaired, folds, fold)
+        _, validation = split_fold(records, folds, fold)
+        folder = _extra_folder(fold_config.data)
+        if folder is not None and folder not in extra:
+            extra[folder] = _read_extra(folder, fold_config, records)
+        cell_types = measure_cells(config.cell_types, training)
+        plan = Plan(
+            config=replace(fold_config, cell_types=cell_types),
+            data=data,
+            pretrain=pretrain,
+            records=records,
+            folds=folds,
+            training=training,
+            validation=validation,
+            extra=[] if folder is None else extra[folder],
+        )
+        plans.append(plan)
+    return plans
 
 
 def _inherited(network: NetworkConfig, start: Path) -> NetworkConfig:
@@ -110,7 +165,7 @@ def _inherited(network: NetworkConfig, start: Path) -> NetworkConfig:
     return found if network in recipes else network
 
 
-def _check_crop(config: Config) -> None:
+def _check_crop_size(config: Config) -> None:
     stride = 1 << (len(config.network.channels) - 1)
     crop = config.augment.crop_size
     if crop % stride:
@@ -120,17 +175,19 @@ def _check_crop(config: Config) -> None:
         )
 
 
-def check_images(records: Sequence[Record]) -> None:
+def check_images(records: Iterable[Record]) -> None:
     """Read every image once: a damaged one ends a run before it starts, not days later."""
-    for record in tqdm(records, desc="checking images", unit="image", delay=2, leave=False):
+    once = {record.image_path: record for record in records}
+    for record in tqdm(once.values(), desc="checking images", unit="image", delay=2, leave=False):
         record.image()
 
 
-def extra_images(config: Config, labelled: Sequence[Record]) -> list[Record]:
+def _extra_folder(config: DataConfig) -> Path | None:
+    return None if config.extra is None else Path(config.extra.replace("{fold}", str(config.fold)))
+
+
+def _read_extra(folder: Path, config: Config, labelled: Sequence[Record]) -> list[Record]:
     """The images of ``config.data.extra``; none of them may be one of the `labelled` ones."""
-    if config.data.extra is None:
-        return []
-    folder = Path(config.data.extra.replace("{fold}", str(config.data.fold)))
     if not folder.is_dir():
         raise FlowsegError("is no folder of extra images", file=folder, remedy="see --extra")
     extra = read_records(folder, tuple(config.cell_types), config.data.include_flawed)
@@ -149,29 +206,30 @@ def extra_images(config: Config, labelled: Sequence[Record]) -> list[Record]:
 def split_images(
     records: Sequence[Record],
     config: DataConfig,
-    train_only: str | os.PathLike[str] | None,
-    fewer: bool,
+    train_only: PathLike | None = None,
+    *,
+    fewer: bool = False,
 ) -> tuple[DataConfig, dict[str, int]]:
     """The fold of each image; `train_only` may also name images of other cell types.
 
-    With `fewer`, images that are too few for the folds asked for make fewer.
+    With `fewer`, images that are too few for the number of folds make fewer folds.
     """
     known = {record.image_id for record in records}
-    kept: frozenset[str] = frozenset()
+    never_validated: frozenset[str] = frozenset()
     if train_only is not None:
         named = read_ids(train_only)
-        kept = named & known
-        if named and not kept:
+        never_validated = named & known
+        if named and not never_validated:
             raise FlowsegError(
                 f"names no image of this training, such as {min(known)!r}", file=train_only
             )
     if fewer:
-        config = _fewer_folds(config, len(known - kept))
-    return config, assign_folds(records, config.folds, config.split_seed, kept)
+        config = _fewer_folds(config, len(known - never_validated))
+    return config, assign_folds(records, config.folds, config.split_seed, never_validated)
 
 
 def _fewer_folds(config: DataConfig, images: int) -> DataConfig:
-    """As many folds as images, where someone's own are fewer than the folds asked for."""
+    """As many folds as images, where there are fewer images than folds."""
     if images < 2:
         raise FlowsegError(
             "there is one image with labels, but one to learn from and one to check on are needed",
@@ -189,12 +247,12 @@ def measure_cells(
     """`cells` with every unknown diameter replaced by the mean one of the training masks."""
     measured = {}
     for name, cell in cells.items():
-        own = [record for record in records if record.cell_type == name]
-        if not own:
+        of_type = [record for record in records if record.cell_type == name]
+        if not of_type:
             raise FlowsegError(f"there is no image of cell type {name!r} to train on")
         if cell.diameter is None:
             # An even sample is enough for a mean, and a large data set is read lazily.
-            sample = own[:: -(-len(own) // _MEASURED_IMAGES)]
+            sample = of_type[:: -(-len(of_type) // _MEASURED_IMAGES)]
             areas = np.concatenate([record.masks().areas() for record in sample])
             areas = areas[areas > 0]
             if not areas.size:

@@ -1,4 +1,4 @@
-"""Where a training starts: fresh weights, someone's checkpoint, or a first stage on LIVECell."""
+"""Pre-training: the checkpoint to start from, and the first stage on LIVECell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flowseg.network.checkpoint import load_network, read_card
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.distributed import from_rank_zero, on_rank_zero, world_size
 from flowseg.training.finish import close_folder
-from flowseg.training.plan import LIVECELL, NONE, check_images, measure_cells
+from flowseg.training.plan import LIVECELL, NONE, Plan, check_images, measure_cells
 from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
 from flowseg.training.run_folder import (
     BEST,
@@ -43,38 +43,35 @@ __all__ = ["inherit", "pretrained"]
 _log = logging.getLogger(__name__)
 
 
-def pretrained(
-    pretrain: str, config: Config, data: Path, out: Path, device: torch.device
-) -> Path | None:
-    """The checkpoint to start from; made first if it is LIVECell's and not there yet.
+def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
+    """The checkpoint to start from; the LIVECell stage is trained unless it is finished.
 
-    What began with one in `out` goes on with it, even if flowseg has changed since and would make
-    another.
+    A run in `out` that started from a LIVECell stage continues with that one, even if flowseg has
+    changed since and would train another.
     """
-    if pretrain == NONE:
+    if plan.pretrain == NONE:
         return None
-    if pretrain != LIVECELL:
-        return checkpoint_at(pretrain)
-    begun = from_rank_zero(lambda: _begun_with(out))
-    if begun is not None:
-        _log.info("reusing the LIVECell pre-training in %s", begun.parent)
-        return begun
-    training = read_livecell(data, ("train",))
-    validation = read_livecell(data, ("val",))
+    if plan.pretrain != LIVECELL:
+        return checkpoint_at(plan.pretrain)
+    earlier = from_rank_zero(lambda: _earlier_stage(out))
+    if earlier is not None:
+        _log.info("reusing the LIVECell pre-training in %s", earlier.parent)
+        return earlier
+    training = read_livecell(plan.data, ("train",))
+    validation = read_livecell(plan.data, ("val",))
     names = sorted({record.cell_type for record in training})
-    stage_config = replace(config, cell_types={name: CellTypeSettings() for name in names})
-    key = _key(stage_config, [*training, *validation], device)
-    folder = out.parent / f"livecell-{key}"
+    config = replace(plan.config, cell_types={name: CellTypeSettings() for name in names})
+    folder = out.parent / f"livecell-{_key(config, [*training, *validation], device)}"
     with on_rank_zero(lock_run_folder(folder, wait=True)):
         if from_rank_zero(lambda: is_finished(folder)):
             _log.info("reusing the LIVECell pre-training in %s", folder)
         else:
-            _pretrain(folder, stage_config, training, validation, device)
+            _pretrain(folder, config, training, validation, device)
     return folder / BEST
 
 
-def _begun_with(out: Path) -> Path | None:
-    """The LIVECell stage that the cards of a run or of a first fold name, if it is still there."""
+def _earlier_stage(out: Path) -> Path | None:
+    """The LIVECell stage that the card of a run or of its first fold names, if it still exists."""
     for last in (out / LAST, fold_folder(out, 0) / LAST):
         name = read_card(last).provenance.get("pretraining") if last.is_file() else None
         if isinstance(name, str) and (out.parent / name).is_file():
@@ -89,13 +86,12 @@ def _pretrain(
     validation: Sequence[Record],
     device: torch.device,
 ) -> None:
-    """Train the first stage, or go on with it, and leave its checkpoint in `folder`."""
+    """Train the first stage, or resume it, and leave its checkpoint in `folder`."""
     from_rank_zero(lambda: check_images([*training, *validation]))
-    cells = measure_cells(config.cell_types, training)
-    config = replace(config, cell_types=cells)
+    config = replace(config, cell_types=measure_cells(config.cell_types, training))
     _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
     from_rank_zero(lambda: write_text(folder / CONFIG, to_yaml(config)))
-    known = [record for record in validation if record.cell_type in cells]
+    known = [record for record in validation if record.cell_type in config.cell_types]
     provenance = provenance_of(config, training, known) | {"stage": PRETRAINING}
     stage = Stage(
         folder=folder,
@@ -105,15 +101,21 @@ def _pretrain(
         validation=known,
         provenance=provenance,
     )
-    network = FlowNetwork(config.network, len(cells), config.seed)
-    # The folder's name covers all that decides the weights, so going on is safe.
+    network = FlowNetwork(config.network, len(config.cell_types), config.seed)
+    # The folder's name covers all that decides the weights, so resuming is safe.
     resume = from_rank_zero((folder / STATE).is_file)
     result = train_stage(stage, network, device, resume)
     from_rank_zero(lambda: close_folder(folder, stage, result))
 
 
 def inherit(network: FlowNetwork, path: Path) -> None:
-    """Start from another network's weights; a head for other cell types starts afresh."""
+    """Load the weights of a checkpoint, but for its cell-type head; the architectures must agree.
+
+    Raises
+    ------
+    FlowsegError
+        If they do not, or the checkpoint cannot be read.
+    """
     other, _ = load_network(path)
     if other.config != network.config:
         raise FlowsegError(
@@ -139,6 +141,6 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
         "code": digest_of_code(),
         "torch": str(torch.__version__),
     }
-    if world_size() > 1:  # so are the batches as many times larger
+    if world_size() > 1:  # batches are that many times larger
         material["processes"] = world_size()
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a run and its checkpoints say of where they come from."""
+"""Provenance of a checkpoint: fingerprints of data and code, settings, versions, git revision."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from flowseg._version import __version__
 from flowseg.arrays.rle import Masks
 from flowseg.config.loading import to_mapping
 from flowseg.config.schema import Config
-from flowseg.data.livecell import Polygons
 from flowseg.data.record import Record
+from flowseg.io.paths import sha256_of
 
-__all__ = ["digest", "digest_of_code", "fingerprint", "provenance_of"]
+__all__ = ["digest_of_code", "fingerprint", "provenance_of"]
 
 
 def fingerprint(records: Iterable[Record]) -> str:
-    """A digest of which images, of which size in bytes, with which annotations."""
+    """The SHA-256 of the images' ids, cell types, sizes in pixels and in bytes, and masks."""
     total = hashlib.sha256()
-    tables: set[Path] = set()
     for record in sorted(records, key=lambda record: record.image_id):
         size = record.image_path.stat().st_size
         total.update(f"{record.image_id} {size} {record.cell_type} {record.shape} ".encode())
@@ -34,19 +33,8 @@ def fingerprint(records: Iterable[Record]) -> str:
             for runs in (record.annotation.offsets, record.annotation.starts):
                 total.update(runs.tobytes())
             total.update(record.annotation.lengths.tobytes())
-        elif isinstance(record.annotation, Polygons):
-            tables.add(record.annotation.path)
-    for table in sorted(tables):
-        total.update(digest(table).encode())
-    return total.hexdigest()
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            total.update(block)
+        else:
+            total.update(record.annotation.digest().encode())
     return total.hexdigest()
 
 
@@ -55,7 +43,7 @@ def digest_of_code() -> str:
     total = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py"), key=lambda path: path.as_posix()):
-        total.update(f"{path.relative_to(package).as_posix()} {digest(path)} ".encode())
+        total.update(f"{path.relative_to(package).as_posix()} {sha256_of(path)} ".encode())
     return total.hexdigest()
 
 

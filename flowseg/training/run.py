@@ -1,4 +1,4 @@
-"""A whole run: records, folds, pre-training, training, and a folder that holds what came out."""
+"""A run from its plan to its folder: pre-training, training, overlays, curves, summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flowseg.training.distributed import (
     on_rank_zero,
 )
 from flowseg.training.finish import close_folder, draw_overlays
-from flowseg.training.plan import Plan, check_images, plan
+from flowseg.training.plan import Plan, check_images, plan_training
 from flowseg.training.pretraining import inherit, pretrained
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run_folder import (
@@ -40,14 +40,14 @@ from flowseg.training.run_folder import (
 from flowseg.training.tensorboard import Board, load_writer
 from flowseg.training.trainer import Stage, train_stage
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "train", "train_plan"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to.
+    """A finished run.
 
     Attributes
     ----------
@@ -109,84 +109,90 @@ def train(
     Raises
     ------
     FlowsegError
-        For whatever the user can mend.
+        If data, settings, checkpoint or device do not fit, another training is in `out`, it holds
+        another run, or a file cannot be read or written.
     """
     if tensorboard:
         load_writer()
-    with distributed_session(device) as where:
-        return _train(
-            config, Path(data), Path(out), pretrain, train_only, where, resume, tensorboard
-        )
+    with distributed_session(device) as rank_device:
+        plan = plan_training(config, Path(data), pretrain, train_only)
+        from_rank_zero(lambda: check_images([*plan.records, *plan.extra]))
+        return train_plan(plan, Path(out), rank_device, resume=resume, tensorboard=tensorboard)
 
 
-def _train(
-    config: Config,
-    data: Path,
-    out: Path,
-    pretrain: str,
-    train_only: str | os.PathLike[str] | None,
-    where: torch.device,
-    resume: bool,
-    tensorboard: bool,
+def train_plan(
+    plan: Plan, out: Path, device: torch.device, *, resume: bool = False, tensorboard: bool = False
 ) -> TrainResult:
-    """What one process does; only the first of several writes."""
-    planned = plan(config, data, pretrain, train_only)
-    from_rank_zero(lambda: check_images([*planned.records, *planned.extra]))
-    origin = planned.origin(pretrain, where)
-    assert_same_on_all_ranks(to_yaml(planned.config), origin)
-    with on_rank_zero(open_run_folder(out, planned.config, origin, resume=resume)) as has_state:
+    """As :func:`train`, for a plan that was made and images that were checked before.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`flowseg.training.plan.plan_training`.
+    out : Path
+        The run's folder.
+    device : torch.device
+        That of this rank.
+    resume, tensorboard
+        As for :func:`train`.
+    """
+    origin = plan.origin(device)
+    assert_same_on_all_ranks(to_yaml(plan.config), origin)
+    with on_rank_zero(open_run_folder(out, plan.config, origin, resume=resume)) as has_state:
         if from_rank_zero(lambda: is_finished(out)):
             return from_rank_zero(lambda: _finished(out))
-        start = pretrained(pretrain, planned.config, data, out, where)
-        from_rank_zero(lambda: write_folds(out / FOLDS, planned.records, planned.folds))
+        start = pretrained(plan, out, device)
+        from_rank_zero(lambda: write_folds(out / FOLDS, plan.records, plan.folds))
         board = Board(out) if tensorboard and is_rank_zero() else None
-        stage = _stage(planned, out, start, origin, board)
-        network = FlowNetwork(stage.config.network, len(stage.config.cell_types), stage.config.seed)
+        stage = _stage(plan, out, start, origin, board)
+        network = FlowNetwork(plan.config.network, len(plan.config.cell_types), plan.config.seed)
         if start is not None and not has_state and is_rank_zero():
             inherit(network, start)
-        result = train_stage(stage, network, where, has_state)
+        result = train_stage(stage, network, device, has_state)
 
         def finish() -> None:
-            draw_overlays(out, stage.validation, str(where), stage.schedule.precision)
+            draw_overlays(out, stage.validation, str(device), stage.schedule.precision)
             if board is not None:
                 board.close(out / OVERLAYS, result.epoch)
             close_folder(out, stage, result)
 
         from_rank_zero(finish)
-        return TrainResult(out, out / BEST, result.score, result.epoch)
+        return TrainResult(
+            folder=out, checkpoint=out / BEST, score=result.score, epoch=result.epoch
+        )
 
 
 def _stage(
-    planned: Plan, out: Path, start: Path | None, origin: Mapping[str, Any], board: Board | None
+    plan: Plan, out: Path, start: Path | None, origin: Mapping[str, Any], board: Board | None
 ) -> Stage:
-    config = planned.config
+    config = plan.config
     _log.info(
         "training on %d images, validating on %d (fold %d of %d)",
-        len(planned.training),
-        len(planned.validation),
+        len(plan.training),
+        len(plan.validation),
         config.data.fold,
         config.data.folds,
     )
-    provenance = provenance_of(config, planned.training, planned.validation) | {
+    provenance = provenance_of(config, plan.training, plan.validation) | {
         "stage": TRAINING,
         "pretraining": None if start is None else f"{start.parent.name}/{start.name}",
-        "extra_images": len(planned.extra),
+        "extra_images": len(plan.extra),
         "extra_data": origin["extra"],
     }
     return Stage(
         folder=out,
         config=config,
         schedule=config.training,
-        training=planned.training,
-        validation=planned.validation,
-        extra=planned.extra,
+        training=plan.training,
+        validation=plan.validation,
+        extra=plan.extra,
         provenance=provenance,
         on_epoch=None if board is None else board.add_epoch,
     )
 
 
 def _finished(out: Path) -> TrainResult:
-    """What a run came to that has ended before."""
+    """The result of a run that was finished before."""
     try:
         summary = read_summary(out) or {}
         score, epoch = float(summary["validation_score"]), int(summary["best_epoch"])
@@ -195,4 +201,4 @@ def _finished(out: Path) -> TrainResult:
             "is damaged", file=out / SUMMARY, remedy="remove it, and resume again"
         ) from error
     _log.info("%s is finished", out)
-    return TrainResult(out, out / BEST, score, epoch)
+    return TrainResult(folder=out, checkpoint=out / BEST, score=score, epoch=epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from flowseg.arrays.intensity import normalize
 from flowseg.cli import main
 from flowseg.config.loading import load_config
 from flowseg.config.schema import Config
+from flowseg.data import record as record_module
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import flows_to_labels
 from flowseg.inference.auto_scale import resolve_settings
 from flowseg.inference.flow_field import load_fields
 from flowseg.inference.options import SegmentOptions, settings_for
 from flowseg.inference.segmenter import Segmenter
+from flowseg.io.images import read_image
 from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
@@ -28,8 +31,7 @@ from flowseg.prediction.find_models import find_models
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.cross_validation import CrossValidation, cross_validate, report
 from flowseg.training.describe import describe
-from flowseg.training.plan import plan
-from flowseg.training.pretraining import pretrained
+from flowseg.training.plan import plan_training
 from flowseg.training.run import train
 from flowseg.training.run_folder import OUT_OF_FOLD_FLOWS, OUT_OF_FOLD_SCORES
 
@@ -74,8 +76,8 @@ def result(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory)
 def test_every_image_is_scored_once_by_the_fold_that_kept_it_back(
     result: CrossValidation, data: Path, config: Config
 ) -> None:
-    planned = plan(config, data, "none", None)
-    records, fold_of = planned.records, planned.folds
+    plan = plan_training(config, data)
+    records, fold_of = plan.records, plan.folds
     assert [image.id for image in result.images] == [record.image_id for record in records]
     for record, image in zip(records, result.images, strict=True):
         assert image.fold == fold_of[record.image_id]
@@ -107,25 +109,6 @@ def test_what_it_leaves(result: CrossValidation) -> None:
     *table, tta = report(result).splitlines()
     assert [line.split()[0] for line in table[1:]] == ["shsy5y", "cort", "all"]
     assert tta == "(averages of 2 views)"
-
-
-@pytest.mark.parametrize("place", ["last.safetensors", "fold0/last.safetensors"])
-def test_it_goes_on_from_the_livecell_stage_it_began_with(
-    tmp_path: Path, result: CrossValidation, config: Config, place: str
-) -> None:
-    network, card = load_network(result.folds[0].checkpoint)
-    named = {"pretraining": "livecell-before/best.safetensors"}
-    last, stage = tmp_path / "run" / place, tmp_path / named["pretraining"]
-    for path in (last, stage):
-        path.parent.mkdir(parents=True)
-    save_network(last, network.state_dict(), replace(card, provenance=named))
-    stage.write_bytes(b"")
-    nowhere = tmp_path / "no data"  # so that no other stage can be made
-    found = pretrained("livecell", config, nowhere, tmp_path / "run", torch.device("cpu"))
-    assert found == stage
-    stage.unlink()
-    with pytest.raises(FlowsegError, match="no data"):
-        pretrained("livecell", config, nowhere, tmp_path / "run", torch.device("cpu"))
 
 
 def test_the_cards_hold_the_calibrated_thresholds(result: CrossValidation) -> None:
@@ -160,18 +143,6 @@ def test_resumed_it_comes_to_the_same(result: CrossValidation, data: Path, confi
     assert contents() == before
 
 
-def test_a_finished_run_is_not_trained_again(
-    result: CrossValidation, data: Path, config: Config
-) -> None:
-    fold = result.folds[1]
-    (fold.folder / "state.safetensors").unlink()
-    before = fold.checkpoint.read_bytes()
-    settings = load_config(path=fold.folder / "config.yaml")
-    again = train(settings, data, fold.folder, device="cpu", resume=True)
-    assert (again.score, again.epoch) == (fold.score, fold.epoch)
-    assert fold.checkpoint.read_bytes() == before
-
-
 def test_it_does_not_move_into_another_folder(data: Path, config: Config, tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="holds no run to resume"):
         cross_validate(config, data, tmp_path / "none", device="cpu", resume=True)
@@ -201,6 +172,24 @@ def test_a_start_that_has_seen_the_images_is_warned_of(
     start = str(result.folds[0].folder)
     cross_validate(short, data, tmp_path / "out", pretrain=start, device="cpu")
     assert "out-of-fold scores flatter" in caplog.text
+
+
+def test_every_image_is_checked_once_and_then_read_when_it_is_needed(
+    data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+
+    def counted(path: Path) -> object:
+        reads[path.name] += 1
+        return read_image(path)
+
+    monkeypatch.setattr(record_module, "read_image", counted)
+    short = replace(config.training, epochs=1, crops_per_epoch=16)
+    three = replace(config, training=short, data=replace(config.data, folds=3))
+    cross_validate(three, data, tmp_path / "out", device="cpu")
+    assert len(reads) == 6
+    # Checked; trained on in two folds; validated, drawn and scored in the third.
+    assert set(reads.values()) == {1 + 2 + 3}
 
 
 def test_info_knows_a_cross_validation(result: CrossValidation) -> None:
