@@ -1,4 +1,4 @@
-"""Folds: images of one well stay together, cell types are spread evenly."""
+"""Folds of a cross validation: grouped by well, stratified by cell type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowseg.io.tables import read_table, write_table
 __all__ = ["TRAIN_ONLY", "assign_folds", "read_folds", "read_ids", "split_fold", "write_folds"]
 
 TRAIN_ONLY = -1
-"""The fold of an image that is trained on and never validated."""
+"""The fold of an image that is used for training only, never for validation."""
 
 _COLUMNS = ("id", "cell_type", "group", "fold")
 
@@ -24,7 +24,7 @@ _COLUMNS = ("id", "cell_type", "group", "fold")
 def assign_folds(
     records: Sequence[Record], folds: int, seed: int = 42, train_only: Collection[str] = ()
 ) -> dict[str, int]:
-    """Give each image a fold.
+    """Assign a fold to each image.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def assign_folds(
     folds : int
         How many, at least 2 and at most the number of groups.
     seed : int
-        Decides between groups that would do equally well.
+        Decides among groups of equal size.
     train_only : collection of str
-        Ids of images that are never validated; they get the fold `TRAIN_ONLY`.
+        Ids of images that are never used for validation; they get the fold `TRAIN_ONLY`.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def assign_folds(
 
     Notes
     -----
-    Groups are dealt largest first, each to the fold that then holds the fewest images of the
+    Groups are assigned largest first, each to the fold that then holds the fewest images of the
     group's cell types; among those to the one with the fewest images, and then the lowest number.
     """
     groups: dict[str, Counter[str]] = {}
@@ -63,15 +63,15 @@ def assign_folds(
         )
     names = sorted(groups)
     shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    held = [Counter[str]() for _ in range(folds)]
+    counts = [Counter[str]() for _ in range(folds)]
     fold_of_group: dict[str, int] = {}
     for name in sorted(shuffled, key=lambda name: -groups[name].total()):  # stable: seed decides
         types = groups[name]
         fold = min(
             range(folds),
-            key=lambda k: (sum(types[t] * held[k][t] for t in types), held[k].total(), k),
+            key=lambda k: (sum(types[t] * counts[k][t] for t in types), counts[k].total(), k),
         )
-        held[fold].update(types)
+        counts[fold].update(types)
         fold_of_group[name] = fold
     return {
         record.image_id: (
@@ -84,7 +84,7 @@ def assign_folds(
 def split_fold(
     records: Sequence[Record], folds: Mapping[str, int], fold: int
 ) -> tuple[list[Record], list[Record]]:
-    """The records to train on and those to validate on.
+    """Split records into those for training and those for validation.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def split_fold(
     folds : mapping of int
         Fold by image id, as from `assign_folds`.
     fold : int
-        Which fold to validate on.
+        The fold for validation.
 
     Returns
     -------
     train, validation : list of Record
-        In the given order. A train-only image whose well is validated is in neither list.
+        In the given order. A train-only image from a well of the validation is in neither list.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def read_folds(path: PathLike) -> dict[str, int]:
 
 
 def read_ids(path: PathLike) -> frozenset[str]:
-    """Read image ids, one a line; blank lines are passed over.
+    """Read image ids, one a line; blank lines are skipped.
 
     Raises
     ------

@@ -1,8 +1,9 @@
-"""Walk a JSON file of any size item by item, in the memory of one item.
+"""Streaming JSON: a file of any size item by item, in the memory of one item.
 
 The training annotations of LIVECell are one JSON document of 850 MB, which `json.load` turns into
-several gigabytes of objects. Its large members are lists (or dicts) of small items, so the
-document's frame is walked here and only the items go through the `json` module, one by one.
+several gigabytes of objects. Its large members are lists (or dicts) of small items, so this module
+scans the outer structure and decodes only the items with the `json` module, one by one. Unlike
+ijson it tells the byte range of each item, so that an item can be read again from the file.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class Item(NamedTuple):
 
     member: str
     start: int
-    """Where the item starts in the file, in bytes."""
+    """Offset of the item's first byte in the file."""
     end: int
+    """Offset of the byte after its last."""
     value: Any
     """The item; its text is decoded as Latin-1, so text beyond ASCII must be read again."""
 
@@ -35,16 +37,16 @@ class Item(NamedTuple):
 def scan_items(
     file: IO[bytes], members: Collection[str], progress: Callable[[int], object]
 ) -> Iterator[Item]:
-    """The items of some members of a JSON object, in the order of the file.
+    """Iterate over the items of some members of a JSON object, in the order of the file.
 
     Parameters
     ----------
     file : binary file
         Holds one JSON object.
     members : collection of str
-        The members to walk, lists or dicts; other members are checked and passed over.
+        The members to scan, lists or dicts; other members are checked and skipped.
     progress : callable
-        Told the number of bytes of each block that was read.
+        Called with the number of bytes of each block that was read.
 
     Yields
     ------
@@ -57,62 +59,62 @@ def scan_items(
         If the file is no JSON object, is cut off, is nested too deeply, or has an item of more
         than 64 MB.
     """
-    walk = _Walk(file, progress)
-    walk.take("{")
-    if walk.peek() != "}":
+    scanner = _Scanner(file, progress)
+    scanner.take("{")
+    if scanner.peek() != "}":
         while True:
-            name = walk.value()[2]
-            walk.take(":")
+            name = scanner.value()[2]
+            scanner.take(":")
             if name in members:
-                for start, end, value in _items(walk):
+                for start, end, value in _items(scanner):
                     yield Item(name, start, end, value)
             else:
-                walk.value()
-            if walk.take(",}") == "}":
+                scanner.value()
+            if scanner.take(",}") == "}":
                 break
     else:
-        walk.take("}")
-    if walk.peek():
-        raise walk.damaged()
+        scanner.take("}")
+    if scanner.peek():
+        raise scanner.damaged()
 
 
-def _items(walk: _Walk) -> Iterator[tuple[int, int, Any]]:
-    opened = walk.take("[{")
-    close = "]" if opened == "[" else "}"
-    if walk.peek() == close:
-        walk.take(close)
+def _items(scanner: _Scanner) -> Iterator[tuple[int, int, Any]]:
+    opening = scanner.take("[{")
+    closing = "]" if opening == "[" else "}"
+    if scanner.peek() == closing:
+        scanner.take(closing)
         return
     while True:
-        if opened == "{":
-            walk.value()
-            walk.take(":")
-        yield walk.value()
-        if walk.take("," + close) == close:
+        if opening == "{":
+            scanner.value()
+            scanner.take(":")
+        yield scanner.value()
+        if scanner.take("," + closing) == closing:
             return
 
 
-class _Walk:
-    """A window that moves over the file; Latin-1 keeps characters and bytes in step."""
+class _Scanner:
+    """A window that moves over the file; in Latin-1 a character is a byte."""
 
     def __init__(self, file: IO[bytes], progress: Callable[[int], object]) -> None:
         self._file = file
         self._progress = progress
         self._text = ""
-        self._at = 0  # in the window
-        self._base = 0  # of the window, in the file
+        self._index = 0  # in the window
+        self._offset = 0  # of the window, in the file
         if self._fill() and self._text.startswith("\xef\xbb\xbf"):
-            self._at = 3
+            self._index = 3
 
     def damaged(self) -> ValueError:
-        return ValueError(f"is not complete, valid JSON (near byte {self._base + self._at})")
+        return ValueError(f"is not complete, valid JSON (near byte {self._offset + self._index})")
 
     def peek(self) -> str:
         """The next character that is no white space; blank at the end."""
         while True:
-            space = _SPACE.match(self._text, self._at)
-            self._at = space.end() if space else self._at
-            if self._at < len(self._text):
-                return self._text[self._at]
+            space = _SPACE.match(self._text, self._index)
+            self._index = space.end() if space else self._index
+            if self._index < len(self._text):
+                return self._text[self._index]
             if not self._fill():
                 return ""
 
@@ -120,7 +122,7 @@ class _Walk:
         found = self.peek()
         if not found or found not in allowed:
             raise self.damaged()
-        self._at += 1
+        self._index += 1
         return found
 
     def value(self) -> tuple[int, int, Any]:
@@ -128,7 +130,7 @@ class _Walk:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._index)
             except json.JSONDecodeError as error:
                 # a value that the window cuts fails at the window's end, or in an open string
                 cut = error.pos > len(self._text) - _AHEAD or error.msg.startswith("Unterminated")
@@ -139,11 +141,11 @@ class _Walk:
                 raise ValueError("is nested too deeply") from error
             if end > len(self._text) - _AHEAD and self._fill():
                 continue  # the window may have cut a number: `0` of `0.5`
-            start, self._at = self._at, end
-            return self._base + start, self._base + end, value
+            start, self._index = self._index, end
+            return self._offset + start, self._offset + end, value
 
     def _fill(self) -> bool:
-        rest = self._text[self._at :]
+        rest = self._text[self._index :]
         if len(rest) > _MAX_ITEM:
             raise ValueError(f"has an item of more than {_MAX_ITEM:,} bytes")
         block = self._file.read(max(_CHUNK, len(rest)))
@@ -151,6 +153,6 @@ class _Walk:
             return False
         self._progress(len(block))
         self._text = rest + block.decode("latin-1")
-        self._base += self._at
-        self._at = 0
+        self._offset += self._index
+        self._index = 0
         return True

@@ -39,7 +39,7 @@ def read_livecell(
     splits: Sequence[str] = ("train", "val"),
     cell_types: Iterable[str] | None = None,
 ) -> list[Record]:
-    """Read LIVECell without reading its images, and its polygons only where they stand.
+    """Read LIVECell: images are not opened, and polygons are only located in their file.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ def read_livecell(
     Raises
     ------
     FlowsegError
-        If no annotations are there, or they are cut off, no COCO, or name an image that is
-        missing.
+        If there are no annotations, or they are cut off, not in COCO format, or name an image
+        that is missing.
 
     Notes
     -----
-    The JSON is walked once, item by item, to find where each image's annotations stand in the
-    file; `Record.masks` reads them there. The memory needed does not depend on the size of the
-    file but for 24 bytes a cell.
+    The JSON is scanned once, item by item, to locate each image's annotations in the file;
+    `Record.masks` reads them there. The memory needed is 24 bytes a cell, whatever the size of
+    the file.
     """
     root = _root(Path(folder))
     wanted = _check(splits, SPLITS, "split")
@@ -91,14 +91,14 @@ def read_livecell(
 
 @dataclass(frozen=True, eq=False)
 class Polygons:
-    """Where the polygons of one image stand in a COCO file; satisfies `Annotation`.
+    """Byte ranges of the polygons of one image in a COCO file; satisfies `Annotation`.
 
     Parameters
     ----------
     path : Path
         The COCO file.
     stamp : (int, int)
-        Its size and time of change when it was read.
+        Its size and modification time when it was scanned.
     spans : (N, 2) int64
         First byte of each annotation and the byte after its last.
     """
@@ -108,7 +108,7 @@ class Polygons:
     spans: npt.NDArray[np.int64]
 
     def masks(self, shape: tuple[int, int]) -> Masks:
-        """Draw the polygons; cells that hold no pixel's centre are left out."""
+        """Read and draw the polygons; cells without the centre of a pixel are left out."""
         try:
             with self.path.open("rb") as file:
                 if _stamp(file.fileno()) != self.stamp:
@@ -165,7 +165,7 @@ def _check(given: Iterable[str], known: Sequence[str], what: str) -> frozenset[s
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
-    """Every image by its name, whatever folder it is in."""
+    """All files below a folder, by name."""
     files: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -176,15 +176,15 @@ def _image_files(folder: Path) -> dict[str, Path]:
 
 def _annotation_files(root: Path, split: str) -> list[Path]:
     folder = root / "annotations"
-    whole = sorted((folder / "LIVECell").glob(f"*{split}.json"))
+    combined = sorted((folder / "LIVECell").glob(f"*{split}.json"))
     single = sorted((folder / "LIVECell_single_cells").glob(f"*/*{split}.json"))
-    if not whole and not single:
+    if not combined and not single:
         raise FlowsegError(
             f"holds no annotations of the split {split!r}: "
             f"neither LIVECell/*{split}.json nor LIVECell_single_cells/*/*{split}.json",
             file=folder,
         )
-    return whole or single
+    return combined or single
 
 
 def _read_coco(path: Path, images: dict[str, Path], types: frozenset[str]) -> list[Record]:
@@ -220,7 +220,7 @@ def _read_coco(path: Path, images: dict[str, Path], types: frozenset[str]) -> li
     stray = sorted(spans.keys() - listed.keys())
     if stray:
         raise FlowsegError(f"annotates image {stray[0]}, which it does not list", file=path)
-    nothing = np.zeros((0, 2), np.int64)
+    no_spans = np.zeros((0, 2), np.int64)
     records = []
     for image_id, (name, shape) in listed.items():
         cell_type, group = _cell_type_and_group(name)
@@ -232,7 +232,7 @@ def _read_coco(path: Path, images: dict[str, Path], types: frozenset[str]) -> li
                 file=path,
                 remedy="unzip the images beside the annotations",
             )
-        polygons = Polygons(path, stamp, spans.get(image_id, nothing))
+        polygons = Polygons(path, stamp, spans.get(image_id, no_spans))
         records.append(
             Record(
                 image_id=Path(name).stem,
@@ -259,12 +259,12 @@ def _image_entry(item: Item) -> tuple[int, str, tuple[int, int]]:
         if isinstance(name, str) and all(type(number) is int for number in numbers):
             image_id, height, width = numbers
             if height > 0 and 0 < height * width <= MAX_PIXELS:
-                return image_id, _plain(name), (height, width)
+                return image_id, _as_utf8(name), (height, width)
     raise ValueError(f"has an image without id, file_name, height or width (byte {item.start})")
 
 
-def _plain(name: str) -> str:
-    """A file name, beyond ASCII as it was meant: the scanner decodes bytes as Latin-1."""
+def _as_utf8(name: str) -> str:
+    """A file name in UTF-8: the scanner decodes bytes as Latin-1."""
     with suppress(UnicodeError):  # raised by an escape such as \u03b1, which is decoded already
         name = name.encode("latin-1").decode()
     try:
@@ -274,7 +274,7 @@ def _plain(name: str) -> str:
 
 
 def _owner(item: Item) -> int:
-    """The image of an annotation, whose polygons are checked in form; numbers when drawn."""
+    """The image of an annotation; its numbers are checked when they are drawn."""
     entry: Any = item.value
     if isinstance(entry, dict) and type(entry.get("image_id")) is int:
         cell = entry.get("segmentation")
@@ -294,7 +294,7 @@ def _spans_by_image(
 
 
 def _cell_type_and_group(name: str) -> tuple[str, str]:
-    """`Huh7_Phase_A12_1_02d12h00m_3.tif` -> `huh7` and `huh7_A12`; other names stand alone."""
+    """`Huh7_Phase_A12_1_02d12h00m_3.tif` -> `huh7`, `huh7_A12`; other names are groups of one."""
     stem = Path(name).stem
     parts = stem.split("_")
     cell_type = parts[0].lower()

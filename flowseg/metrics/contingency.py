@@ -1,4 +1,4 @@
-"""Which objects of two segmentations share how many pixels: the one table all metrics read."""
+"""Contingency table of two segmentations: the pixels that each pair of objects shares."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def shared_pixels(truth: Objects, pred: Objects) -> Table:
 
 
 def as_masks(objects: Objects, shape: tuple[int, int] = (0, 0)) -> Masks:
-    """Masks of a label image, of a list of (H, W) masks that may overlap, or as they are.
+    """Masks of a label image or of a list of (H, W) masks that may overlap; Masks unchanged.
 
     `shape` is that of the image; only an empty list needs it.
     """
@@ -78,7 +78,7 @@ def _check_shapes(truth: tuple[int, ...], pred: tuple[int, ...]) -> None:
 
 
 def _of_labels(truth: NDArray[Any], pred: NDArray[Any]) -> Table | None:
-    """The table of two plain label images in one pass; None where an id is out of the ordinary."""
+    """The table of two label images in one pass; None where an id is too large or negative."""
     for image in (truth, pred):
         if image.ndim != 2 or image.dtype.kind not in "iu" or image.dtype.itemsize > 4:
             return None
@@ -91,9 +91,9 @@ def _of_labels(truth: NDArray[Any], pred: NDArray[Any]) -> Table | None:
     if lows.min() < 0 or tops.max() > a.size:
         return None
     areas_a, areas_b, first, second, shared = _tabulate(runs, tops[0] + 1, tops[1] + 1)
-    held_a, held_b = areas_a > 0, areas_b > 0
-    position_a, position_b = np.cumsum(held_a) - 1, np.cumsum(held_b) - 1
-    return areas_a[held_a], areas_b[held_b], position_a[first], position_b[second], shared
+    present_a, present_b = areas_a > 0, areas_b > 0
+    position_a, position_b = np.cumsum(present_a) - 1, np.cumsum(present_b) - 1
+    return areas_a[present_a], areas_b[present_b], position_a[first], position_b[second], shared
 
 
 @jit

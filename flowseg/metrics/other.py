@@ -37,7 +37,7 @@ def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
     counts : iterable of Counts
         Of each image.
     position : int
-        Which threshold of the counts.
+        Index of the threshold.
 
     Returns
     -------
@@ -77,14 +77,14 @@ def aggregated_jaccard(table: Contingency) -> float:
     # per truth the largest IoU, then the first prediction
     order = np.lexsort((table.pred, -table.shared / unions, table.truth))
     chosen = order[np.unique(table.truth[order], return_index=True)[1]]
-    alone = np.ones(len(table.truth_areas), dtype=np.bool_)
-    alone[table.truth[chosen]] = False
+    unmatched = np.ones(len(table.truth_areas), dtype=np.bool_)
+    unmatched[table.truth[chosen]] = False
     unused = np.ones(len(table.pred_areas), dtype=np.bool_)
     unused[table.pred[chosen]] = False
-    above = int(table.shared[chosen].sum())
-    below = int(unions[chosen].sum())
-    below += int(table.truth_areas[alone].sum() + table.pred_areas[unused].sum())
-    return above / below if below else 1.0
+    intersection = int(table.shared[chosen].sum())
+    union = int(unions[chosen].sum())
+    union += int(table.truth_areas[unmatched].sum() + table.pred_areas[unused].sum())
+    return intersection / union if union else 1.0
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,15 @@ def coco_mask_precision(
     pairs : sequence of (Masks, Masks)
         Truth and prediction of each image.
     scores : sequence of sequence of float, optional
-        How sure each prediction is. A submission holds none; without, all are equally sure and
-        AP is close to precision times recall.
+        Confidence of each prediction. A submission holds none; without, all are equal and AP is
+        close to precision times recall.
     max_detections : int
-        Of each image; COCO's own 100 is less than many an image holds, LIVECell uses 2000.
+        Of each image. COCO's default of 100 is less than many images hold; LIVECell uses 2000.
 
     Raises
     ------
     FlowsegError
-        Where pycocotools is not installed.
+        If pycocotools is not installed.
     """
     try:
         from pycocotools.coco import COCO
@@ -140,10 +140,9 @@ def coco_mask_precision(
             {"id": len(truths) + k + 1, "iscrowd": 0, **cell}
             for k, cell in enumerate(_cells(image, truth))
         ]
-        sure = [1.0] * len(pred) if scores is None else scores[image - 1]
-        found += [
-            {"score": score, **cell} for score, cell in zip(sure, _cells(image, pred), strict=True)
-        ]
+        confidences = [1.0] * len(pred) if scores is None else scores[image - 1]
+        cells = _cells(image, pred)
+        found += [{"score": s, **cell} for s, cell in zip(confidences, cells, strict=True)]
     if not truths or not found:
         return CocoPrecision(*(float("nan") if not truths else 0.0,) * 3)
     # pycocotools prints as it goes
@@ -168,7 +167,7 @@ def coco_mask_precision(
 
 
 def _cells(image: int, masks: Masks) -> list[dict[str, object]]:
-    """COCO entries; its run lengths go down columns."""
+    """COCO annotations; their run lengths go down columns."""
     from pycocotools import mask as coco
 
     cells = []

@@ -117,6 +117,15 @@ def test_images_that_are_missing_can_be_counted(tmp_path, truths):
     assert "counted as empty" in as_text(counted)
 
 
+@pytest.mark.parametrize(("spelling", "images"), [("leave-out", 1), ("leave_out", 1), ("count", 3)])
+def test_missing_images_on_the_command_line(tmp_path, truths, capsys, spelling, images):
+    pred = write_pred(tmp_path / "submission.csv", {"b": TRUTH["b"]})
+    assert run_command("--truth", truths["csv"], "--pred", pred, "--missing", spelling) == 0
+    assert f"mean over {images} image" in capsys.readouterr().out
+    with pytest.raises(FlowsegError, match="choose leave-out or count"):
+        evaluate(truths["csv"], pred, missing="ignore")
+
+
 def test_only_the_images_that_are_named(tmp_path, truths):
     pred = write_pred(tmp_path / "submission.csv")
     result = evaluate(truths["csv"], pred, images=["a", "c"])

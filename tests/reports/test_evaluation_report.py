@@ -103,6 +103,18 @@ def test_a_folder_is_evaluated_and_reported(
         assert min(off, key=lambda k: off[k]) == kind
 
 
+def test_only_the_images_shown_are_read_again(folder: Path) -> None:
+    result = evaluate(folder / "own", folder / "found")
+    for path in (folder / "own" / "<b>_masks.tif", folder / "found" / "<b>.tif"):
+        path.write_bytes(b"")
+    write_report(result, folder / "report.html", pictures=1)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "1 of 2 images, the worst first" in page
+    assert page.count("data:image/jpeg") == 2
+    with pytest.raises(FlowsegError, match="<b>"):
+        write_report(result, folder / "report.html", pictures=2)
+
+
 def test_a_submission_is_reported_with_and_without_images(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_synthetic_sartorius(data, 3, 3, 1, (64, 96))
