@@ -21,8 +21,8 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.json_stream import Item, scan_items
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
+from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.paths import PathLike, check_name, sha256_of
-from flowseg.io.png_jpeg import MAX_PIXELS
 
 __all__ = ["CELL_TYPES", "FOLDER", "SPLITS", "Polygons", "read_livecell"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
+from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.images import image_shape
 from flowseg.io.paths import PathLike, check_name
-from flowseg.io.png_jpeg import MAX_PIXELS
 from flowseg.io.tables import read_table
 
 if TYPE_CHECKING:

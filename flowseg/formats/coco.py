@@ -17,8 +17,8 @@ from flowseg.arrays.polygons import polygons_to_masks
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
+from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import MAX_PIXELS
 
 __all__ = ["CocoDataset", "CocoImage", "read_coco"]
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.errors import FlowsegError
+from flowseg.io.binary import MAX_PIXELS, cut_off, decoding
 from flowseg.io.images import image_shape, is_tiff, read_image
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import MAX_PIXELS
-from flowseg.io.tiff import check_segment, check_tiff, needs_codec, read_tiff_page, tiff_pages
+from flowseg.io.tiff import check_tiff, native, needs_codec, read_tiff_page, tiff_pages
 from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
 
 __all__ = ["ImageSource", "ReadRegion", "list_images"]
@@ -65,8 +65,8 @@ class ImageSource:
             return read_zarr(open_zarr(self.path, MAX_PIXELS), self.path)
         if self.alone:
             return read_image(self.path)
-        with tiff_pages(self.path) as (file, pages):
-            check_tiff(pages[self.index], file, self.path)
+        with tiff_pages(self.path) as pages:
+            check_tiff(pages[self.index], self.path)
             return read_tiff_page(pages[self.index], self.path)
 
     @contextmanager
@@ -81,9 +81,8 @@ class ImageSource:
         else:
             # Closed by hand: what fails while the regions are used is not the file's fault.
             with ExitStack() as stack:
-                file, pages = stack.enter_context(tiff_pages(self.path))
-                page = pages[self.index]
-                check_tiff(page, file, self.path, _MAX_SLIDE)
+                page = stack.enter_context(tiff_pages(self.path))[self.index]
+                check_tiff(page, self.path, _MAX_SLIDE)
                 if page.axes not in ("YX", "YXS"):
                     raise FlowsegError(
                         "is too large for its colours to be stored one after the other",
@@ -92,10 +91,8 @@ class ImageSource:
                     )
                 opened = stack.pop_all()
             try:
-                if page.is_contiguous:
-                    yield _contiguous(page, file, self.path)
-                else:
-                    yield _segments(page, file, self.path)
+                read = _read_contiguous if page.is_contiguous else _read_segments
+                yield read(page, self.path)
             finally:
                 opened.close()
 
@@ -110,7 +107,7 @@ def list_images(path: PathLike) -> list[ImageSource]:
 
     Returns
     -------
-    list of Page
+    list of ImageSource
         In the file's order. The lower levels of a pyramid are left out.
 
     Raises
@@ -124,7 +121,7 @@ def list_images(path: PathLike) -> list[ImageSource]:
         return [ImageSource(path, 0, path.stem, (height, width), True)]
     if not is_tiff(path):
         return [ImageSource(path, 0, path.stem, image_shape(path), True)]
-    with tiff_pages(path) as (_, pages):
+    with tiff_pages(path) as pages:
         shapes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
     if len(shapes) == 1:
         return [ImageSource(path, 0, path.stem, shapes[0], True)]
@@ -134,9 +131,9 @@ def list_images(path: PathLike) -> list[ImageSource]:
     ]
 
 
-def _contiguous(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
+def _read_contiguous(page: Any, path: Path) -> ReadRegion:
     """Regions of an image that lies unpacked and in one piece."""
-    start = int(page.dataoffsets[0])
+    file, start = page.parent.filehandle, int(page.dataoffsets[0])
     dtype = np.dtype(page.parent.byteorder + page.dtype.char)
     row_shape = page.shape[1:]
     row_bytes = int(np.prod(row_shape)) * dtype.itemsize
@@ -145,33 +142,28 @@ def _contiguous(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
         file.seek(start + rows.start * row_bytes)
         data = file.read((rows.stop - rows.start) * row_bytes)
         if len(data) < (rows.stop - rows.start) * row_bytes:
-            raise FlowsegError(
-                "is cut off: the end of the image is missing", file=path, remedy="copy it again"
-            )
-        image = np.frombuffer(data, dtype).reshape(-1, *row_shape)[:, columns]
-        return image.astype(dtype.newbyteorder("="))
+            raise cut_off(path)
+        return native(np.frombuffer(data, dtype).reshape(-1, *row_shape)[:, columns])
 
     return read
 
 
-def _segments(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
+def _read_segments(page: Any, path: Path) -> ReadRegion:
     """Regions of an image in strips or tiles; those read last are kept unpacked."""
     height, width = page.chunks[:2]
     across = -(-int(page.imagewidth) // width)
-    kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+    cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
     size = 0
 
     def segment(index: int) -> NDArray[Any]:
         nonlocal size
-        if index not in kept:
-            file.seek(int(page.dataoffsets[index]))
-            data = file.read(int(page.databytecounts[index]))
-            kept[index] = _unpacked(page, index, data, path)
-            size += kept[index].nbytes
-            while size > _CACHE and len(kept) > 1:
-                size -= kept.popitem(last=False)[1].nbytes
-        kept.move_to_end(index)
-        return kept[index]
+        if index not in cache:
+            cache[index] = _unpack(page, index, path)
+            size += cache[index].nbytes
+            while size > _CACHE and len(cache) > 1:
+                size -= cache.popitem(last=False)[1].nbytes
+        cache.move_to_end(index)
+        return cache[index]
 
     def read(rows: slice, columns: slice) -> NDArray[Any]:
         shape = (rows.stop - rows.start, columns.stop - columns.start, int(page.samplesperpixel))
@@ -191,17 +183,13 @@ def _segments(page: Any, file: IO[bytes], path: Path) -> ReadRegion:
     return read
 
 
-def _unpacked(page: Any, index: int, data: bytes, path: Path) -> NDArray[Any]:
-    head = page.keyframe.jpegheader
-    try:
-        check_segment(page, data, path)
-        with needs_codec(page, path):
-            pixels, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=head)
-    except FlowsegError:
-        raise
-    except Exception as error:  # a damaged TIFF fails anywhere in tifffile, with any exception
-        raise out_of_memory(error, path) or FlowsegError(
-            f"is damaged: {error}", file=path, remedy="copy it again"
-        ) from error
-    _, rows, columns, samples = shape
-    return np.asarray(pixels[0, :rows, :columns, :samples])
+def _unpack(page: Any, index: int, path: Path) -> NDArray[Any]:
+    """The pixels of one strip or tile."""
+    with decoding(path), needs_codec(page, path):
+        file = page.parent.filehandle
+        file.seek(int(page.dataoffsets[index]))
+        data = file.read(int(page.databytecounts[index]))
+        header = page.keyframe.jpegheader
+        pixels, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=header)
+        _, rows, columns, samples = shape
+        return np.asarray(pixels[0, :rows, :columns, :samples])

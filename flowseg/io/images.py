@@ -1,14 +1,13 @@
-"""From the bytes of an image file to its pixels, with nothing taken on trust.
+"""Image files: PNG, JPEG and TIFF are read, PNG and TIFF written.
 
-A file is known by its first bytes, not by its suffix: PNG and JPEG are decoded by OpenCV, TIFF by
-tifffile.
+A file is known by its first bytes, not by its suffix.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,10 @@ import numpy.typing as npt
 from flowseg.arrays.labels import check_labels
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
+from flowseg.io.binary import AGAIN, open_binary
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import AGAIN, JPEG, PNG, open_binary, picture_shape, read_picture
+from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
 
 __all__ = ["image_shape", "is_tiff", "read_image", "read_labels", "write_image", "write_labels"]
@@ -30,7 +30,7 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     Parameters
     ----------
     path : path
-        A PNG, JPEG or TIFF file of one image.
+        A PNG, JPEG or TIFF file of one image. EXIF orientation is ignored.
 
     Returns
     -------
@@ -41,13 +41,11 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     Raises
     ------
     FlowsegError
-        If the file is missing, empty, cut off, damaged, no image, larger than `MAX_PIXELS`, or
-        a TIFF of several pages.
+        If the file is missing, empty, cut off, damaged, no image, larger than `MAX_PIXELS`, a
+        CMYK JPEG or a TIFF of several pages.
     """
     path = Path(path)
-    with open_binary(path) as file:
-        read = read_tiff if _kind(file, path) == "tiff" else read_picture
-        return read(file, path)
+    return read_tiff(path) if is_tiff(path) else read_picture(path)
 
 
 def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -59,28 +57,27 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
         As `read_image`, as far as the header tells.
     """
     path = Path(path)
-    with open_binary(path) as file:
-        if _kind(file, path) == "picture":
-            return picture_shape(file, path)
-        with tiff_page(file, path) as page:
-            return int(page.imagelength), int(page.imagewidth)
+    if not is_tiff(path):
+        return picture_shape(path)
+    with tiff_page(path) as page:
+        return int(page.imagelength), int(page.imagewidth)
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether the file's first bytes are those of a TIFF."""
+    """Whether the file's first bytes are those of a TIFF, and not of a PNG or JPEG.
+
+    Raises
+    ------
+    FlowsegError
+        If it is missing, empty or none of the three.
+    """
     with open_binary(path) as file:
-        return _kind(file, path) == "tiff"
-
-
-def _kind(file: IO[bytes], path: Path) -> str:
-    start = file.read(8)
+        start = file.read(len(PNG))
     if not start:
         raise FlowsegError("is empty", file=path, remedy=AGAIN)
-    if start == PNG or start.startswith(JPEG):
-        return "picture"
-    if start.startswith(TIFF):
-        return "tiff"
-    raise FlowsegError("is no PNG, JPEG or TIFF image", file=path)
+    if not start.startswith((PNG, JPEG, *TIFF)):
+        raise FlowsegError("is no PNG, JPEG or TIFF image", file=path)
+    return start.startswith(TIFF)
 
 
 def read_labels(path: PathLike) -> npt.NDArray[np.int32]:

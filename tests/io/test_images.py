@@ -15,15 +15,15 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from flowseg.errors import FlowsegError
 from flowseg.io import images
-from flowseg.io import png_jpeg as _picture
+from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.images import image_shape, read_image, read_labels, write_image
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import find_images
-from flowseg.io.png_jpeg import MAX_PIXELS
-from helpers.pictures import one_line, png, write_lzw
+from helpers.pictures import chunk, one_line, png, write_lzw
 
 cv2 = load_cv2()
 
@@ -53,6 +53,53 @@ class TestReadImage:
         red[..., 2] = 250
         (tmp_path / "b.jpg").write_bytes(cv2.imencode(".jpg", red)[1].tobytes())
         assert read_image(tmp_path / "b.jpg")[8, 8].argmax() == 0
+
+    @pytest.mark.parametrize("extra", [b"", b"tRNS"])
+    @pytest.mark.parametrize(
+        ("colour_type", "channels", "bits"),
+        [
+            *((0, 1, bits) for bits in (1, 2, 4, 8, 16)),
+            *((3, 1, bits) for bits in (1, 2, 4, 8)),
+            *((kind, n, bits) for kind, n in ((2, 3), (4, 2), (6, 4)) for bits in (8, 16)),
+        ],
+    )
+    def test_png_of_any_kind(
+        self,
+        tmp_path: Path,
+        rng: np.random.Generator,
+        colour_type: int,
+        channels: int,
+        bits: int,
+        extra: bytes,
+    ) -> None:
+        """As OpenCV reads it: grey is spread to 8 bits, palettes and transparency are colours."""
+        chunks = b""
+        if colour_type == 3:
+            chunks += chunk(b"PLTE", rng.bytes(3 * 2**bits))
+        if extra and colour_type in (0, 2, 3):
+            chunks += chunk(b"tRNS", {0: b"\0\1", 2: b"\0\1" * 3, 3: b"\0\x80"}[colour_type])
+        rows = b"".join(b"\0" + rng.bytes(-(-13 * bits * channels // 8)) for _ in range(9))
+        header = struct.pack(">IIBBBBB", 13, 9, bits, colour_type, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunks
+        data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(data)
+        found = read_image(tmp_path / "a.png")
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), -1)
+        if expected.ndim == 3:
+            expected = expected[..., [2, 1, 0, 3][: expected.shape[2]]]
+        assert found.dtype == (np.uint16 if bits == 16 else np.uint8)
+        assert found.flags.writeable
+        np.testing.assert_array_equal(found, expected)
+
+    def test_jpeg_of_a_turned_camera_or_a_printer(self, tmp_path: Path, noise: np.ndarray) -> None:
+        path, turned = tmp_path / "a.jpg", Image.Exif()
+        turned[ExifTags.Base.Orientation] = 6
+        Image.fromarray(noise).save(path, exif=turned)
+        assert read_image(path).shape == image_shape(path) == noise.shape
+        Image.fromarray(noise).convert("CMYK").save(path)
+        with pytest.raises(FlowsegError, match="colours of the kind CMYK") as error:
+            read_image(path)
+        one_line(error, path)
 
     def test_the_suffix_does_not_matter(self, tmp_path: Path, noise: np.ndarray) -> None:
         write_image(tmp_path / "a.png", noise)
@@ -90,6 +137,9 @@ class TestBadImages:
         cut = tmp_path / f"cut{whole.suffix}"
         for length in {0, 1, 7, 8, 9, 20, 30, *range(40, len(data), 61), len(data) - 1}:
             cut.write_bytes(data[:length])
+            if name == "a.png" and length >= len(data) - 4:  # all but the end of the end marker
+                np.testing.assert_array_equal(read_image(cut), noise)
+                continue
             with pytest.raises(FlowsegError) as error:
                 read_image(cut)
             one_line(error, cut)
@@ -136,7 +186,7 @@ class TestBadImages:
         [
             ((100_000, 10_000), "more than the"),
             ((2**31 - 1, 2**31 - 1), "more than the"),
-            ((0, 5), "claims a size of 0 x 5"),
+            ((0, 5), "is damaged"),
             ((20_000, 20_000), "bytes long"),
         ],
     )
@@ -185,61 +235,6 @@ class TestBadImages:
                 read(path)
             except FlowsegError as error:
                 assert str(path) in str(error)  # noqa: PT017
-
-
-def jpeg_with(before_the_size: bytes) -> bytes:
-    """A JPEG of 300 x 400 pixels with something more at its start."""
-    data = cv2.imencode(".jpg", np.full((300, 400), 90, np.uint8))[1].tobytes()
-    return data[:2] + before_the_size + data[2:]
-
-
-FALSE_SIZE = b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", 16, 16) + b"\x01\x01\x11\x00"
-
-
-class TestJpegHeader:
-    """What libjpeg reads in another way could show one size to the check and unpack another."""
-
-    @pytest.mark.parametrize("marker", [0x01, *range(0xD0, 0xD8)])
-    def test_a_marker_without_a_length(self, tmp_path: Path, marker: int) -> None:
-        """Were the bytes after it its length, a false size within a comment would be found."""
-        comment = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
-        place = 0xFFFE - len(comment) - 4  # in a second comment, where that length would end
-        body = bytes(place) + FALSE_SIZE + bytes(100)
-        second = b"\xff\xfe" + struct.pack(">H", len(body) + 2) + body
-        path = tmp_path / "a.jpg"
-        path.write_bytes(jpeg_with(bytes([0xFF, marker]) + comment + second))
-        assert image_shape(path) == (300, 400)
-        assert read_image(path).shape == (300, 400)
-
-    @pytest.mark.parametrize("marker", [0x00, 0x02, 0xBF, 0xD8, 0xD9, 0xDA, 0xDE, 0xF0, 0xFD])
-    def test_a_marker_that_has_no_place_there(self, tmp_path: Path, marker: int) -> None:
-        path = tmp_path / "a.jpg"
-        path.write_bytes(jpeg_with(bytes([0xFF, marker, 0, 4, 0, 0]) + FALSE_SIZE))
-        for read in (image_shape, read_image):
-            with pytest.raises(FlowsegError, match="it has no JPEG header") as error:
-                read(path)
-            one_line(error, path)
-
-    def test_a_long_header(self, tmp_path: Path) -> None:
-        """Padding, and a profile of colours in as many parts as there may be."""
-        part = b"\xff\xff\xff\xe2" + struct.pack(">H", 2**16 - 1) + bytes(2**16 - 3)
-        path = tmp_path / "a.jpg"
-        path.write_bytes(jpeg_with(part * 255))
-        assert read_image(path).shape == (300, 400)
-
-    def test_a_header_without_end(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.jpg"
-        path.write_bytes(jpeg_with(b"\xff" * 2**20))
-        with pytest.raises(FlowsegError, match="it has no JPEG header"):
-            image_shape(path)
-
-    def test_pixels_of_another_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "a.jpg"
-        path.write_bytes(jpeg_with(b""))
-        monkeypatch.setattr(_picture, "jpeg_shape", lambda *_: (16, 16))
-        with pytest.raises(FlowsegError, match="its header gives another size") as error:
-            read_image(path)
-        one_line(error, path)
 
 
 class TestWithoutPackages:
