@@ -17,7 +17,7 @@ from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.flow_field import to_host
 from flowseg.network.device import autocast, pick_device, pick_precision
-from flowseg.network.unet import FlowNetwork, NetworkOutput, folded
+from flowseg.network.unet import FlowNetwork, NetworkOutput, fold_batchnorm
 
 __all__ = ["Ensemble", "EnsembleOutput"]
 
@@ -106,12 +106,15 @@ class Ensemble:
         self.dtype = pick_precision(precision, self.device)
         self.augmentations = _AUGMENTATIONS[tta]
         self.networks = [
-            folded(network).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            fold_batchnorm(network).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in networks
         ]
         self.diameter = networks[0].config.target_diameter
         self.stride = max(network.stride for network in networks)
-        self.halo = -(-max(network.reach for network in networks) // self.stride) * self.stride
+        self.halo = (
+            -(-max(network.receptive_field_radius for network in networks) // self.stride)
+            * self.stride
+        )
         self.tile = tile
         self._run = [torch.compile(n) if compile else n for n in self.networks]
         self._lock = threading.Lock()

@@ -44,14 +44,14 @@ _KEY = "flowseg"
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of itself.
+    """The metadata of a checkpoint: architecture, settings of the cell types, provenance.
 
     Attributes
     ----------
     network : NetworkConfig
         The architecture.
-    cell_types : mapping of str to CellType
-        What each cell type needs; its order is that of the network's cell type logits.
+    cell_types : mapping of str to CellTypeSettings
+        In the order of the network's cell-type logits.
     provenance : mapping
         Where the weights come from: settings, data, score, versions. For people.
     """
@@ -110,7 +110,13 @@ def save_network(path: str | os.PathLike[str], weights: Mapping[str, Tensor], ca
 
 
 def read_card(path: str | os.PathLike[str]) -> Card:
-    """The card of a checkpoint, without reading its weights."""
+    """The card of a checkpoint, without reading its weights.
+
+    Raises
+    ------
+    FlowsegError
+        If the file is missing, damaged, no checkpoint of flowseg, or of a later format.
+    """
     with _open(path) as file:
         return _card(_text(file), path)
 
@@ -149,12 +155,12 @@ def load_weights(
 def _check_weights(
     network: FlowNetwork, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
 ) -> None:
-    own = network.state_dict()
-    faults = [f"{key}: missing" for key in own if key not in tensors]
-    faults += [f"{key}: unexpected" for key in tensors if key not in own]
+    weights = network.state_dict()
+    faults = [f"{key}: missing" for key in weights if key not in tensors]
+    faults += [f"{key}: unexpected" for key in tensors if key not in weights]
     faults += [
         f"{key}: {tuple(tensors[key].shape)} -> {tuple(value.shape)}"
-        for key, value in own.items()
+        for key, value in weights.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
     if faults:
@@ -167,11 +173,11 @@ def _check_weights(
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], text: str) -> None:
     """Write named tensors and one text to a safetensors file, atomically."""
     # Copies: safetensors refuses tensors that share memory or are not contiguous.
-    plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    copies = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     with atomic_path(path) as temporary:
         # One key only: safetensors writes several in an order that changes from run to run.
         # Written here and not by safetensors, whose error for a full disk is one of its own.
-        temporary.write_bytes(save(plain, {_KEY: text}))
+        temporary.write_bytes(save(copies, {_KEY: text}))
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str | None]:

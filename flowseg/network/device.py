@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""Device and precision: names to `torch.device` and `torch.dtype`, torchrun's environment."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """The number type of the convolutions on `device`.
+    """The dtype of the convolutions on `device`.
 
     "auto" is bfloat16 where the device computes it natively, float16 on older CUDA cards with
     tensor cores (compute capability 7), else float32.
@@ -79,13 +79,13 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def local_device(name: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The device of this process: of several that torchrun started here each has its own."""
+    """The device of this rank: under torchrun each takes the CUDA device of its local rank."""
     if name not in ("auto", "cuda") or "LOCAL_RANK" not in environment:
         return name
     return f"cuda:{environment['LOCAL_RANK']}" if torch.cuda.is_available() else name
 
 
 def torchrun_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """Rank and world size of this process where torchrun started several, else None."""
+    """Rank and world size of this process under torchrun, None outside it or where it is alone."""
     size = int(environment.get("WORLD_SIZE", "1"))
     return (int(environment["RANK"]), size) if size > 1 and "RANK" in environment else None

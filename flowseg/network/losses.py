@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Loss: flow MSE, cellprob BCE + Dice, cell-type cross-entropy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flowseg.network.unet import NetworkOutput
 
 __all__ = ["Losses", "flow_loss"]
 
-_APART = -0.2
-"""Cosine below which the flows of two neighbours point apart."""
+_DIVERGENT = -0.2
+"""Cosine below which the flows of two neighbouring pixels diverge."""
 
-_DICE_PIXELS = 100.0
-"""So many pixels are taken as found in every crop: an empty one has a loss as well."""
+_DICE_SMOOTHING = 100.0
+"""Pixels added to both sides of the Dice ratio, so that an empty crop has a loss as well."""
 
 
 class Losses(NamedTuple):
@@ -31,18 +31,18 @@ class Losses(NamedTuple):
 def flow_loss(
     output: NetworkOutput, flows: Tensor, inside: Tensor, cell_type: Tensor, flow_scale: float
 ) -> Losses:
-    """The squared flow error, cross entropy and Dice loss of cellprob, and the cell type's.
+    """Flow error, binary cross entropy and Dice loss of cellprob, cell-type cross entropy.
 
     Parameters
     ----------
     output : NetworkOutput
-        Of the network, for B images.
+        For B images.
     flows : Tensor, shape (B, 2, H, W), float32
         Unit vectors inside cells, zero outside.
     inside : Tensor, shape (B, H, W), float32
         1 inside cells, 0 outside.
     cell_type : Tensor, shape (B,), int64
-        Index of each image's cell type; -1 where there is none to learn.
+        Index of each image's cell type; -1 where it is unknown.
     flow_scale : float
         The network regresses this many times the flows.
 
@@ -54,9 +54,9 @@ def flow_loss(
     -----
     Squared error and cross entropy follow Stringer et al., "Cellpose: a generalist algorithm for
     cellular segmentation", Nature Methods 2021. Two things are ours: pixels near outlines and
-    sinks weigh twice (see `_weights`), and cellprob also has a Dice term, Milletari et al.,
-    "V-Net", 2016, whose optimum is the mask that overlaps best rather than the likeliest pixels.
-    The cell type's term has a tenth of the weight: it steers no pixel.
+    sinks weigh twice (see `_weights`), and cellprob also has a Dice term (Milletari et al.,
+    "V-Net", 2016), whose optimum is the mask of highest overlap rather than the likeliest pixels.
+    The cell-type term has a tenth of the weight: it decides no pixel.
     """
     weights = _weights(flows, inside)
     flow_error = (output.flows.float() - flow_scale * flows).square().sum(dim=1)
@@ -74,29 +74,29 @@ def flow_loss(
 
 
 def _weights(flows: Tensor, inside: Tensor) -> Tensor:
-    """2 near outlines, touching cells and sinks, where few pixels decide what is one cell; else 1.
+    """Pixel weights: 2 near outlines, touching cells and sinks, which few pixels decide; else 1.
 
-    Cells touch, or end in a sink, where the flows of neighbouring pixels point apart.
+    Cells touch, or flow into a sink, where the flows of neighbouring pixels diverge.
     """
     covered = inside[:, None]
-    most, least = _highest_near(covered), -_highest_near(-covered)
-    turns = torch.zeros_like(covered)
+    highest, lowest = _dilate(covered), -_dilate(-covered)
+    divergent = torch.zeros_like(covered)
     for axis in (2, 3):
         size = flows.shape[axis] - 1
         first, second = flows.narrow(axis, 0, size), flows.narrow(axis, 1, size)
-        apart = ((first * second).sum(dim=1, keepdim=True) < _APART).float()
-        turns.narrow(axis, 0, size).add_(apart)
-        turns.narrow(axis, 1, size).add_(apart)
-    near = torch.maximum(most - least, (_highest_near(turns) > 0).float())
-    return 1 + near[:, 0]
+        pair = ((first * second).sum(dim=1, keepdim=True) < _DIVERGENT).float()
+        divergent.narrow(axis, 0, size).add_(pair)
+        divergent.narrow(axis, 1, size).add_(pair)
+    decisive = torch.maximum(highest - lowest, (_dilate(divergent) > 0).float())
+    return 1 + decisive[:, 0]
 
 
-def _highest_near(maps: Tensor) -> Tensor:
+def _dilate(maps: Tensor) -> Tensor:
     """The maximum of each 5 x 5 neighbourhood."""
     return functional.max_pool2d(maps, 5, stride=1, padding=2)
 
 
 def _dice_loss(probability: Tensor, inside: Tensor) -> Tensor:
-    both = (probability * inside).sum(dim=(1, 2))
-    either = (probability + inside).sum(dim=(1, 2))
-    return (1 - (2 * both + _DICE_PIXELS) / (either + _DICE_PIXELS)).mean()
+    overlap = (probability * inside).sum(dim=(1, 2))
+    total = (probability + inside).sum(dim=(1, 2))
+    return (1 - (2 * overlap + _DICE_SMOOTHING) / (total + _DICE_SMOOTHING)).mean()

@@ -12,11 +12,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
 
-__all__ = ["FlowNetwork", "NetworkOutput", "folded"]
+__all__ = ["FlowNetwork", "NetworkOutput", "fold_batchnorm"]
 
 
 class NetworkOutput(NamedTuple):
-    """What the network says of a batch of B images of H x W pixels.
+    """Network outputs for a batch of B images of H x W pixels.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class NetworkOutput(NamedTuple):
 
 
 class _Residual(nn.Module):
-    """Two normalised 3x3 convolutions around an identity path."""
+    """A pre-activation residual block: two 3x3 convolutions beside an identity path."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FlowNetwork(nn.Module):
     config : NetworkConfig
         The architecture.
     cell_types : int
-        Number of cell types to tell apart.
+        Number of cell types to classify.
     seed : int
         Seed of the initial weights.
 
@@ -79,12 +79,12 @@ class FlowNetwork(nn.Module):
         channels = config.channels
         self.stem = nn.Conv2d(1, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
-        before = channels[0]
+        inputs = channels[0]
         for width in channels:
-            blocks = [_Residual(before, width)]
+            blocks = [_Residual(inputs, width)]
             blocks += [_Residual(width, width) for _ in range(config.blocks_per_level - 1)]
             self.down.append(nn.Sequential(*blocks))
-            before = width
+            inputs = width
         self.lift = nn.ModuleList(
             nn.Conv2d(deep, shallow, 1)
             for deep, shallow in zip(channels[1:], channels, strict=False)
@@ -101,14 +101,14 @@ class FlowNetwork(nn.Module):
         return 1 << (len(self.config.channels) - 1)
 
     @property
-    def reach(self) -> int:
-        """Pixels beyond this distance have no say in an output pixel; a multiple of `stride`."""
+    def receptive_field_radius(self) -> int:
+        """Receptive-field radius, in pixels, rounded up to a multiple of `stride`."""
         levels = range(len(self.config.channels))
         down = sum(2 * self.config.blocks_per_level << level for level in levels)
         up = sum(2 << level for level in levels[:-1])
         # The stem's one pixel, and the rounding of position by the pools.
-        reach = 1 + down + up + self.stride
-        return -(-reach // self.stride) * self.stride
+        radius = 1 + down + up + self.stride
+        return -(-radius // self.stride) * self.stride
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Images (B, 1, H, W), normalised and rescaled, to the output maps."""
@@ -148,8 +148,8 @@ class FlowNetwork(nn.Module):
         nn.init.normal_(self.type_head.weight, std=0.01, generator=generator)
 
 
-def folded(network: FlowNetwork) -> FlowNetwork:
-    """A copy for inference: where a normalisation follows a convolution, the two become one."""
+def fold_batchnorm(network: FlowNetwork) -> FlowNetwork:
+    """A copy for inference: batch norms that follow a convolution are folded into it."""
     copy = deepcopy(network).eval()
     for block in copy.modules():
         if isinstance(block, _Residual) and isinstance(block.norm2, nn.BatchNorm2d):

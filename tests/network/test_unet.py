@@ -1,4 +1,4 @@
-"""The network: shapes, odd sizes, seeds, reach."""
+"""The network: shapes, odd sizes, seeds, receptive field."""
 
 from __future__ import annotations
 
@@ -45,19 +45,20 @@ def test_nothing_beyond_the_reach_counts(blocks: int) -> None:
     ).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
-    size = 4 * network.reach
+    radius = network.receptive_field_radius
+    size = 4 * radius
     image = torch.randn(1, 1, 8, size, generator=torch.Generator().manual_seed(2))
     changed = image.clone()
-    place = 2 * network.reach + 1
+    place = 2 * radius + 1
     changed[..., place] += 100
     with torch.inference_mode():
         difference = (network(image).cellprob - network(changed).cellprob).abs().amax(dim=1)[0]
     touched = torch.nonzero(difference > 0).flatten()
     assert touched.numel() > 1
-    assert touched.min() >= place - network.reach
-    assert touched.max() <= place + network.reach
-    # A reach twice too long would pass the line above and waste most of each tile.
-    assert touched.max() - touched.min() > network.reach / 2
+    assert touched.min() >= place - radius
+    assert touched.max() <= place + radius
+    # A radius twice too long would pass the line above and waste most of each tile.
+    assert touched.max() - touched.min() > radius / 2
 
 
 def test_gradients_reach_every_weight() -> None:
