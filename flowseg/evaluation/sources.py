@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.data import livecell
@@ -57,7 +61,7 @@ def read_truth(path: PathLike) -> dict[str, Source]:
         return _coco(path)
     if path.name.lower().endswith((".csv", ".csv.gz")):
         return {
-            image_id: Source(image.shape, image.cell_type, _given(image.masks))
+            image_id: Source(image.shape, image.cell_type, partial(_given, image.masks))
             for image_id, image in read_annotations(path).items()
         }
     raise _unknown(path, "a train.csv, a COCO .json or a folder of label TIFFs")
@@ -113,7 +117,7 @@ def _submission(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
                     file=path,
                     remedy="`flowseg validate` lists every such row",
                 )
-        found[image_id] = Source(shape, truth[image_id].cell_type, _given(masks))
+        found[image_id] = Source(shape, truth[image_id].cell_type, partial(_given, masks))
     return found
 
 
@@ -130,28 +134,24 @@ def _check_known(path: Path, named: Mapping[str, str], truth: Mapping[str, Sourc
 
 def _own_folder(folder: Path) -> dict[str, Source]:
     return {
-        name: Source(image_shape(image or labels), "", _from_own(labels))
+        name: Source(image_shape(image or labels), "", partial(_load, read_own_labels, labels))
         for name, (image, labels) in sorted(find_labels(folder).items())
     }
 
 
-def _from_own(path: Path) -> Callable[[], Masks]:
-    return lambda: Masks.from_labels(read_own_labels(path))
-
-
 def _label_images(folder: Path) -> dict[str, Source]:
     return {
-        path.stem: Source(image_shape(path), "", _from_labels(path))
+        path.stem: Source(image_shape(path), "", partial(_load, read_labels, path))
         for path in sorted(find_images(folder), key=lambda path: path.stem)
     }
 
 
-def _from_labels(path: Path) -> Callable[[], Masks]:
-    return lambda: Masks.from_labels(read_labels(path))
+def _load(read: Callable[[Path], NDArray[np.int32]], path: Path) -> Masks:
+    return Masks.from_labels(read(path))
 
 
-def _given(masks: Masks) -> Callable[[], Masks]:
-    return lambda: masks
+def _given(masks: Masks) -> Masks:
+    return masks
 
 
 def _coco(path: Path) -> dict[str, Source]:

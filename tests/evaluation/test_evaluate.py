@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -101,6 +102,9 @@ def test_every_pair_of_files_gives_the_same_score(tmp_path, truths, kind, form):
     assert result.score == 0.25
     assert result.totals(0) == (1, 1, 2)
     assert result.missing == ("c",)
+    copy = pickle.loads(pickle.dumps(result))
+    assert copy.score == result.score
+    assert [len(masks) for masks in copy.images[0].masks()] == [2, 1]
     if kind != "labels":
         assert result.cell_types == ("astro", "cort") if kind == "csv" else True
         assert result.of_type("cort").score == 0.5
