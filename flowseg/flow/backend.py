@@ -1,4 +1,4 @@
-"""Where the two long loops run: compiled by Numba on the CPU, by Triton on a CUDA device."""
+"""The device of dynamics, residuals and diffusion: Numba on the CPU, Triton on a CUDA device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Floats = NDArray[np.float32]
 
 
 class FieldLoops(NamedTuple):
-    """The loops over one flow field, on the device where it lies.
+    """The loops over one flow field, on its device.
 
     Attributes
     ----------
-    find_basins : callable
+    follow_flows : callable
         From (threshold, niter) to basins, as :func:`flowseg.flow.dynamics.follow_flows`.
-    misfits : callable
+    flow_residuals : callable
         From (table, offsets) to sums, as :func:`flowseg.flow.residuals.flow_residuals`.
     """
 
@@ -40,8 +40,8 @@ def field_loops(flows: Floats, cellprob: Floats, device: str, on_device: Any = N
     cellprob : (H, W) float32
     device : str
         `cpu` or a CUDA device.
-    resident : tensor (3, H, W), optional
-        Flows and cellprob where they lie on that device already; else they are sent there.
+    on_device : tensor (3, H, W), optional
+        Flows and cellprob, if they are on that device already; else they are copied there.
 
     Raises
     ------
@@ -49,12 +49,11 @@ def field_loops(flows: Floats, cellprob: Floats, device: str, on_device: Any = N
         Where there is no such device, or no Triton to compile for it.
     """
     if device == "cpu":
-        from flowseg.flow import dynamics as basins
-        from flowseg.flow import residuals as quality
+        from flowseg.flow import dynamics, residuals
 
         return FieldLoops(
-            partial(basins.follow_flows, flows, cellprob),
-            partial(quality.flow_residuals, flows=flows),
+            partial(dynamics.follow_flows, flows, cellprob),
+            partial(residuals.flow_residuals, flows=flows),
         )
     cuda = _cuda(device)
     maps = cuda.to_device(np.stack((*flows, cellprob)), device) if on_device is None else on_device
@@ -87,12 +86,12 @@ def _cuda(device: str) -> Any:
     return cuda
 
 
-def _on(device: str, work: Callable[..., Any]) -> Callable[..., Any]:
+def _on(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Triton starts its kernels on the thread's current device, which may be another one."""
     import torch
 
-    def there(*arguments: Any) -> Any:
+    def on_device(*arguments: Any) -> Any:
         with torch.cuda.device(device):
-            return work(*arguments)
+            return function(*arguments)
 
-    return there
+    return on_device

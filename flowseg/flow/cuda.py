@@ -1,10 +1,10 @@
-"""The two long loops of this room on a CUDA device, as Triton kernels.
+"""Dynamics, residuals and diffusion on a CUDA device, as Triton kernels.
 
-`follow_flows`, `flow_residuals` and `diffuse` stand in for those of `dynamics`, `residuals` and
+`follow_flows`, `flow_residuals` and `diffuse` replace those of `dynamics`, `residuals` and
 `diffusion`. They add in the same order in single precision without fusing, so their results are
 the same but for the last bit. A flow field is a tensor on the device, (3, H, W) float32: flows and
-cellprob; the flows of cells are compared with it there. This module is imported when a CUDA device
-is asked for; Triton comes with the CUDA builds of torch.
+cellprob; residuals are computed there. This module is imported when a CUDA device is asked for;
+Triton comes with the CUDA builds of torch.
 """
 
 # Kernels take pointers and constants one by one, and Triton annotates them in its own way.
@@ -20,8 +20,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from flowseg.flow import diffusion
-from flowseg.flow import dynamics as basins
+from flowseg.flow import diffusion, dynamics
 from flowseg.flow.diffusion import Floats, Ints, Longs, make_plan
 
 __all__ = ["diffuse", "flow_residuals", "follow_flows", "to_device"]
@@ -30,35 +29,37 @@ _BLOCK = 256
 
 
 @triton.jit
-def _column(heat, place, stride, warm, seed, warmth, inside):
+def _column(heat, pixel, stride, index, seed, warmth, inside):
     """The sum of three pixels above each other, the heat that enters at the seed included."""
-    above = tl.load(heat + place - stride, mask=inside, other=0.0)
-    below = tl.load(heat + place + stride, mask=inside, other=0.0)
-    here = tl.load(heat + place, mask=inside, other=0.0)
-    above = tl.where(warm - stride == seed, above + warmth, above)
-    below = tl.where(warm + stride == seed, below + warmth, below)
-    here = tl.where(warm == seed, here + warmth, here)
-    return (above + below) + here
+    above = tl.load(heat + pixel - stride, mask=inside, other=0.0)
+    below = tl.load(heat + pixel + stride, mask=inside, other=0.0)
+    centre = tl.load(heat + pixel, mask=inside, other=0.0)
+    above = tl.where(index - stride == seed, above + warmth, above)
+    below = tl.where(index + stride == seed, below + warmth, below)
+    centre = tl.where(index == seed, centre + warmth, centre)
+    return (above + below) + centre
 
 
 @triton.jit
-def _spread(heat, other, share, first, strides, sizes, seeds, rounds, warmth, BLOCK: tl.constexpr):
-    """All rounds of one piece: one program, whose threads wait for each other after each round."""
-    piece = tl.program_id(0)
-    base = tl.load(first + piece)
-    stride = tl.load(strides + piece)
-    size = tl.load(sizes + piece)
-    seed = tl.load(seeds + piece)
+def _diffuse_heat(
+    heat, other, share, first, strides, sizes, seeds, rounds, warmth, BLOCK: tl.constexpr
+):
+    """All rounds of one component: one program, its threads in step after each round."""
+    component = tl.program_id(0)
+    base = tl.load(first + component)
+    stride = tl.load(strides + component)
+    size = tl.load(sizes + component)
+    seed = tl.load(seeds + component)
     source, target = heat, other
-    for _ in range(tl.load(rounds + piece)):
+    for _ in range(tl.load(rounds + component)):
         for start in range(0, size, BLOCK):
             k = start + tl.arange(0, BLOCK)
             inside = k < size
             left = _column(source, base + k - 1, stride, k - 1, seed, warmth, inside)
             right = _column(source, base + k + 1, stride, k + 1, seed, warmth, inside)
             middle = _column(source, base + k, stride, k, seed, warmth, inside)
-            part = tl.load(share + base + k, mask=inside, other=0.0)
-            tl.store(target + base + k, ((left + right) + middle) * part, mask=inside)
+            weight = tl.load(share + base + k, mask=inside, other=0.0)
+            tl.store(target + base + k, ((left + right) + middle) * weight, mask=inside)
         tl.debug_barrier()
         source, target = target, source
 
@@ -99,12 +100,13 @@ def _euler_steps(
         ahead_x = tl.minimum(tl.maximum(x + dx, 0.0), width - 1.0)
         to_row, to_column = (ahead_y + 0.5).to(tl.int32), (ahead_x + 0.5).to(tl.int32)
         v, u = to_row - row, to_column - column
-        here, there = row * width + column, to_row * width + to_column
-        apart = (tl.load(flows + there) - tl.load(flows + here)) * v.to(tl.float32)
-        apart += (tl.load(flows + plane + there) - tl.load(flows + plane + here)) * u.to(tl.float32)
-        apart = tl.where((v != 0) & (u != 0), apart * 0.70710678, apart)
+        start, stop = row * width + column, to_row * width + to_column
+        across = tl.load(flows + plane + stop) - tl.load(flows + plane + start)
+        divergence = (tl.load(flows + stop) - tl.load(flows + start)) * v.to(tl.float32)
+        divergence += across * u.to(tl.float32)
+        divergence = tl.where((v != 0) & (u != 0), divergence * 0.70710678, divergence)
         moved = (v != 0) | (u != 0)
-        blocked = moved & ((tl.load(ranks + there) == 0) | (apart > wall))
+        blocked = moved & ((tl.load(ranks + stop) == 0) | (divergence > wall))
         live = live & ~blocked
         y, x = tl.where(live, ahead_y, y), tl.where(live, ahead_x, x)
         row, column = tl.where(live, to_row, row), tl.where(live, to_column, column)
@@ -120,11 +122,11 @@ def to_device(array: Any, device: Any, dtype: Any = None) -> Any:
 
 
 def diffuse(
-    table: Ints, offsets: Longs, places: Longs, flows: Floats, device: str = "cuda"
+    table: Ints, offsets: Longs, columns: Longs, flows: Floats, device: str = "cuda"
 ) -> None:
     """`flowseg.flow.diffusion.diffuse` on a CUDA device."""
-    at = _spelled(places, table[2] - table[1], device).cpu().numpy()
-    flows[:, at] = _own_flows(table, offsets, device).cpu().numpy()
+    pixels = _expand(columns, table[2] - table[1], device).cpu().numpy()
+    flows[:, pixels] = _component_flows(table, offsets, device).cpu().numpy()
 
 
 def flow_residuals(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
@@ -135,29 +137,31 @@ def flow_residuals(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64
         return np.zeros(0)
     lengths = table[2] - table[1]
     starts = table[0].astype(np.int64) * maps.shape[2] + table[1]
-    at = _spelled(starts, lengths, maps.device)
-    apart = maps[:2].reshape(2, -1)[:, at] - _own_flows(table, offsets, maps.device)
-    squares = (apart[0] * apart[0] + apart[1] * apart[1]).double()
+    pixels = _expand(starts, lengths, maps.device)
+    expected = _component_flows(table, offsets, maps.device)
+    difference = maps[:2].reshape(2, -1)[:, pixels] - expected
+    squares = (difference[0] * difference[0] + difference[1] * difference[1]).double()
     counts = to_device(np.add.reduceat(lengths, offsets[:-1], dtype=np.int64), maps.device)
-    # Sums in a fixed order, which `index_add` has not.
+    # Sums in a fixed order, unlike `index_add`.
     sums = torch.segment_reduce(squares, "sum", lengths=counts, unsafe=True)
     return np.asarray(sums.cpu().numpy())
 
 
-def _spelled(begins: Any, lengths: Any, device: Any) -> Any:
-    """Runs spelled out: `begins` plus 0, 1, 2, ... for each pixel of a run."""
+def _expand(starts: Any, lengths: Any, device: Any) -> Any:
+    """The index of each pixel of runs: `starts` plus 0, 1, 2, ... along each run."""
     import torch
 
     ends = np.cumsum(lengths, dtype=np.int64)
     repeats = to_device(lengths, device, np.int64)
-    shift = torch.repeat_interleave(to_device(begins - (ends - lengths), device), repeats)
+    shift = torch.repeat_interleave(to_device(starts - (ends - lengths), device), repeats)
     return shift + torch.arange(int(ends[-1]) if ends.size else 0, device=device)
 
 
-def _own_flows(table: Ints, offsets: Longs, device: Any) -> Any:
-    """The flows that pieces given as runs have, pixel by pixel in the order of the runs: (2, n).
+def _component_flows(table: Ints, offsets: Longs, device: Any) -> Any:
+    """The flows of components given as runs, pixel by pixel in the order of the runs: (2, n).
 
-    Pieces whose heat leaves single precision (long and thin ones) are left to the CPU, in double.
+    Components whose heat leaves single precision (long and thin ones) are computed on the CPU, in
+    double precision.
     """
     import torch
 
@@ -167,48 +171,51 @@ def _own_flows(table: Ints, offsets: Longs, device: Any) -> Any:
         return torch.zeros((2, 0), device=device)
     strides = plan[:, diffusion.WIDTH].astype(np.int64) + 1
     sizes = plan[:, diffusion.HEIGHT] * strides
-    room = sizes + 2 * (strides + 1)
-    first = np.cumsum(room) - room + strides + 1
+    padded = sizes + 2 * (strides + 1)
+    first = np.cumsum(padded) - padded + strides + 1
 
-    def within(k: Any, y: Any, x: Any) -> Any:
+    def index_in_box(k: Any, y: Any, x: Any) -> Any:
         return (y - plan[k, diffusion.TOP]) * strides[k] + x - plan[k, diffusion.LEFT]
 
-    piece = np.repeat(np.arange(len(plan)), np.diff(offsets))
-    at = _spelled(first[piece] + within(piece, table[0], table[1]), lengths, device)
-    owner = torch.repeat_interleave(to_device(piece, device), to_device(lengths, device))
-    seeds = within(np.arange(len(plan)), plan[:, diffusion.SEED_Y], plan[:, diffusion.SEED_X])
-    heat = _heat(plan, at, first, strides, seeds, int(room.sum()))
-    result = _climb(heat, at, to_device(strides, device)[owner])
+    component = np.repeat(np.arange(len(plan)), np.diff(offsets))
+    pixels = _expand(
+        first[component] + index_in_box(component, table[0], table[1]), lengths, device
+    )
+    owner = torch.repeat_interleave(to_device(component, device), to_device(lengths, device))
+    seeds = index_in_box(np.arange(len(plan)), plan[:, diffusion.SEED_Y], plan[:, diffusion.SEED_X])
+    heat = _heat(plan, pixels, first, strides, seeds, int(padded.sum()))
+    result = _climb(heat, pixels, to_device(strides, device)[owner])
     coldest = torch.full((len(plan),), float("inf"), device=device)
-    coldest.scatter_reduce_(0, owner, heat[at], "amin")
+    coldest.scatter_reduce_(0, owner, heat[pixels], "amin")
     limit = 1 / float(diffusion.WARMTH_SINGLE)
     cold = np.flatnonzero(coldest.cpu().numpy() < limit)
     if cold.size:
-        runs = np.flatnonzero(np.isin(piece, cold))
+        runs = np.flatnonzero(np.isin(component, cold))
         counts = np.concatenate(([0], np.cumsum(np.diff(offsets)[cold])))
-        own = lengths[runs]
-        exact = np.zeros((2, int(own.sum())), np.float32)
-        diffusion.diffuse_planned(table[:, runs], counts, plan[cold], np.cumsum(own) - own, exact)
-        begins = (np.cumsum(lengths) - lengths)[runs]
-        result[:, _spelled(begins, own, device)] = to_device(exact, device)
+        sizes = lengths[runs]
+        exact = np.zeros((2, int(sizes.sum())), np.float32)
+        columns = np.cumsum(sizes) - sizes
+        diffusion.diffuse_planned(table[:, runs], counts, plan[cold], columns, exact)
+        starts = (np.cumsum(lengths) - lengths)[runs]
+        result[:, _expand(starts, sizes, device)] = to_device(exact, device)
     return result
 
 
-def _heat(plan: Ints, at: Any, first: Longs, strides: Longs, seeds: Longs, room: int) -> Any:
-    """The heat of all pieces after their rounds, each in a frame of its own."""
+def _heat(plan: Ints, pixels: Any, first: Longs, strides: Longs, seeds: Longs, size: int) -> Any:
+    """The heat of all components after their rounds, each in a padded box of its own."""
     import torch
 
-    device = at.device
-    heat = torch.zeros(room, dtype=torch.float32, device=device)
+    device = pixels.device
+    heat = torch.zeros(size, dtype=torch.float32, device=device)
     share, other = torch.zeros_like(heat), torch.zeros_like(heat)
-    share[at] = float(np.float32(1 / 9))
+    share[pixels] = float(np.float32(1 / 9))
     sizes = plan[:, diffusion.HEIGHT] * strides
     heavy = np.argsort(-(plan[:, diffusion.ROUNDS] * sizes), kind="stable")
     for parity in (0, 1):  # the last round's heat lies in `heat` after an even number of rounds
         chosen = heavy[plan[heavy, diffusion.ROUNDS] % 2 == parity]
         if not chosen.size:
             continue
-        _spread[(chosen.size,)](
+        _diffuse_heat[(chosen.size,)](
             *((heat, other) if parity == 0 else (other, heat)),
             share,
             to_device(first[chosen], device),
@@ -223,19 +230,19 @@ def _heat(plan: Ints, at: Any, first: Longs, strides: Longs, seeds: Longs, room:
     return heat
 
 
-def _climb(heat: Any, at: Any, stride: Any) -> Any:
+def _climb(heat: Any, pixels: Any, stride: Any) -> Any:
     """Unit vectors up the heat, (2, n): as `flowseg.flow.diffusion`."""
     import torch
 
-    dy = heat[at + stride].double() - heat[at - stride].double()
-    dx = heat[at + 1].double() - heat[at - 1].double()
+    dy = heat[pixels + stride].double() - heat[pixels - stride].double()
+    dx = heat[pixels + 1].double() - heat[pixels - 1].double()
     level = (dy == 0) & (dx == 0)
-    warmest = heat[at]
+    warmest = heat[pixels]
     for v in (-1, 0, 1):
         for u in (-1, 0, 1):
-            beside = heat[at + v * stride + u]
-            better = level & (beside > warmest)
-            warmest = torch.where(better, beside, warmest)
+            neighbour = heat[pixels + v * stride + u]
+            better = level & (neighbour > warmest)
+            warmest = torch.where(better, neighbour, warmest)
             dy, dx = torch.where(better, float(v), dy), torch.where(better, float(u), dx)
     scale = torch.maximum(dy.abs(), dx.abs())
     scale = torch.where(scale > 0, scale, 1.0)
@@ -248,7 +255,7 @@ def _climb(heat: Any, at: Any, stride: Any) -> Any:
 def follow_flows(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints:
     """`flowseg.flow.dynamics.follow_flows` of a flow field on a CUDA device.
 
-    `flows` are those of `maps` on the host, where the sinks, few as they are, are put together.
+    `flows` are those of `maps` on the host, where the few sinks are merged.
     """
     import torch
 
@@ -267,16 +274,16 @@ def follow_flows(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints
             count,
             height,
             width,
-            float(basins.WALL),
-            STEPS=basins.STEPS,
+            float(dynamics.WALL),
+            STEPS=dynamics.STEPS,
             BLOCK=_BLOCK,
             enable_fp_fusion=False,
         )
-    for _ in range(basins.doublings(niter)):
-        further = ends[ends.long()]
-        if torch.equal(further, ends):
+    for _ in range(dynamics.doublings(niter)):
+        composed = ends[ends.long()]
+        if torch.equal(composed, ends):
             break
-        ends = further
+        ends = composed
     result: Ints = ranks.cpu().numpy()
-    basins.label_sinks(ends.cpu().numpy(), flows, pixels.cpu().numpy(), result)
+    dynamics.label_sinks(ends.cpu().numpy(), flows, pixels.cpu().numpy(), result)
     return result

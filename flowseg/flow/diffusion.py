@@ -1,4 +1,4 @@
-"""Labels to flows: heat enters at a cell's centre and spreads inside the cell; flows climb it."""
+"""Labels to flows: heat enters at a cell's centre and diffuses inside the cell; flows climb it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-# Columns of a plan: where heat enters, for how many rounds, and the piece's box.
+# Columns of a plan: where heat enters, for how many rounds, and the component's box.
 SEED_Y, SEED_X, ROUNDS, TOP, LEFT, HEIGHT, WIDTH = range(7)
 
 # Heat enters with this strength, not 1, so that far pixels stay within the numbers a type can hold;
@@ -27,32 +27,32 @@ WARMTH_DOUBLE = np.float64(1e290)
 _WORTH_THREADS = 4_000_000
 
 
-def diffuse(table: Ints, offsets: Longs, places: Longs, flows: Floats) -> None:
-    """Write the flows of connected pieces, given as runs, to wherever they are wanted.
+def diffuse(table: Ints, offsets: Longs, columns: Longs, flows: Floats) -> None:
+    """Write the flows of connected components, given as runs, to columns of an array.
 
     Parameters
     ----------
     table : (4, R) int32
-        Row, start, stop, and cell of each run, piece after piece, in reading order within a piece.
+        Row, start, stop, and cell of each run, by component, in reading order within each.
     offsets : (P + 1,) int64
-        Where each piece's runs begin.
-    places : (R,) int64
+        Where each component's runs begin.
+    columns : (R,) int64
         Column of `flows` that the first pixel of each run is written to.
     flows : (2, M) float32
         Written to; a pixel without flow is left as it is.
     """
-    diffuse_planned(table, offsets, make_plan(table, offsets), places, flows)
+    diffuse_planned(table, offsets, make_plan(table, offsets), columns, flows)
 
 
-def diffuse_planned(table: Ints, offsets: Longs, plan: Ints, places: Longs, flows: Floats) -> None:
-    """`diffuse` where the plan is made already, so that pieces may be missing from a cell."""
+def diffuse_planned(table: Ints, offsets: Longs, plan: Ints, columns: Longs, flows: Floats) -> None:
+    """`diffuse` where the plan is made already, so that components may be missing from a cell."""
     cost = plan[:, ROUNDS].astype(np.int64) * plan[:, HEIGHT] * plan[:, WIDTH]
     if cost.sum() < _WORTH_THREADS:
-        _diffuse(np.arange(len(plan)), table, offsets, plan, places, flows)
+        _diffuse(np.arange(len(plan)), table, offsets, plan, columns, flows)
         return
     heavy = np.argsort(-cost, kind="stable")
     tasks = min(len(plan), 4 * threads())
-    in_threads(lambda t: _diffuse(heavy[t::tasks], table, offsets, plan, places, flows), tasks)
+    in_threads(lambda t: _diffuse(heavy[t::tasks], table, offsets, plan, columns, flows), tasks)
 
 
 @jit
@@ -69,15 +69,15 @@ def _nearest(table: Any, lo: int, hi: int, y0: float, x0: float) -> Any:
 
 @jit
 def make_plan(table: Any, offsets: Any) -> Any:
-    """Where heat enters each piece, and for how long.
+    """Where heat enters each component, and for how long.
 
-    The piece nearest to the mean of its whole cell holds the cell's centre, and is given the rounds
-    of the whole cell; every other piece is treated as a cell of its own.
+    The component nearest to the mean of its whole cell holds the cell's centre, and is given the
+    rounds of the whole cell; every other component is treated as a cell of its own.
     """
-    pieces = offsets.size - 1
-    plan = np.empty((pieces, 7), np.int32)
-    sums = np.zeros((pieces, 3), np.float64)  # area, sum of y, sum of x
-    for p in range(pieces):
+    components = offsets.size - 1
+    plan = np.empty((components, 7), np.int32)
+    sums = np.zeros((components, 3), np.float64)  # area, sum of y, sum of x
+    for p in range(components):
         lo, hi = offsets[p], offsets[p + 1]
         left, right = table[1, lo], table[2, lo]
         for k in range(lo, hi):
@@ -95,8 +95,8 @@ def make_plan(table: Any, offsets: Any) -> Any:
     cells = table[3][offsets[:-1]]
     order = np.argsort(cells, kind="mergesort")
     first = 0
-    for last in range(1, pieces + 1):
-        if last == pieces or cells[order[last]] != cells[order[first]]:
+    for last in range(1, components + 1):
+        if last == components or cells[order[last]] != cells[order[first]]:
             if last - first > 1:
                 _plan_cell(order[first:last], table, offsets, sums, plan)
             first = last
@@ -105,7 +105,7 @@ def make_plan(table: Any, offsets: Any) -> Any:
 
 @jit
 def _plan_cell(members: Any, table: Any, offsets: Any, sums: Any, plan: Any) -> None:
-    """Give the piece nearest to the mean of its cell the centre and the rounds of the cell."""
+    """Give the component nearest to the mean of its cell the centre and the rounds of the cell."""
     area, total_y, total_x = 0.0, 0.0, 0.0
     top, left, bottom, right = 1 << 31, 1 << 31, 0, 0
     for p in members:
@@ -127,31 +127,31 @@ def _plan_cell(members: Any, table: Any, offsets: Any, sums: Any, plan: Any) -> 
 
 
 @jit
-def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, places: Any, flows: Any) -> None:
-    """Write the flows of the chosen pieces.
+def _diffuse(chosen: Any, table: Any, offsets: Any, plan: Any, columns: Any, flows: Any) -> None:
+    """Write the flows of the chosen components.
 
-    A piece lies in a flat buffer of its box, one column wider, so that a row's last pixel and the
-    next row's first are never neighbours; a row and a pixel of nothing lie before and after it.
+    A component lies in a flat buffer of its box, one column wider, so that a row's last pixel and
+    the next row's first are never neighbours; a row and a pixel of zeros come before and after it.
     """
     for p in chosen:
         box = plan[p]
         stride = box[WIDTH] + 1
         runs = table[:, offsets[p] : offsets[p + 1]]
-        here = places[offsets[p] : offsets[p + 1]]
+        starts = columns[offsets[p] : offsets[p + 1]]
         inside = np.zeros((box[HEIGHT] + 2) * stride + 2, np.bool_)
         for k in range(runs.shape[1]):
             base = _index(box, stride, runs[0, k], 0)
             for i in range(base + runs[1, k], base + runs[2, k]):
                 inside[i] = True
         single = np.zeros(inside.size, np.float32)
-        if _spread(single, inside, box, WARMTH_SINGLE):
-            _climb(single, runs, box, here, flows)
+        if _diffuse_heat(single, inside, box, WARMTH_SINGLE):
+            _climb(single, runs, box, starts, flows)
         else:
             double = np.zeros(inside.size, np.float64)
-            warm = _spread(double, inside, box, WARMTH_DOUBLE)
-            _climb(double, runs, box, here, flows)
+            warm = _diffuse_heat(double, inside, box, WARMTH_DOUBLE)
+            _climb(double, runs, box, starts, flows)
             if not warm:
-                _lead(double, inside, runs, box, here, flows)
+                _fill_cold(double, inside, runs, box, starts, flows)
 
 
 @jit
@@ -161,7 +161,7 @@ def _index(box: Any, stride: int, y: int, x: int) -> Any:
 
 
 @jit
-def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
+def _diffuse_heat(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
     """Spread heat for the rounds of the box, in place; return whether every pixel got warm."""
     stride = box[WIDTH] + 1
     size = box[HEIGHT] * stride
@@ -172,24 +172,24 @@ def _spread(heat: Any, inside: Any, box: Any, warmth: Any) -> Any:
             share[i] = 1.0 / 9.0
     column = np.zeros(size + 2, heat.dtype)
     # slices, not offsets: an index that counts from 0 needs no check for wrapping and vectorizes
-    above, here, below = heat[1 : 1 + size], heat[first:][:size], heat[first + stride :][:size]
+    above, centre, below = heat[1 : 1 + size], heat[first:][:size], heat[first + stride :][:size]
     left, middle, right = column[:size], column[1:][:size], column[2:]
     seed = _index(box, stride, box[SEED_Y], box[SEED_X]) - first
     for _ in range(box[ROUNDS]):
-        here[seed] += warmth
+        centre[seed] += warmth
         for i in range(size):
-            middle[i] = (above[i] + below[i]) + here[i]
+            middle[i] = (above[i] + below[i]) + centre[i]
         for i in range(size):
-            here[i] = ((left[i] + right[i]) + middle[i]) * share[i]
+            centre[i] = ((left[i] + right[i]) + middle[i]) * share[i]
     coldest = warmth
     for i in range(size):
         if share[i] > 0:
-            coldest = min(coldest, here[i])
+            coldest = min(coldest, centre[i])
     return coldest >= 1 / warmth
 
 
 @jit
-def _climb(heat: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
+def _climb(heat: Any, runs: Any, box: Any, columns: Any, flows: Any) -> None:
     """Flows up the heat: central differences; where they vanish, towards the warmest neighbour."""
     stride = box[WIDTH] + 1
     for k in range(runs.shape[1]):
@@ -205,21 +205,21 @@ def _climb(heat: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
                         if heat[i + v * stride + u] > warmest:
                             warmest = heat[i + v * stride + u]
                             dy, dx = np.float64(v), np.float64(u)
-            _write(flows, places[k] + x - runs[1, k], dy, dx)
+            _write(flows, columns[k] + x - runs[1, k], dy, dx)
 
 
 @jit
-def _write(flows: Any, place: int, dy: float, dx: float) -> None:
+def _write(flows: Any, column: int, dy: float, dx: float) -> None:
     scale = max(abs(dy), abs(dx))  # first, so that squares neither overflow nor underflow
     if scale > 0:
         dy, dx = dy / scale, dx / scale
         norm = np.sqrt(dy * dy + dx * dx)
-        flows[0, place], flows[1, place] = dy / norm, dx / norm
+        flows[0, column], flows[1, column] = dy / norm, dx / norm
 
 
 @jit
-def _lead(heat: Any, inside: Any, runs: Any, box: Any, places: Any, flows: Any) -> None:
-    """Flows of cold pixels: along a shortest way inside the piece to the warm ones."""
+def _fill_cold(heat: Any, inside: Any, runs: Any, box: Any, columns: Any, flows: Any) -> None:
+    """Flows of cold pixels: along a shortest path inside the component to the warm ones."""
     stride = box[WIDTH] + 1
     depth = np.full(inside.size, -1, np.int32)  # steps to the warm pixels, -1 outside
     queue = np.empty(inside.size, np.int32)
@@ -244,12 +244,12 @@ def _lead(heat: Any, inside: Any, runs: Any, box: Any, places: Any, flows: Any) 
         base = _index(box, stride, runs[0, k], 0)
         for x in range(runs[1, k], runs[2, k]):
             if depth[base + x] > 0:
-                dy, dx = _way(depth, base + x, stride)
-                _write(flows, places[k] + x - runs[1, k], dy, dx)
+                dy, dx = _step_to_warm(depth, base + x, stride)
+                _write(flows, columns[k] + x - runs[1, k], dy, dx)
 
 
 @jit
-def _way(depth: Any, i: int, stride: int) -> Any:
+def _step_to_warm(depth: Any, i: int, stride: int) -> Any:
     """From pixel i towards the neighbours one step nearer: their mean where that is one of them."""
     dy, dx, last_y, last_x = 0, 0, 0, 0
     for v in range(-1, 2):

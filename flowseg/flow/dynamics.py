@@ -1,4 +1,11 @@
-"""Where pixels go: each follows the flows for a few steps, and then the pixel it has come to."""
+"""Dynamics: each pixel follows the flows for a few steps, then the pixel it has come to.
+
+As in Cellpose (Stringer et al., Nature Methods 18, 2021) pixels move by Euler steps along the
+bilinearly interpolated flows to the sink of their cell. Here only the first steps are taken so;
+then the map from pixels to pixels is composed with itself, which doubles the steps each time
+(pointer jumping: Hillis and Steele, Communications of the ACM 29, 1986), and no step crosses a
+contact at which the flows diverge.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +22,18 @@ __all__ = ["doublings", "follow_flows", "label_sinks", "rank_foreground"]
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
-STEPS = 4  # steps by bilinear interpolation before pixels point at pixels
-# Between two cells the flows point apart, from one pixel to the next by more than this (the 99.9th
+STEPS = 4  # Euler steps before pixels point at pixels
+# Between two cells the flows diverge, from one pixel to the next by more than this (the 99.9th
 # percentile inside cells is 0.2, with smooth noise of 0.6 it is 0.33; across borders 98% are above
 # 0.5); no pixel steps over such a wall.
 WALL = np.float32(0.45)
-# Sinks side by side are one where the flows between them point apart by less than this.
-_CALM = np.float32(0.05)
+# Adjacent sinks are one where the divergence of the flows between them is below this.
+_MAX_SINK_DIVERGENCE = np.float32(0.05)
 _CHUNK = 8192  # pixels a thread takes at a time
 
 
 def follow_flows(flows: Floats, cellprob: Floats, threshold: float, niter: int) -> Ints:
-    """Number the sinks, and each pixel by the sink it comes to.
+    """Number the sinks, and label each pixel with the sink it comes to.
 
     Parameters
     ----------
@@ -40,7 +47,7 @@ def follow_flows(flows: Floats, cellprob: Floats, threshold: float, niter: int) 
     Returns
     -------
     basins : (H, W) int32
-        0 is background; 1.. one number a sink, by its first pixel in reading order.
+        0 is background; 1, 2, ... in reading order of the basins' first pixels.
     """
     basins: Ints
     basins, pixels = rank_foreground(cellprob, np.float32(threshold))
@@ -52,22 +59,22 @@ def follow_flows(flows: Floats, cellprob: Floats, threshold: float, niter: int) 
         lambda t: _euler_steps(flows, basins, pixels[t : t + size], ends[t : t + size]), starts
     )
     for _ in range(doublings(niter)):
-        further = np.empty_like(ends)
-        if not _compose(ends, further):
+        composed = np.empty_like(ends)
+        if not _compose(ends, composed):
             break
-        ends = further
+        ends = composed
     label_sinks(ends, flows, pixels, basins)
     return basins
 
 
 def doublings(niter: int) -> int:
-    """How often the pixels' ways are put together until they are `niter` steps long."""
+    """How often the map of pixels is composed with itself for `niter` steps."""
     return int(np.ceil(np.log2(max(1.0, niter / STEPS))))
 
 
 @jit
 def rank_foreground(cellprob: Any, threshold: Any) -> Any:
-    """The rank of each foreground pixel from 1, 0 elsewhere; and their places in the image."""
+    """The rank of each foreground pixel from 1, 0 elsewhere; and the flat index of each of them."""
     ranks = np.empty(cellprob.shape, np.int32)
     flat, probs = ranks.reshape(-1), cellprob.reshape(-1)
     count = 0
@@ -84,12 +91,12 @@ def rank_foreground(cellprob: Any, threshold: Any) -> Any:
 
 @jit
 def _divergence(flows: Any, y: int, x: int, v: int, u: int) -> Any:
-    """How far the flows point apart between the pixels (y, x) and (y + v, x + u)."""
-    apart = (flows[0, y + v, x + u] - flows[0, y, x]) * np.float32(v)
-    apart += (flows[1, y + v, x + u] - flows[1, y, x]) * np.float32(u)
+    """Divergence of the flows between the pixels (y, x) and (y + v, x + u): difference along it."""
+    divergence = (flows[0, y + v, x + u] - flows[0, y, x]) * np.float32(v)
+    divergence += (flows[1, y + v, x + u] - flows[1, y, x]) * np.float32(u)
     if v != 0 and u != 0:
-        apart *= np.float32(np.sqrt(0.5))
-    return apart
+        divergence *= np.float32(np.sqrt(0.5))
+    return divergence
 
 
 @jit(error_model="numpy")
@@ -127,17 +134,17 @@ def _euler_steps(flows: Any, ranks: Any, pixels: Any, ends: Any) -> None:
 
 
 @jit
-def _compose(ends: Any, further: Any) -> bool:
+def _compose(ends: Any, composed: Any) -> bool:
     changed = 0
     for k in range(ends.size):
-        further[k] = ends[ends[k]]
-        changed += int(further[k] != ends[k])
+        composed[k] = ends[ends[k]]
+        changed += int(composed[k] != ends[k])
     return changed > 0
 
 
 @jit
 def label_sinks(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
-    """Take ends side by side for one sink, where no wall stands between; replace ranks by sinks."""
+    """Merge adjacent sinks whose flows do not diverge; replace ranks by numbers of sinks."""
     height, width = basins.shape
     parent = np.full(ends.size, -1, np.int32)
     for k in range(ends.size):
@@ -149,15 +156,15 @@ def label_sinks(ends: Any, flows: Any, pixels: Any, basins: Any) -> None:
         for v, u in ((0, 1), (1, -1), (1, 0), (1, 1)):
             if y + v < height and 0 <= x + u < width and basins[y + v, x + u] > 0:
                 other = basins[y + v, x + u] - 1
-                if parent[other] >= 0 and _divergence(flows, y, x, v, u) < _CALM:
+                if parent[other] >= 0 and _divergence(flows, y, x, v, u) < _MAX_SINK_DIVERGENCE:
                     a, b = find_root(parent, k), find_root(parent, other)
                     parent[max(a, b)] = min(a, b)
-    names = np.zeros(ends.size, np.int32)
+    numbers = np.zeros(ends.size, np.int32)
     count = 0
     flat = basins.reshape(-1)
     for k in range(ends.size):
         sink = find_root(parent, ends[k])
-        if names[sink] == 0:
+        if numbers[sink] == 0:
             count += 1
-            names[sink] = count
-        flat[pixels[k]] = names[sink]
+            numbers[sink] = count
+        flat[pixels[k]] = numbers[sink]

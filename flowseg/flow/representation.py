@@ -1,4 +1,4 @@
-"""Flows to labels: pixels follow the flows to sinks; sinks that are one cell are joined."""
+"""Labels to flows, and flows to labels: dynamics, merging of basins, thresholds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from flowseg.arrays.jit import jit
 from flowseg.arrays.labels import check_labels
 from flowseg.flow.backend import diffuser, field_loops
-from flowseg.flow.merging import join
+from flowseg.flow.merging import merge_basins
 from flowseg.flow.residuals import check_flows
 from flowseg.flow.runs import Runs, find_runs, group
 
@@ -24,7 +24,7 @@ _HOLE = 4  # pixels; larger ones are background that the cell winds around
 
 
 def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.float32]:
-    """Unit vectors that lead every pixel of a cell to the cell's centre, by a way inside the cell.
+    """Unit vectors that lead every pixel of a cell to the cell's centre, by a path inside the cell.
 
     Parameters
     ----------
@@ -52,8 +52,9 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.flo
     neighbourhood, where all outside the cell is 0. Flows are the heat's central differences.
 
     Beyond it, where the heat underflows, never arrives, or is level, flows point along a shortest
-    way inside the cell to where it is. Of a cell in several pieces (8 neighbours), the piece with
-    the centre has the flows of the reference, and every other piece those of a cell of its own.
+    path inside the cell to where it is. Of a cell in several connected components (8 neighbours),
+    the one with the centre has the flows of the reference, and every other one those of a cell of
+    its own.
 
     Examples
     --------
@@ -63,52 +64,51 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.flo
     image = check_labels(labels)
     flows = np.zeros((2, *image.shape), dtype=np.float32)
     runs = find_runs(image)
-    order, offsets = group(runs.pieces, runs.total)
+    order, offsets = group(runs.components, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
-    places = table[0].astype(np.int64) * image.shape[1] + table[1]
-    diffuser(device)(table, offsets, places, flows.reshape(2, -1))
+    columns = table[0].astype(np.int64) * image.shape[1] + table[1]
+    diffuser(device)(table, offsets, columns, flows.reshape(2, -1))
     return flows
 
 
 class Instances(NamedTuple):
-    """All cells of a flow field, of which none is dropped yet.
+    """All instances of a flow field, before any is dropped.
 
     Attributes
     ----------
     shape : (int, int)
         Of the image.
     runs : Runs
-        Of cells and background.
-    names : (P,) int32
-        For each piece, the piece that stands for its cell, which is its first; for a hole, the
-        piece that stands for the cell around it.
+        Of instances and background.
+    roots : (P,) int32
+        For each component, the one that stands for its instance, which is its first; for a hole,
+        the one that stands for the instance around it.
     areas, filled : (P,) int64
-        Pixels of the cell without its holes and with them, at the piece that stands for it;
-        0 at the others.
-    misfit : (P,) float64
-        Sum over the cell's pixels of the squared difference between the flows and those it would
-        have, at the piece that stands for it; NaN where it was not measured.
+        Pixels of the instance without its holes and with them, at its root; 0 elsewhere.
+    residuals : (P,) float64
+        Flow residual of the instance, at its root (see
+        :func:`flowseg.flow.residuals.flow_residuals`); NaN where it was not computed.
     """
 
     shape: tuple[int, int]
     runs: Runs
-    names: Ints
+    roots: Ints
     areas: Longs
     filled: Longs
-    residual: NDArray[np.float64]
+    residuals: NDArray[np.float64]
 
     def keep_mask(self, flow_threshold: float, min_size: int) -> Bools:
-        """Which pieces stand for a cell that passes both, as in `flows_to_labels`: (P,) bool."""
-        kept: Bools = (self.areas > 0) & (self.filled >= min_size)
+        """Which components are roots of instances that pass both thresholds: (P,) bool."""
+        keep: Bools = (self.areas > 0) & (self.filled >= min_size)
         if flow_threshold > 0:
-            kept &= ~(self.residual > flow_threshold * self.areas)
-        return kept
+            keep &= ~(self.residuals > flow_threshold * self.areas)
+        return keep
 
-    def labels(self, kept: Bools) -> Ints:
-        """The label image of the cells that these pieces stand for, ids in order of the pieces."""
-        ids = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+    def labels(self, keep: Bools) -> Ints:
+        """The label image of the instances with these roots; ids in order of the roots."""
+        ids = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
         image = np.empty(self.shape, dtype=np.int32)
-        _paint(self.runs, ids[self.names], image)
+        _paint(self.runs, ids[self.roots], image)
         return image
 
 
@@ -137,21 +137,29 @@ def flows_to_labels(
     min_size : int
         Cells with fewer pixels are dropped.
     niter : int
-        Steps a pixel follows the flows at most.
+        Steps for which a pixel follows the flows at most.
     device : str
         `cpu`, or a CUDA device such as `cuda`, with the same result but for rounding.
 
     Returns
     -------
     labels : (H, W) int32
-        0 is background; ids 1..N without gaps, in reading order, each one connected piece.
+        0 is background; ids 1..N without gaps, in reading order, each one connected component.
 
     Raises
     ------
     FlowsegError
         Where a shape is wrong, shapes differ, a value is not finite, or the device is missing.
+
+    Notes
+    -----
+    As in Cellpose (Stringer et al., Nature Methods 18, 2021) pixels follow the flows to sinks, and
+    an instance is dropped where the mean squared difference between the flows and those of its own
+    mask exceeds `flow_threshold`. Beyond it, pixels do not step across contacts at which the flows
+    diverge, basins of one cell are merged (:mod:`flowseg.flow.merging`), and holes of up to 4
+    pixels are filled.
     """
-    cells = find_instances(
+    instances = find_instances(
         flows,
         cellprob,
         cellprob_threshold=cellprob_threshold,
@@ -159,7 +167,7 @@ def flows_to_labels(
         residuals=flow_threshold > 0,
         device=device,
     )
-    return cells.labels(cells.keep_mask(flow_threshold, min_size))
+    return instances.labels(instances.keep_mask(flow_threshold, min_size))
 
 
 def find_instances(
@@ -172,7 +180,7 @@ def find_instances(
     device: str = "cpu",
     on_device: Any = None,
 ) -> Instances:
-    """All cells of a flow field; parameters and errors as for `flows_to_labels`.
+    """All instances of a flow field; parameters and errors as for `flows_to_labels`.
 
     `residuals` says whether the flow residuals are computed, which a flow threshold needs.
     `on_device` is a tensor (3, H, W): flows and cellprob, if they are on `device` already.
@@ -181,40 +189,45 @@ def find_instances(
     loops = field_loops(field, prob, device, on_device)
     basins = loops.follow_flows(cellprob_threshold, niter)
     runs = find_runs(basins, background=True)
-    cells, areas, residual = join(runs, field, residuals, loops.flow_residuals)
-    around, filled = _holes(runs, cells, areas, basins.shape)
-    height, width = basins.shape
+    roots, areas, residual = merge_basins(runs, field, residuals, loops.flow_residuals)
+    around, filled = _holes(runs, roots, areas, basins.shape)
     return Instances(
-        (height, width), runs, np.where(around < 0, cells, around), areas, filled, residual
+        shape=(basins.shape[0], basins.shape[1]),
+        runs=runs,
+        roots=np.where(around < 0, roots, around),
+        areas=areas,
+        filled=filled,
+        residuals=residual,
     )
 
 
 @jit
-def _holes(runs: Any, cells: Any, areas: Any, shape: Any) -> Any:
-    """The cell each piece is a hole of, -1 if it is none; the cells' areas with their holes.
+def _holes(runs: Any, roots: Any, areas: Any, shape: Any) -> Any:
+    """The root of the cell around each hole, -1 for other components; areas with holes.
 
-    A small piece of background that only one cell touches is a hole.
+    A small component of background that only one cell touches is a hole.
     """
-    rows, starts, stops, ids, pieces = runs.rows, runs.starts, runs.stops, runs.ids, runs.pieces
-    count = cells.size
+    rows, starts, stops, ids = runs.rows, runs.starts, runs.stops, runs.ids
+    components = runs.components
+    count = roots.size
     around = np.full(count, -1, np.int32)  # the only cell around, -2 where there are more
     sizes = np.zeros(count, np.int64)
     above = 0
-    for k in range(pieces.size):
-        p = pieces[k]
+    for k in range(components.size):
+        p = components[k]
         if ids[k] == 0:
             sizes[p] += stops[k] - starts[k]
             if rows[k] == 0 or rows[k] == shape[0] - 1 or starts[k] == 0 or stops[k] == shape[1]:
                 around[p] = -2
         if k > 0 and rows[k - 1] == rows[k]:
-            _meet(around, cells, ids[k - 1], ids[k], pieces[k - 1], p)
+            _note_contact(around, roots, ids[k - 1], ids[k], components[k - 1], p)
         while rows[above] < rows[k] - 1 or (
             rows[above] == rows[k] - 1 and stops[above] <= starts[k]
         ):
             above += 1
         i = above
         while rows[i] == rows[k] - 1 and starts[i] < stops[k]:
-            _meet(around, cells, ids[i], ids[k], pieces[i], p)
+            _note_contact(around, roots, ids[i], ids[k], components[i], p)
             i += 1
     filled = areas.copy()
     for p in range(count):
@@ -226,11 +239,11 @@ def _holes(runs: Any, cells: Any, areas: Any, shape: Any) -> Any:
 
 
 @jit
-def _meet(around: Any, cells: Any, id_a: int, id_b: int, a: int, b: int) -> None:
-    """Note that two pieces touch, where one is background and the other is not."""
+def _note_contact(around: Any, roots: Any, id_a: int, id_b: int, a: int, b: int) -> None:
+    """Note that two components touch, where one is background and the other is not."""
     if (id_a == 0) == (id_b == 0):
         return
-    hole, cell = (a, cells[b]) if id_a == 0 else (b, cells[a])
+    hole, cell = (a, roots[b]) if id_a == 0 else (b, roots[a])
     if around[hole] == -1:
         around[hole] = cell
     elif around[hole] != cell:
@@ -240,4 +253,4 @@ def _meet(around: Any, cells: Any, id_a: int, id_b: int, a: int, b: int) -> None
 @jit
 def _paint(runs: Any, ids: Any, image: Any) -> None:
     for k in range(runs.rows.size):
-        image[runs.rows[k], runs.starts[k] : runs.stops[k]] = ids[runs.pieces[k]]
+        image[runs.rows[k], runs.starts[k] : runs.stops[k]] = ids[runs.components[k]]

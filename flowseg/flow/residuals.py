@@ -1,4 +1,4 @@
-"""How well each cell agrees with the flows it came from."""
+"""Flow residuals, flow errors and scores of instances: how well labels agree with flows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_flows(flows: ArrayLike, cellprob: ArrayLike | None = None) -> tuple[Fl
 
 
 def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
-    """Mean squared difference between the flows and those the cells themselves would have.
+    """Mean squared difference between the flows and those that the labels have.
 
     Parameters
     ----------
@@ -59,6 +59,11 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
     errors : (N,) float32
         One for each id 1..N, N the largest id; 0 perfect, about 2 unrelated, 4 opposite; NaN for an
         id without pixels.
+
+    Notes
+    -----
+    The flow error of Cellpose (Stringer et al., Nature Methods 18, 2021, `flow_error`), with flows
+    of unit length.
     """
     image = check_labels(labels)
     field, _ = check_flows(flows)
@@ -67,7 +72,7 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
             f"labels must have the shape {field.shape[1:]} of the flows, not {image.shape}"
         )
     runs = find_runs(image)
-    order, offsets = group(runs.pieces, runs.total)
+    order, offsets = group(runs.components, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     cells = table[3, offsets[:-1]]
     top = int(image.max(initial=0))
@@ -79,14 +84,14 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
 
 
 def flow_residuals(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
-    """Sum of squared differences between the flows and those that connected pieces would have.
+    """Sum of squared differences between the flows and those that connected components have.
 
     Parameters
     ----------
     table : (4, R) int32
-        Row, start, stop, and cell of each run, piece after piece, in reading order within a piece.
+        Row, start, stop, and cell of each run, by component, in reading order within each.
     offsets : (P + 1,) int64
-        Where each piece's runs begin.
+        Where each component's runs begin.
     flows : (2, H, W) float32
 
     Returns
@@ -94,27 +99,32 @@ def flow_residuals(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.flo
     sums : (P,) float64
     """
     ends = np.cumsum(table[2] - table[1], dtype=np.int64)
-    places = ends - (table[2] - table[1])
-    target = np.zeros((2, int(ends[-1]) if ends.size else 0), dtype=np.float32)
-    diffuse(table, offsets, places, target)
-    sums: NDArray[np.float64] = _sum_squares(table, offsets, places, target, flows)
+    columns = ends - (table[2] - table[1])
+    expected = np.zeros((2, int(ends[-1]) if ends.size else 0), dtype=np.float32)
+    diffuse(table, offsets, columns, expected)
+    sums: NDArray[np.float64] = _sum_squares(table, offsets, columns, expected, flows)
     return sums
 
 
 def instance_scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
-    """How sure each cell is: mean probability of its pixels, times how well its flows agree.
+    """Confidence of each instance: mean probability of its pixels, times the fit of its flows.
 
     Returns
     -------
     scores : (N,) float32
         One for each id 1..N, from 0 to 1; NaN for an id without pixels.
+
+    Notes
+    -----
+    This package's own: the probability is the sigmoid of cellprob, and the fit is 1 minus a quarter
+    of the flow error, which is 4 where the flows are opposite.
     """
     image = check_labels(labels)
     _, prob = check_flows(flows, cellprob)
-    agreement = 1.0 - 0.25 * flow_errors(image, flows)
+    fit = 1.0 - 0.25 * flow_errors(image, flows)
     probability: NDArray[np.float64] = _mean_probability(image, prob)
-    product: Floats = (probability * np.clip(agreement, 0.0, 1.0)).astype(np.float32)
-    return product
+    scores: Floats = (probability * np.clip(fit, 0.0, 1.0)).astype(np.float32)
+    return scores
 
 
 @jit
@@ -126,14 +136,14 @@ def _all_finite(values: Floats) -> Any:
 
 
 @jit
-def _sum_squares(table: Any, offsets: Any, places: Any, target: Any, flows: Any) -> Any:
+def _sum_squares(table: Any, offsets: Any, columns: Any, expected: Any, flows: Any) -> Any:
     sums = np.zeros(offsets.size - 1, np.float64)
     for p in range(sums.size):
         for k in range(offsets[p], offsets[p + 1]):
             y, start = table[0, k], table[1, k]
             for x in range(start, table[2, k]):
-                dy = flows[0, y, x] - target[0, places[k] + x - start]
-                dx = flows[1, y, x] - target[1, places[k] + x - start]
+                dy = flows[0, y, x] - expected[0, columns[k] + x - start]
+                dx = flows[1, y, x] - expected[1, columns[k] + x - start]
                 sums[p] += dy * dy + dx * dx
     return sums
 

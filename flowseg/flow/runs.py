@@ -1,7 +1,7 @@
-"""Label images as runs: stretches of one id within a row, joined into connected pieces.
+"""Label images as runs: stretches of one id within a row, joined into connected components.
 
 An image of 500 cells has a few thousand runs, so what would take a pass over the image for every
-cell (boxes, connected pieces, centres, holes) takes one pass over the runs for all of them.
+cell (boxes, connected components, centres, holes) takes one pass over the runs for all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Ints = NDArray[np.int32]
 
 
 class Runs(NamedTuple):
-    """The runs of a label image in reading order, and the connected piece each belongs to.
+    """The runs of a label image in reading order, and the connected component each belongs to.
 
     Attributes
     ----------
@@ -28,23 +28,23 @@ class Runs(NamedTuple):
         A run covers columns start..stop-1 of its row.
     ids : (R,) int32
         The id in the image; 0 for background, where that was asked for.
-    pieces : (R,) int32
-        The piece of each run, 0-based, numbered in reading order. Cells hang together by 8
+    components : (R,) int32
+        The component of each run, 0-based, numbered in reading order. Cells are connected by 8
         neighbours, background by 4.
     total : int
-        Number of pieces.
+        Number of components.
     """
 
     rows: Ints
     starts: Ints
     stops: Ints
     ids: Ints
-    pieces: Ints
+    components: Ints
     total: int
 
 
 def find_runs(labels: Ints, background: bool = False) -> Runs:
-    """Cut a label image into runs and join them into connected pieces.
+    """Cut a label image into runs and join them into connected components.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ def group(keys: Ints, count: int) -> tuple[Ints, NDArray[np.int64]]:
         offsets[keys[k] + 1] += 1
     for k in range(count):
         offsets[k + 1] += offsets[k]
-    place = offsets[:-1].copy()
+    position = offsets[:-1].copy()
     order = np.empty(keys.size, np.int32)
     for k in range(keys.size):
-        order[place[keys[k]]] = k
-        place[keys[k]] += 1
+        order[position[keys[k]]] = k
+        position[keys[k]] += 1
     return order, offsets
 
 
@@ -116,7 +116,7 @@ def _fill_runs(labels: Ints, background: bool, offsets: Any, table: Any) -> None
 
 @jit
 def _connect(table: Any, offsets: Any, parent: Ints) -> int:
-    starts, stops, ids, pieces = table[1], table[2], table[3], table[4]
+    starts, stops, ids, components = table[1], table[2], table[3], table[4]
     for k in range(parent.size):
         parent[k] = k
     for y in range(1, offsets.size - 1):
@@ -138,8 +138,8 @@ def _connect(table: Any, offsets: Any, parent: Ints) -> int:
     count = 0
     for k in range(parent.size):  # a parent comes before its children, so it is numbered already
         if parent[k] == k:
-            pieces[k] = count
+            components[k] = count
             count += 1
         else:
-            pieces[k] = pieces[parent[k]]
+            components[k] = components[parent[k]]
     return count

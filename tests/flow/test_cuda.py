@@ -30,7 +30,7 @@ labels[1, 1:39] = 999
 labels = np.pad(labels, ((0, 0), (0, 200)))
 labels[8:10, 45:235] = 1000  # its far ends are too cold for single precision
 runs = find_runs(labels)
-order, offsets = group(runs.pieces, runs.total)
+order, offsets = group(runs.components, runs.total)
 table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
 places = table[0].astype(np.int64) * labels.shape[1] + table[1]
 expected, found = np.zeros((2, 2, labels.size), dtype=np.float32)

@@ -32,7 +32,7 @@ def test_pieces_are_those_of_scipy(labels: NDArray[np.int32]) -> None:
     runs = find_runs(labels, background=True)
     pieces = np.empty_like(labels)
     for row, start, stop, piece in zip(
-        runs.rows, runs.starts, runs.stops, runs.pieces, strict=True
+        runs.rows, runs.starts, runs.stops, runs.components, strict=True
     ):
         pieces[row, start:stop] = piece
     count = 0
