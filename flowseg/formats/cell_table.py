@@ -1,8 +1,8 @@
-"""One row a cell: where it is and how it looks."""
+"""The cell table: a CSV with one row a cell, its position, size and shape."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from flowseg.arrays.labels import check_labels
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
 
-__all__ = ["COLUMNS", "CellTable", "measure_cells"]
+__all__ = ["COLUMNS", "cell_rows", "measure_cells", "write_cells"]
 
 COLUMNS = (
     *("image", "cell_type", "cell", "area", "x", "y", "left", "top", "width", "height"),
@@ -23,7 +23,7 @@ Measures = dict[str, NDArray[Any]]
 
 
 def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
-    """Size, place and shape of each cell, in order of their numbers.
+    """Position, size and shape of each cell, ids ascending.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
     Returns
     -------
     dict of (N,) arrays
-        `cell`: its number. `area`: pixels. `x`, `y`: its centre of mass, in pixels; the centre of
-        the first pixel is (0, 0). `left`, `top`, `width`, `height`: the box around it, in pixels.
+        `cell`: its id. `area`: pixels. `x`, `y`: its centroid, in pixels; the centre of the first
+        pixel is (0, 0). `left`, `top`, `width`, `height`: its bounding box, in pixels.
         `eccentricity`: of the ellipse with the same second moments; 0 is a circle, near 1 a line.
 
     Examples
@@ -59,9 +59,9 @@ def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
     spread = np.sqrt((xx - yy) ** 2 + 4 * xy**2)
     eccentricity = np.sqrt(2 * spread / (xx + yy + spread))
     box = np.full((2, count), np.iinfo(np.int64).max), np.full((2, count), -1)
-    for axis, places in enumerate((columns, rows)):
-        np.minimum.at(box[0][axis], owner, places)
-        np.maximum.at(box[1][axis], owner, places)
+    for axis, positions in enumerate((columns, rows)):
+        np.minimum.at(box[0][axis], owner, positions)
+        np.maximum.at(box[1][axis], owner, positions)
     left, top = box[0]
     width, height = box[1] - box[0] + 1
     return {
@@ -70,58 +70,49 @@ def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
     }
 
 
-class CellTable:
-    """Collects the cells of images and writes one CSV with the columns `COLUMNS`.
+def cell_rows(
+    image_id: str,
+    labels: NDArray[np.integer[Any]],
+    *,
+    cell_type: str = "cell",
+    cellprob: NDArray[np.floating[Any]] | None = None,
+    scores: NDArray[np.floating[Any]] | None = None,
+) -> list[list[Any]]:
+    """The rows of one image, in the order of `COLUMNS`.
 
-    Lengths are in pixels; `cellprob` (the mean logit over the cell) and `score` are blank where
-    they are not known.
+    Parameters
+    ----------
+    image_id : str
+    labels : (H, W) integer
+    cell_type : str
+    cellprob : (H, W) float, optional
+        Logits; the column holds their mean over each cell, blank where they are not given.
+    scores : (N,) float, optional
+        Confidence of each cell, ids ascending; blank where they are not given.
     """
-
-    def __init__(self) -> None:
-        self._rows: list[list[object]] = []
-
-    def add(
-        self,
-        image_id: str,
-        labels: NDArray[np.integer[Any]],
-        cell_type: str = "cell",
-        cellprob: NDArray[np.floating[Any]] | None = None,
-        scores: Sequence[float] | None = None,
-    ) -> None:
-        """Add the cells of one image.
-
-        Parameters
-        ----------
-        image_id : str
-        labels : (H, W) integer
-        cell_type : str
-        cellprob : (H, W) float, optional
-        scores : sequence of float, optional
-            Of each cell, in order of their numbers.
-        """
-        cells = measure_cells(labels)
-        ids = cells["cell"]
-        sure: NDArray[Any] | None = None
-        if cellprob is not None:
-            flat = np.asarray(labels).reshape(-1)
-            owner = np.searchsorted(ids, flat[flat != 0])
-            own = np.asarray(cellprob, np.float64).reshape(-1)[flat != 0]
-            sure = np.bincount(owner, own, len(ids)) / np.maximum(cells["area"], 1)
-        extra = [_texts(values, len(ids)) for values in (sure, scores)]
-        own_columns = [
-            [f"{v:.2f}" for v in cells[name]] if name in ("x", "y") else cells[name].tolist()
-            for name in COLUMNS[2:10]
-        ]
-        shape = _texts(cells["eccentricity"], len(ids))
-        for row in zip(*own_columns, shape, *extra, strict=True):
-            self._rows.append([image_id, cell_type, *row])
-
-    def write(self, path: PathLike) -> None:
-        """Write the CSV, atomically."""
-        import pandas as pd
-
-        write_table(path, pd.DataFrame(self._rows, columns=COLUMNS))
+    cells = measure_cells(labels)
+    means: NDArray[Any] | None = None
+    if cellprob is not None:
+        inside = np.asarray(labels) != 0
+        owner = np.searchsorted(cells["cell"], np.asarray(labels)[inside])
+        logits = np.asarray(cellprob, np.float64)[inside]
+        means = np.bincount(owner, logits, len(cells["cell"])) / np.maximum(cells["area"], 1)
+    count = len(cells["cell"])
+    columns = [
+        [f"{value:.2f}" for value in cells[name]] if name in ("x", "y") else cells[name].tolist()
+        for name in COLUMNS[2:10]
+    ]
+    columns += [_as_text(values, count) for values in (cells["eccentricity"], means, scores)]
+    return [[image_id, cell_type, *row] for row in zip(*columns, strict=True)]
 
 
-def _texts(values: Any, count: int) -> list[str]:
+def write_cells(path: PathLike, images: Iterable[Iterable[Sequence[object]]]) -> None:
+    """Write the `cell_rows` of images as a CSV, atomically."""
+    import pandas as pd
+
+    rows = [row for image in images for row in image]
+    write_table(path, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _as_text(values: Any, count: int) -> list[str]:
     return [""] * count if values is None else [f"{float(value):.4f}" for value in values]

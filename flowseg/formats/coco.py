@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flowseg.io.atomic import write_text
 from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.paths import PathLike
 
-__all__ = ["CocoDataset", "CocoImage", "read_coco"]
+__all__ = ["CocoImage", "coco_image", "read_coco", "write_coco"]
 
 Shape = tuple[int, int]
 
@@ -122,81 +122,79 @@ def read_coco(path: PathLike) -> list[CocoImage]:
     return found
 
 
-class CocoDataset:
-    """Collects the cells of images and writes one COCO file.
+def coco_image(
+    file_name: str,
+    labels: NDArray[np.integer[Any]],
+    *,
+    cell_type: str = "cell",
+    scores: NDArray[np.floating[Any]] | None = None,
+) -> dict[str, Any]:
+    """One image and its cells, ids ascending, as `write_coco` takes them.
 
     Masks are COCO's run lengths (down columns), exact to the pixel, with their holes.
 
+    Parameters
+    ----------
+    file_name : str
+        Of the image.
+    labels : (H, W) integer
+    cell_type : str
+        Becomes the category.
+    scores : (N,) float, optional
+        Confidence of each cell, ids ascending.
+
+    Returns
+    -------
+    dict
+        Holds plain values only, so that JSON can keep it.
+
     Examples
     --------
-    >>> dataset = CocoDataset()
-    >>> dataset.add("a.png", np.array([[0, 1], [2, 1]]), "neuron")
-    >>> [cell["segmentation"]["counts"] for cell in dataset.content()["annotations"]]
+    >>> image = coco_image("a.png", np.array([[0, 1], [2, 1]]), cell_type="neuron")
+    >>> [cell["segmentation"]["counts"] for cell in image["annotations"]]
     [[2, 2], [1, 1, 2]]
     """
-
-    def __init__(self) -> None:
-        self._images: list[dict[str, Any]] = []
-        self._cells: list[dict[str, Any]] = []
-        self._categories: dict[str, int] = {}
-
-    def add(
-        self,
-        file_name: str,
-        labels: NDArray[np.integer[Any]],
-        cell_type: str = "cell",
-        scores: Sequence[float] | None = None,
-    ) -> None:
-        """Add the cells of one image, ids ascending.
-
-        Parameters
-        ----------
-        file_name : str
-            Of the image.
-        labels : (H, W) integer
-        cell_type : str
-            Becomes the category.
-        scores : sequence of float, optional
-            Confidence of each cell, ids ascending.
-        """
-        labels = check_labels(labels)
-        height, width = labels.shape
-        image = len(self._images) + 1
-        category = self._categories.setdefault(cell_type, len(self._categories) + 1)
-        self._images.append({"id": image, "file_name": file_name, "width": width, "height": height})
-        # transposed, so that runs go down columns
-        masks = Masks.from_labels(np.ascontiguousarray(labels.T))
-        confidences = [None] * len(masks) if scores is None else scores
-        for index, score in zip(range(len(masks)), confidences, strict=True):
-            runs = slice(masks.offsets[index], masks.offsets[index + 1])
-            starts, lengths = masks.starts[runs], masks.lengths[runs]
-            cell = {
-                "id": len(self._cells) + 1,
-                "image_id": image,
-                "category_id": category,
-                "segmentation": {
-                    "size": [height, width],
-                    "counts": _encode_runs(starts, lengths, labels.size),
-                },
-                "bbox": _bounding_box(starts, lengths, height),
-                "area": int(lengths.sum()),
-                "iscrowd": 0,
-            }
-            self._cells.append(cell if score is None else cell | {"score": round(float(score), 4)})
-
-    def content(self) -> dict[str, Any]:
-        """The data set as it is written."""
-        return {
-            "info": {"description": f"written by flowseg {__version__}"},
-            "licenses": [],
-            "images": self._images,
-            "categories": [{"id": key, "name": name} for name, key in self._categories.items()],
-            "annotations": self._cells,
+    labels = check_labels(labels)
+    height, width = labels.shape
+    # transposed, so that runs go down columns
+    masks = Masks.from_labels(np.ascontiguousarray(labels.T))
+    annotations = []
+    for index in range(len(masks)):
+        runs = slice(masks.offsets[index], masks.offsets[index + 1])
+        starts, lengths = masks.starts[runs], masks.lengths[runs]
+        counts = _encode_runs(starts, lengths, labels.size)
+        annotation = {
+            "segmentation": {"size": [height, width], "counts": counts},
+            "bbox": _bounding_box(starts, lengths, height),
+            "area": int(lengths.sum()),
+            "iscrowd": 0,
         }
+        if scores is not None:
+            annotation["score"] = round(float(scores[index]), 4)
+        annotations.append(annotation)
+    image = {"file_name": file_name, "width": width, "height": height}
+    return {"image": image, "category": cell_type, "annotations": annotations}
 
-    def write(self, path: PathLike) -> None:
-        """Write the file, atomically."""
-        write_text(path, json.dumps(self.content(), separators=(",", ":")) + "\n")
+
+def write_coco(path: PathLike, images: Iterable[Mapping[str, Any]]) -> None:
+    """Write images of `coco_image` as one COCO file, atomically, ids in their order."""
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    categories: dict[str, int] = {}
+    for key, image in enumerate(images, start=1):
+        category = categories.setdefault(image["category"], len(categories) + 1)
+        entries.append({"id": key, **image["image"]})
+        for cell in image["annotations"]:
+            ids = {"id": len(annotations) + 1, "image_id": key, "category_id": category}
+            annotations.append({**ids, **cell})
+    content = {
+        "info": {"description": f"written by flowseg {__version__}"},
+        "licenses": [],
+        "images": entries,
+        "categories": [{"id": key, "name": name} for name, key in categories.items()],
+        "annotations": annotations,
+    }
+    write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def _shape(entry: Mapping[str, Any]) -> Shape:

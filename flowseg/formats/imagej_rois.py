@@ -1,4 +1,4 @@
-"""ImageJ's regions of interest: one outline a cell, in a zip that ImageJ and Fiji open."""
+"""ImageJ's files: a zip with the outline of each cell, and label images with its metadata."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from flowseg.arrays.labels import check_labels
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
+from flowseg.io.images import write_labels
 from flowseg.io.paths import PathLike
 
-__all__ = ["load_roifile", "outline_rings", "write_rois"]
+__all__ = ["load_roifile", "outline_rings", "write_imagej_labels", "write_rois"]
 
 Ring = NDArray[np.int64]
 
@@ -31,23 +32,24 @@ def load_roifile() -> Any:
 
 
 def write_rois(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
-    """Write the outlines of all cells as a zip of ImageJ ROIs, named by the cells' numbers.
+    """Write the outlines of all cells as a zip of ImageJ ROIs, named by the cells' ids.
 
     Parameters
     ----------
     path : path
-        Ends in .zip; what was there is replaced.
+        Ends in .zip; an older file is replaced.
     labels : (H, W) integer
 
     Notes
     -----
     Outlines run along the edges of pixels, as ImageJ's wand traces them, so that ImageJ fills
-    them to the very same pixels. A cell with holes, or in several pieces, becomes a composite.
+    them to the very same pixels. A cell with holes, or of several components,
+    becomes a composite.
 
     Raises
     ------
     FlowsegError
-        Where roifile is not installed, or the file cannot be written.
+        If roifile is not installed, or the file cannot be written.
     """
     roifile = load_roifile()
     labels = check_labels(labels)
@@ -61,13 +63,35 @@ def write_rois(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
             file.writestr(entry, _roi(roifile, name, rings).tobytes())
 
 
+def write_imagej_labels(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
+    """Write labels as a TIFF that ImageJ shows from 0 to the highest id, and napari opens.
+
+    ImageJ has no integers beyond 16 bits: with higher ids it becomes a plain TIFF of uint32.
+    """
+    import tifffile
+
+    labels = check_labels(labels)
+    top = int(labels.max(initial=0))
+    if top > np.iinfo(np.uint16).max:
+        write_labels(path, labels)
+        return
+    with atomic_path(path) as part:
+        tifffile.imwrite(
+            part,
+            labels.astype(np.uint16),
+            imagej=True,
+            compression="zlib",
+            metadata={"axes": "YX", "min": 0.0, "max": float(max(top, 1))},
+        )
+
+
 def outline_rings(labels: NDArray[np.int32]) -> Iterator[tuple[int, list[Ring]]]:
     """The outlines of each cell, along the edges of its pixels.
 
     Yields
     ------
     int, list of (K, 2) int64
-        The cell's number, and closed rings of corners (x, y), holes included: a pixel is inside
+        The cell's id, and closed rings of corners (x, y), holes included: a pixel is inside
         where its centre is, by the even-odd rule. Pixels that touch at a corner share a ring.
 
     Examples
@@ -76,7 +100,7 @@ def outline_rings(labels: NDArray[np.int32]) -> Iterator[tuple[int, list[Ring]]]
     [(3, [[[1, 0], [2, 0], [2, 1], [1, 1]]])]
     """
     framed = np.pad(labels, 1)
-    here = framed[1:-1, 1:-1]
+    inner = framed[1:-1, 1:-1]
     width = labels.shape[1] + 1
     # each edge of a pixel goes around it clockwise: from which corner, and by how much
     sides = (
@@ -87,8 +111,8 @@ def outline_rings(labels: NDArray[np.int32]) -> Iterator[tuple[int, list[Ring]]]
     )
     cells, starts, steps = [], [], []
     for other, corner, step in sides:
-        rows, columns = np.nonzero((here != other) & (here != 0))
-        cells.append(here[rows, columns])
+        rows, columns = np.nonzero((inner != other) & (inner != 0))
+        cells.append(inner[rows, columns])
         starts.append(rows * width + columns + corner)
         steps.append(np.full(len(rows), step))
     owner, start, move = (np.concatenate(part) for part in (cells, starts, steps))

@@ -105,29 +105,25 @@ def read_submission(path: PathLike) -> Submission:
     return Submission(tuple(table.columns), images)
 
 
-def mask_texts(
-    image_id: str, objects: NDArray[np.integer[Any]] | Masks, path: PathLike
-) -> list[str]:
+def mask_texts(image_id: str, objects: NDArray[np.integer[Any]] | Masks) -> list[str]:
     """The column `predicted` of one image, checked: a text for each cell, one blank for none.
 
     Parameters
     ----------
     image_id : str
     objects : (H, W) label image or Masks
-        Cells are written in order of their ids.
-    path : path
-        The CSV it is meant for, for messages.
+        Cells are written in the order of their ids.
 
     Raises
     ------
     FlowsegError
-        Where masks overlap, or one of them is empty.
+        If masks overlap, or one of them is empty.
     """
     masks = objects if isinstance(objects, Masks) else Masks.from_labels(objects)
     texts = masks.to_strings() or [""]
     problems = _check_image([(number, text) for number, text in enumerate(texts)], masks.shape)
     if problems:
-        raise FlowsegError(f"the prediction of {image_id!r}: {problems[0].text}", file=path)
+        raise FlowsegError(f"the prediction of {image_id!r}: {problems[0].text}")
     return texts
 
 
@@ -153,7 +149,7 @@ def write_submission(
     Raises
     ------
     FlowsegError
-        Where an image comes twice, its masks overlap or one of them is empty, or there is no
+        If an image comes twice, its masks overlap or one of them is empty, or there is no
         image at all.
     """
     import pandas as pd
@@ -167,7 +163,7 @@ def write_submission(
                 raise FlowsegError(f"the prediction of {image_id!r}: comes twice", file=path)
             seen.add(check_name(image_id, file=path))
             texts = (
-                mask_texts(image_id, objects, path)
+                mask_texts(image_id, objects)
                 if isinstance(objects, Masks | np.ndarray)
                 else objects
             )
@@ -196,7 +192,7 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
     Raises
     ------
     FlowsegError
-        Where the file is no CSV with these columns, so that there are no rows to check.
+        If the file is no CSV with these columns, so that there are no rows to check.
     """
     columns, images = read_submission(path)
     problems: list[Problem] = []

@@ -1,15 +1,13 @@
-"""Label images that are there already, in the formats of other tools."""
+"""Label images on disk to the formats of other tools."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tqdm import tqdm
 
-from flowseg.data.folder import find_labels, read_own_labels
+from flowseg.data.folder import find_labels, read_instances
 from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
-from flowseg.formats.writers import Exporter, Formats
+from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
 from flowseg.io.images import read_image
 from flowseg.io.paths import PathLike, find_images
 
@@ -25,47 +23,58 @@ def export_labels(
     ----------
     labels : path
         A folder of label images named as their images, such as `predict --save-labels` writes;
-        or of images and labels: see :func:`flowseg.data.folder.read_folder`.
+        or of images and labels: see :func:`flowseg.io.paths.find_labels`.
     formats : Formats
         At least one.
     images : path, optional
         A folder of their images.
     cell_type : str
-        What the cells are called.
+        Category of the cells.
 
     Returns
     -------
     int, int
-        Images and cells.
+        Number of images and of cells.
 
     Raises
     ------
     FlowsegError
-        If no format is named, a label image cannot be read, or its image is missing or has
-        another size.
+        If no format is named, or one that needs a prediction; if a label image cannot be read, or
+        its image is missing or has another size.
     """
-    if formats == Formats():
+    possible = [writer.option for writer in WRITERS.values() if not writer.predict_only]
+    refused = [name for name in formats.paths if WRITERS[name].predict_only]
+    if refused or not formats.paths:
         raise FlowsegError(
-            "no format to export to",
-            remedy="name one or more of --rois, --seg-npy, --label-tiff, --coco, --cells",
+            f"{', '.join(refused)} cannot be written from label images"
+            if refused
+            else "no format to export to",
+            remedy=f"name one or more of {', '.join(option for option in possible if option)}",
         )
     found = find_labels(labels)
-    pictures = {} if images is None else {path.stem: path for path in find_images(images)}
-    missing = sorted(set(found) - set(pictures)) if images is not None else []
+    image_files = {} if images is None else {path.stem: path for path in find_images(images)}
+    missing = sorted(found.keys() - image_files.keys()) if images is not None else []
     if missing:
         raise FlowsegError(f"holds no image {missing[0]!r}, which has labels", file=images)
-    exporter = Exporter(formats)
+    formats.check()
+    parts = []
     cells = 0
-    for name, (image, path) in tqdm(found.items(), desc="exporting", unit="image", delay=2):
-        own = read_own_labels(path)
-        cells += len(set(own[own != 0].tolist()))
-        picture = pictures.get(name, image)
+    for image_id, (image, path) in tqdm(found.items(), desc="exporting", unit="image", delay=2):
+        instances = read_instances(path)
+        cells += len(set(instances[instances != 0].tolist()))
+        file = image_files.get(image_id, image)
         pixels = None
-        if picture is not None and formats.seg_npy is not None:
-            pixels = read_image(picture)
-            if pixels.shape[:2] != own.shape:
-                raise size_differs(picture, pixels.shape, own.shape, path.name)
-        file_name = Path(picture or path).name
-        exporter.add(file_name, own, image=pixels, cell_type=cell_type)
-    exporter.close()
+        if file is not None and formats.seg_npy is not None:
+            pixels = read_image(file)
+            if pixels.shape[:2] != instances.shape:
+                raise size_differs(file, pixels.shape, instances.shape, path.name)
+        item = SegmentedImage(
+            image_id=image_id,
+            file_name=(file or path).name,
+            labels=instances,
+            cell_type=cell_type,
+            image=pixels,
+        )
+        parts.append(formats.write(item))
+    formats.write_collected(lambda: parts)
     return len(found), cells
