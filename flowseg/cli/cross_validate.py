@@ -19,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train all folds, and print their scores and folder."""
-    task = resolve(args, all_folds=True)
+    config, out, arguments = resolve(args, all_folds=True)
     from flowseg.training.cross_validation import cross_validate, report
     from flowseg.training.distributed import distributed_session, is_rank_zero
 
     with distributed_session(args.device):
-        result = cross_validate(task.config, args.data, task.out, **task.arguments)
+        result = cross_validate(config, args.data, out, **arguments)
         if is_rank_zero():
             say(f"{report(result)}\n{len(result.folds)} folds in {result.folder}")
     return 0

@@ -28,12 +28,12 @@ def run(args: argparse.Namespace) -> int:
     """Train one network, and print its score and folder."""
     if args.folds is not None and args.fold is None:
         return cross_validate.run(args)
-    task = resolve(args, all_folds=False)
+    config, out, arguments = resolve(args, all_folds=False)
     from flowseg.training.distributed import distributed_session, is_rank_zero
     from flowseg.training.run import train
 
     with distributed_session(args.device):
-        result = train(task.config, args.data, task.out, **task.arguments)
+        result = train(config, args.data, out, **arguments)
         if is_rank_zero():
             score = f"validation score {result.score:.4f} (epoch {result.epoch})"
             say(f"{score}, in {result.folder}")

@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,111 +16,93 @@ from flowseg.errors import FlowsegError
 if TYPE_CHECKING:  # pydantic
     from flowseg.config.schema import Config
 
-__all__ = ["TrainingTask", "add_training_arguments", "resolve"]
+__all__ = ["add_training_arguments", "resolve"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainingTask:
-    """What the options ask for.
-
-    Attributes
-    ----------
-    config : Config
-        All settings.
-    out : Path
-        The run's folder.
-    arguments : dict
-        The other arguments of :func:`flowseg.train` and :func:`flowseg.cross_validate`.
-    """
-
-    config: Config
-    out: Path
-    arguments: dict[str, Any]
-
-
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the shared options."""
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
         default=Path("data"),
         help="the unzipped competition, or a folder of NAME.tif and NAME_masks.tif",
     )
-    parser.add_argument(
+    data.add_argument(
         "--cell-type",
         choices=available_cell_types(),
         help="what to train on (default: all; cell for a folder of your own)",
     )
-    parser.add_argument(
+    data.add_argument(
+        "--train-only",
+        type=Path,
+        metavar="FILE",
+        help="image ids, one a line, that are trained on and never validated on",
+    )
+    data.add_argument(
+        "--extra",
+        metavar="DIR",
+        help="more images to train on, never to validate on, such as pseudo-labels; {fold} in it "
+        "stands for the fold's number",
+    )
+    data.add_argument(
+        "--extra-weight",
+        type=float,
+        metavar="W",
+        help="crops of extra images for each crop of the others",
+    )
+    model = parser.add_argument_group("training")
+    model.add_argument(
         "--pretrain",
         default="none",
         metavar="{none,livecell,PATH}",
         help="initial weights: random, pre-trained on the LIVECell in the data folder, or those of "
         "a checkpoint or a run's folder",
     )
-    parser.add_argument(
+    model.add_argument(
         "--recipe",
         choices=available_recipes(),
         help="sizes and schedules for a machine (default: by the device and torchrun)",
     )
-    parser.add_argument(
+    model.add_argument(
         "--config", type=Path, metavar="FILE", help="a YAML file of settings that differ"
     )
-    parser.add_argument(
+    model.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="one setting, such as training.batch_size=4; repeatable",
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="short for --set training.epochs=N")
-    parser.add_argument(
+    model.add_argument("--epochs", type=int, metavar="N", help="short for --set training.epochs=N")
+    model.add_argument(
         "--seed", type=int, metavar="N", help="random seed of the weights and the crops"
     )
-    parser.add_argument(
-        "--train-only",
-        type=Path,
-        metavar="FILE",
-        help="image ids, one a line, that are trained on and never validated on",
-    )
-    parser.add_argument(
-        "--extra",
-        metavar="DIR",
-        help="more images to train on, never to validate on, such as pseudo-labels; {fold} in it "
-        "stands for the fold's number",
-    )
-    parser.add_argument(
-        "--extra-weight",
-        type=float,
-        metavar="W",
-        help="crops of extra images for each crop of the others",
-    )
-    parser.add_argument(
+    model.add_argument(
         "--tta",
         type=int,
         choices=TTA_CHOICES,
         help="test-time augmentation of a cross validation's scores; short for --set tta=N",
     )
-    parser.add_argument(
+    model.add_argument(
         "--compile",
         action="store_true",
         help="torch.compile the network in training and pre-training; needs a C++ compiler",
     )
+    run = parser.add_argument_group("run")
     add_device_argument(parser)
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="also write events for TensorBoard"
-    )
-    parser.add_argument(
+    run.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    run.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard")
 
 
-def resolve(args: argparse.Namespace, *, all_folds: bool) -> TrainingTask:
-    """Check the options and resolve the settings.
+def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path, dict[str, Any]]:
+    """The settings, the run's folder, and the worker's other arguments.
 
     Raises
     ------
@@ -140,7 +121,7 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> TrainingTask:
     recipe = args.recipe or _default_recipe(args.device)
     config = load_config(cell_type, args.config, overrides, recipe)
     _check_whole_config(args, config)
-    _log.debug("%s", to_yaml(config))
+    _log.debug("settings:\n%s", to_yaml(config))
     part = f"{config.data.folds}folds" if all_folds else f"fold{config.data.fold}"
     # A whole config decides what is trained on, whatever the default.
     name = next(iter(config.cell_types)) if len(config.cell_types) == 1 else cell_type
@@ -151,7 +132,7 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> TrainingTask:
         "resume": args.resume,
         "tensorboard": args.tensorboard,
     }
-    return TrainingTask(config, args.out or Path("runs") / f"{name}-{part}", arguments)
+    return config, args.out or Path("runs") / f"{name}-{part}", arguments
 
 
 def _short_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -27,6 +27,7 @@ __all__ = [
     "distributed_session",
     "from_rank_zero",
     "gather",
+    "hides_progress",
     "is_rank_zero",
     "local_world_size",
     "on_rank_zero",
@@ -106,6 +107,11 @@ def rank() -> int:
 def is_rank_zero() -> bool:
     """Whether this is the process that writes files."""
     return rank() == 0
+
+
+def hides_progress() -> bool:
+    """Whether this process shows no progress bars: after ``--quiet``, or where it is not first."""
+    return not is_rank_zero() or "TQDM_DISABLE" in os.environ
 
 
 def from_rank_zero(call: Callable[[], Value]) -> Value:

@@ -37,6 +37,7 @@ from flowseg.training.distributed import (
     all_reduce_mean,
     from_rank_zero,
     gather,
+    hides_progress,
     is_rank_zero,
     rank,
     world_size,
@@ -143,7 +144,7 @@ def train_stage(
         initial=trainer.epoch * steps,
         desc=stage.name,
         unit="step",
-        disable=not is_rank_zero(),
+        disable=hides_progress(),
     )
     with report_worker_crash(), bar:
         while trainer.epoch < stage.schedule.epochs:
@@ -290,7 +291,7 @@ class Trainer:
             desc="validation",
             unit="image",
             leave=False,
-            disable=not is_rank_zero(),
+            disable=hides_progress(),
         ):
             record = records[index]
             labels = segmenter.segment(record.image(), cell_type=record.cell_type).labels
