@@ -75,7 +75,7 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
     from flowseg.inference.rescale import rescale
     from flowseg.io.image_source import ImageSource
     from flowseg.network.checkpoint import load_network
-    from flowseg.prediction.predict import Outputs, predict
+    from flowseg.prediction.predict import predict
 
     clock = Clock()
     if model is None:
@@ -104,7 +104,7 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
                 [np.stack([rescale(m, s) for m in f]) for f, s in zip(loaded, shapes, strict=True)]
             )
         start = time.perf_counter()
-        predict(checkpoint, images, Outputs(folder / "s.csv"), device=device, options=options)
+        predict(checkpoint, images, folder / "s.csv", device=device, options=options)
         return time.perf_counter() - start
 
     run(paths[:1])  # compiled loops are loaded

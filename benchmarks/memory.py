@@ -31,10 +31,11 @@ TILE = 512
 
 def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: int) -> Any:
     """Predict `count` images; megabytes at the peak, and after each tenth of them."""
+    from flowseg.formats.writers import Formats
     from flowseg.inference.segmenter import SegmentOptions
     from flowseg.io.images import read_image, write_image
     from flowseg.prediction.journal import Journal
-    from flowseg.prediction.predict import Outputs, predict
+    from flowseg.prediction.predict import predict
 
     images = []
     for k in range(count):
@@ -49,7 +50,9 @@ def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: 
             held.append(_resident())
 
     Journal.add = noted  # type: ignore[method-assign]
-    outputs = Outputs(folder / "s.csv", folder / "labels", folder / "pictures")
+    outputs = Formats(
+        submission=folder / "s.csv", labels=folder / "labels", overlays=folder / "pictures"
+    )
     done = predict(
         model, images, outputs, device="cpu", options=SegmentOptions(cell_type=CELL_TYPE)
     )
@@ -58,9 +61,10 @@ def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: 
 
 def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
     """Predict a slide; megabytes at the peak."""
-    from flowseg.prediction.predict import Outputs, predict
+    from flowseg.formats.writers import Formats
+    from flowseg.prediction.predict import predict
 
-    outputs = Outputs(folder / "s.csv", folder, folder)
+    outputs = Formats(submission=folder / "s.csv", labels=folder, overlays=folder)
     options = _request(diameter)
     done = predict(model, [slide], outputs, device="cpu", options=options)
     return {"peak": _peak(), "cells": done.cells}

@@ -9,8 +9,9 @@ from pathlib import Path
 from flowseg.config.loading import load_config
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import evaluate
+from flowseg.formats.writers import Formats
 from flowseg.io.paths import find_images
-from flowseg.prediction.predict import Outputs, predict
+from flowseg.prediction.predict import predict
 from flowseg.reports.dataset_report import explore
 from flowseg.reports.evaluation_report import write_report
 from flowseg.synthetic.datasets import (
@@ -49,7 +50,7 @@ class DemoResult:
         The competition's.
     data, run : Path
         Folders of the drawn data and of the training.
-    outputs : Outputs
+    outputs : Formats
         What was predicted.
     exploration, report : Path
         Pages on the data and on the score.
@@ -58,7 +59,7 @@ class DemoResult:
     score: float
     data: Path
     run: Path
-    outputs: Outputs
+    outputs: Formats
     exploration: Path
     report: Path
 
@@ -92,8 +93,8 @@ def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> D
     write_synthetic_livecell(data, *_LIVECELL_IMAGES, seed + 1)
     config = load_config("all", overrides=[*_SETTINGS, f"seed={seed}"])
     run = train(config, data, out / "runs" / "demo", pretrain="livecell", device=device)
-    outputs = Outputs(
-        out / "submission.csv",
+    outputs = Formats(
+        submission=out / "submission.csv",
         labels=out / "labels",
         overlays=out / "overlays",
         fields=out / "fields",
@@ -105,6 +106,6 @@ def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> D
     exploration, report = out / "data.html", out / "scores.html"
     explore(data, exploration)
     truth = data / TEST_TRUTH
-    result = evaluate(truth, outputs.submission)
+    result = evaluate(truth, done.submission)
     write_report(result, report, images=data / "test")
     return DemoResult(result.score, data, run.folder, outputs, exploration, report)

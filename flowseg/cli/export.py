@@ -1,4 +1,4 @@
-"""Write labels for ImageJ, napari, Cellpose, COCO tools, or as a table of cells."""
+"""Write label images in the formats of ImageJ, napari, Cellpose and COCO tools, or as tables."""
 
 from __future__ import annotations
 
@@ -6,52 +6,62 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
+from flowseg.formats.writers import WRITERS, Formats
 
-__all__ = ["add_arguments", "add_folder_arguments", "run"]
+__all__ = ["add_arguments", "add_output_arguments", "parse_outputs", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(
         "--labels",
+        dest="labels_folder",
         type=Path,
         required=True,
         metavar="DIR",
         help="a folder of label images, or of images and label images",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="their images, to keep in _seg.npy files"
+        "--images",
+        dest="images_folder",
+        type=Path,
+        metavar="DIR",
+        help="their images, to store in _seg.npy files",
     )
-    parser.add_argument("--cell-type", default="cell", help="what the cells are called")
-    add_folder_arguments(parser)
-    parser.add_argument("--coco", type=Path, metavar="FILE", help="write COCO JSON")
+    parser.add_argument("--cell-type", default="cell", help="category of the cells")
+    add_output_arguments(parser)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, *, predicting: bool = False) -> None:
+    """Declare the options of all formats, those of predictions only where there is one."""
+    for name, writer in WRITERS.items():
+        if writer.option and (predicting or not writer.predict_only):
+            parser.add_argument(
+                writer.option,
+                dest=name,
+                type=Path,
+                metavar=writer.metavar,
+                help=f"write {writer.help}",
+            )
     parser.add_argument(
-        "--cells", type=Path, metavar="FILE", help="write a CSV of area, place and shape"
+        "--labels-format",
+        choices=("tiff", "zarr"),
+        default="tiff",
+        help="what --save-labels writes: TIFF, or NAME.zarr (needs zarr)",
     )
 
 
-def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that name the formats of one file an image."""
-    folders = {
-        "--rois": "ImageJ ROIs, NAME_rois.zip, here (needs roifile)",
-        "--seg-npy": "Cellpose's NAME_seg.npy here",
-        "--label-tiff": "NAME_labels.tif for ImageJ and napari here",
-    }
-    for option, text in folders.items():
-        parser.add_argument(option, type=Path, metavar="DIR", help=f"write {text}")
+def parse_outputs(args: argparse.Namespace) -> Formats:
+    """What the options of `add_output_arguments` ask for."""
+    outputs = {name: value for name, value in vars(args).items() if name in WRITERS}
+    return Formats(**outputs, labels_format=args.labels_format)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and say what was written."""
-    from flowseg.formats.writers import Formats
+    """Export and print what was written."""
     from flowseg.prediction.export import export_labels
 
-    formats = Formats(args.rois, args.seg_npy, args.label_tiff, args.coco, args.cells)
-    images, cells = export_labels(args.labels, formats, args.images, args.cell_type)
-    written = [
-        str(place)
-        for place in (args.rois, args.seg_npy, args.label_tiff, args.coco, args.cells)
-        if place is not None
-    ]
-    say(f"{cells} cells in {images} images: {', '.join(written)}")
+    formats = parse_outputs(args)
+    images, cells = export_labels(args.labels_folder, formats, args.images_folder, args.cell_type)
+    say(f"{cells} cells in {images} images: {', '.join(map(str, formats.paths.values()))}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.cli.export import add_folder_arguments
+from flowseg.cli.export import add_output_arguments, parse_outputs
 from flowseg.config.choices import TTA_CHOICES
 
 __all__ = ["add_arguments", "add_model_arguments", "run"]
@@ -26,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--join", action="store_true", help="join the files of all shards into the CSV of --out"
     )
-    parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="the CSV to write")
+    parser.add_argument(
+        "--out",
+        dest="submission",
+        type=Path,
+        default=Path("submission.csv"),
+        metavar="FILE",
+        help="the CSV to write",
+    )
     add_model_arguments(parser)
     parser.add_argument("--cell-type", help="one of the model's (default: named by the model)")
     parser.add_argument(
@@ -35,30 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cellprob-threshold", type=float, help="pixels above it are in cells")
     parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
     parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
-    parser.add_argument("--save-labels", type=Path, metavar="DIR", help="write label images here")
-    parser.add_argument(
-        "--labels-format",
-        choices=("tiff", "zarr"),
-        default="tiff",
-        help="what --save-labels writes: TIFF, or Zarr arrays (needs zarr)",
-    )
-    parser.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures here")
-    parser.add_argument(
-        "--disagreement",
-        type=Path,
-        metavar="DIR",
-        help="write pictures of where models and views disagree here",
-    )
-    parser.add_argument(
-        "--fields", type=Path, metavar="DIR", help="write pictures of flows and cellprob here"
-    )
-    add_folder_arguments(parser)
-    parser.add_argument(
-        "--cells",
-        type=Path,
-        metavar="DIR",
-        help="write NAME_cells.csv (area, place, shape, cellprob, score of each cell) here",
-    )
+    add_output_arguments(parser, predicting=True)
     parser.add_argument(
         "--shard",
         metavar="K/N",
@@ -104,36 +88,25 @@ def _diameter(text: str) -> float | str:
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, predict, and say where the result lies."""
     from flowseg.inference.options import SegmentOptions
+    from flowseg.io.paths import find_inputs
     from flowseg.network.device import local_device
-    from flowseg.prediction.find_models import find_inputs, find_models
-    from flowseg.prediction.predict import Machines, Outputs, predict
+    from flowseg.prediction.find_models import find_models
+    from flowseg.prediction.predict import Distribution, predict
     from flowseg.prediction.shards import Shard, join_shards
 
     if args.join:
-        shards, cells = join_shards(args.out)
-        say(f"{cells} cells of {shards} shards: {args.out}")
+        shards, cells = join_shards(args.submission)
+        say(f"{cells} cells of {shards} shards: {args.submission}")
         return 0
     images = find_inputs(args.images, args.data)
     models = find_models(args.model)
     for model in models:
         say(f"model: {model}")
     shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
-    outputs = Outputs(
-        args.out,
-        args.save_labels,
-        args.overlays,
-        args.disagreement,
-        args.rois,
-        args.seg_npy,
-        args.label_tiff,
-        args.cells,
-        args.fields,
-        args.labels_format,
-    )
     done = predict(
         models,
         images,
-        outputs,
+        parse_outputs(args),
         device=local_device(args.device),
         options=SegmentOptions(
             cell_type=args.cell_type,
@@ -141,11 +114,10 @@ def run(args: argparse.Namespace) -> int:
             cellprob_threshold=args.cellprob_threshold,
             flow_threshold=args.flow_threshold,
             min_size=args.min_size,
-            disagreement=args.disagreement is not None,
         ),
         tta=args.tta,
         compile=args.compile,
-        machines=Machines(shard, args.dask),
+        distribution=Distribution(shard, args.dask),
     )
     say(f"{done.cells} cells in {done.images} images: {done.submission}")
     if done.failed:

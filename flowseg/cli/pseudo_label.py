@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.cli.predict import add_model_arguments
+from flowseg.io.paths import find_inputs
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Choose the models and the images, label them, and say what was kept."""
-    from flowseg.prediction.find_models import find_inputs, find_models
+    from flowseg.prediction.find_models import find_models
     from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report
 
     limits = Limits(args.min_score, args.min_share)

@@ -1,9 +1,9 @@
-"""Images beside label images, as any microscopist may have them."""
+"""Folders of images and label images, in the layouts that microscopists have."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ from flowseg.arrays.components import connected_components
 from flowseg.arrays.rle import Masks
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
-from flowseg.formats.seg_npy import SEG_SUFFIX, read_seg
+from flowseg.formats.seg_npy import read_seg
 from flowseg.io.images import image_shape, read_labels
-from flowseg.io.paths import LABEL_ENDINGS, PathLike, check_name, find_images
+from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
-__all__ = ["CELL_TYPE", "LAYOUTS", "TYPE_TABLE", "find_labels", "read_folder", "read_own_labels"]
+__all__ = ["CELL_TYPE", "TYPE_TABLE", "read_folder", "read_instances", "read_label_file"]
 
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
@@ -27,11 +27,7 @@ CELL_TYPE = "cell"
 TYPE_TABLE = "cell_types.csv"
 """A table in the folder, `id,cell_type`, where its images are of several types."""
 
-LAYOUTS = "NAME.tif beside NAME_masks.tif, NAME_masks.png or NAME_seg.npy, or images/ and masks/"
-"""What a folder may look like, for messages."""
-
-_LABEL_SUFFIXES = (".tif", ".tiff", ".png")
-_FOREGROUND_PIECES = 5  # one number on so many pieces says "cell here", not which cell
+_FOREGROUND_COMPONENTS = 5  # one id on so many says "cell here", not which cell
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +38,7 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     Parameters
     ----------
     folder : path
-        Holds ``NAME.tif`` (or any image file) and beside it ``NAME_masks.tif``, ``.png`` or
-        Cellpose's ``NAME_cp_masks.*`` or ``NAME_seg.npy``; or ``images/NAME.tif`` and
-        ``masks/NAME.tif`` (the endings above are taken there, too). Any bit depth.
+        Images and label files of any bit depth: see :func:`flowseg.io.paths.match_labels`.
     cell_type : str
         That of all its images, unless the folder holds a table of them, ``cell_types.csv`` with the
         columns `id` and `cell_type`.
@@ -53,128 +47,69 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     -------
     list of Record
         Sorted by image id, the file's name without suffix; each image is a group of its own.
-        Images without labels are passed over, and named in the log.
+        Images without labels are left out, and named in the log.
 
     Raises
     ------
     FlowsegError
         If no image has labels, labels have no image or two candidates, the two differ in size,
-        a label image only tells cells from background, or an image is not in the table.
+        a label image is a mask of where cells are, or an image is not in the table.
     """
     folder = Path(folder)
-    types = _read_types(folder / TYPE_TABLE)
-    pairs, bare = _pairs(folder)
-    if not pairs:
+    images, labels = match_labels(folder)
+    remedy = f"name a folder of {LAYOUTS}; or the unzipped competition (--data)"
+    if not images:
+        raise FlowsegError("holds no image", file=folder, remedy=remedy)
+    if not labels:
         raise FlowsegError(
-            "holds neither a train.csv nor images with labels", file=folder, remedy=_remedy()
+            "holds neither a train.csv nor images with labels", file=folder, remedy=remedy
         )
-    if bare:
+    if stray := sorted(path for name, path in labels.items() if name not in images):
+        raise FlowsegError("holds labels, but there is no image for it", file=stray[0])
+    types = _read_types(folder / TYPE_TABLE)
+    if bare := [image.name for name, image in images.items() if name not in labels]:
         shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
-        _log.info("%d images without labels are passed over: %s", len(bare), shown)
+        _log.info("%d images without labels are left out: %s", len(bare), shown)
+    pairs = [(images[name], path) for name, path in labels.items()]
     bar = tqdm(pairs, desc="reading labels", unit="image", delay=2, leave=False)
     records = [
-        _record(image, labels, cell_type if types is None else _type_of(image, types))
-        for image, labels in bar
+        _record(image, path, cell_type if types is None else _type_of(image, types))
+        for image, path in bar
     ]
     return sorted(records, key=lambda record: record.image_id)
 
 
-def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
-    """The label files of a folder by image id, each with its image where that is known.
-
-    Parameters
-    ----------
-    folder : path
-        As for `read_folder`; or label images only, each named as its image.
-    """
-    folder = Path(folder)
-    pairs, _ = _pairs(folder)
-    if pairs:
-        return {image.stem: (image, labels) for image, labels in pairs}
-    return {path.stem: (None, path) for path in find_images(folder)}
-
-
-def read_own_labels(path: Path) -> NDArray[np.int32]:
+def read_label_file(path: Path) -> NDArray[np.int32]:
     """Labels from an image file or a `_seg.npy`: (H, W) int32.
 
     Raises
     ------
     FlowsegError
-        As `files.read_labels` and `seg_npy.read_seg`; also if one single id is spread over many
-        pieces: a picture of where cells are, not of which cell is where.
+        As :func:`flowseg.io.images.read_labels` and :func:`flowseg.formats.seg_npy.read_seg`.
     """
-    read: Callable[[Path], NDArray[np.int32]] = (
-        read_seg if path.name.endswith(SEG_SUFFIX) else read_labels
-    )
-    labels = read(path)
+    return read_seg(path) if path.name.endswith(SEG_SUFFIX) else read_labels(path)
+
+
+def read_instances(path: Path) -> NDArray[np.int32]:
+    """As `read_label_file`, but a mask of where cells are is refused.
+
+    Raises
+    ------
+    FlowsegError
+        As `read_label_file`; also if one single id is spread over many connected components.
+    """
+    labels = read_label_file(path)
     top = labels.max(initial=0)
     if top and not ((labels != 0) & (labels != top)).any():
-        pieces = int(connected_components(labels, True).max())
-        if pieces >= _FOREGROUND_PIECES:
+        count = int(connected_components(labels, True).max())
+        if count >= _FOREGROUND_COMPONENTS:
             raise FlowsegError(
-                f"gives all its {pieces} pieces the one number {top}",
+                f"gives all its {count} pieces the one number {top}",
                 file=path,
                 remedy="give every cell a number of its own (in ImageJ: Analyze Particles, "
                 "Show: Count Masks)",
             )
     return labels
-
-
-def _remedy() -> str:
-    return f"name a folder of {LAYOUTS}; or the unzipped competition (--data)"
-
-
-def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Images with their label files, and the names of images without."""
-    images, candidates = _files(folder)
-    pairs, bare = [], []
-    for image in images:
-        labels = candidates.pop(image.stem, [])
-        if len(labels) > 1:
-            raise FlowsegError(
-                f"has two label files: {labels[0].name} and {labels[1].name}",
-                file=image,
-                remedy="keep one of them in the folder",
-            )
-        if labels:
-            pairs.append((image, labels[0]))
-        else:
-            bare.append(image.name)
-    if candidates:
-        stray = sorted(path for paths in candidates.values() for path in paths)[0]
-        raise FlowsegError("holds labels, but there is no image for it", file=stray)
-    return pairs, bare
-
-
-def _files(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The images of a folder, and label files by the name of the image they are for."""
-    if not folder.is_dir():
-        raise FlowsegError("is no folder", file=folder, remedy=_remedy())
-    places = folder / "images", folder / "masks"
-    apart = all(place.is_dir() for place in places)
-    try:
-        images = find_images(places[0] if apart else folder)
-    except FlowsegError as error:
-        raise FlowsegError(error.problem, file=error.file, remedy=_remedy()) from error
-    labels: dict[str, list[Path]] = {}
-    for path in sorted((places[1] if apart else folder).iterdir()):
-        name = None if path.name.startswith(".") else _image_name(path, apart)
-        if name is not None:
-            labels.setdefault(name, []).append(path)
-    return [image for image in images if apart or _image_name(image, False) is None], labels
-
-
-def _image_name(path: Path, apart: bool) -> str | None:
-    """The name of the image that a label file is for; None for another file."""
-    if path.name.endswith(SEG_SUFFIX):
-        return path.name.removesuffix(SEG_SUFFIX)
-    if path.suffix.lower() not in _LABEL_SUFFIXES:
-        return None
-    return _without(path.stem, LABEL_ENDINGS) or (path.stem if apart else None)
-
-
-def _without(stem: str, endings: Sequence[str]) -> str | None:
-    return next((stem.removesuffix(end) for end in endings if stem.endswith(end)), None)
 
 
 def _read_types(table: Path) -> dict[str, str] | None:
@@ -193,14 +128,14 @@ def _type_of(image: Path, types: Mapping[str, str]) -> str:
 def _record(image: Path, labels: Path, cell_type: str) -> Record:
     image_id = check_name(image.stem, file=image)
     shape = image_shape(image)
-    own = read_own_labels(labels)
-    if own.shape != shape:
-        raise size_differs(image, shape, own.shape, labels.name)
+    instances = read_instances(labels)
+    if instances.shape != shape:
+        raise size_differs(image, shape, instances.shape, labels.name)
     return Record(
         image_id=image_id,
         image_path=image,
         shape=shape,
         cell_type=cell_type,
         group=image_id,
-        annotation=Masks.from_labels(own),
+        annotation=Masks.from_labels(instances),
     )

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.rle import Masks, fault_reason, parse_runs
 from flowseg.data import livecell
-from flowseg.data.folder import find_labels, read_own_labels
+from flowseg.data.folder import read_instances, read_label_file
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
 from flowseg.formats.coco import read_coco
 from flowseg.formats.submission import read_submission
-from flowseg.io.images import image_shape, read_labels
-from flowseg.io.paths import PathLike, find_images
+from flowseg.io.images import image_shape
+from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels
 
 __all__ = ["Source", "read_predictions", "read_truth"]
 
@@ -52,11 +52,11 @@ def read_truth(path: PathLike) -> dict[str, Source]:
     path : path
         A `train.csv` (or .csv.gz), a COCO JSON file (polygons or run lengths; the image's id is
         its file name without suffix), or a folder: of label images (the id is the file name
-        without suffix), or of images and labels (see `flowseg.data.folder.read_folder`).
+        without suffix), or of images and labels (see `flowseg.io.paths.find_labels`).
     """
     path = Path(path)
     if path.is_dir():
-        return _own_folder(path)
+        return _label_files(path, read_instances)
     if path.suffix.lower() == ".json":
         return _coco(path)
     if path.name.lower().endswith((".csv", ".csv.gz")):
@@ -73,7 +73,8 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
     Parameters
     ----------
     path : path
-        A submission CSV (columns `id` and `predicted`) or a folder of label images.
+        A submission CSV (columns `id` and `predicted`) or a folder of label images, as for the
+        truth.
     truth : mapping of Source
         Where the sizes of a submission's images come from.
 
@@ -84,7 +85,7 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
     """
     path = Path(path)
     if path.is_dir():
-        found = _label_images(path)
+        found = _label_files(path, read_label_file)
         _check_known(path, {image_id: image_id for image_id in found}, truth)
         for image_id, source in found.items():
             if source.shape != truth[image_id].shape:
@@ -132,21 +133,16 @@ def _check_known(path: Path, named: Mapping[str, str], truth: Mapping[str, Sourc
         )
 
 
-def _own_folder(folder: Path) -> dict[str, Source]:
-    return {
-        name: Source(image_shape(image or labels), "", partial(_load, read_own_labels, labels))
-        for name, (image, labels) in sorted(find_labels(folder).items())
-    }
+def _label_files(folder: Path, read: Callable[[Path], NDArray[np.int32]]) -> dict[str, Source]:
+    found = {}
+    for name, (image, labels) in sorted(find_labels(folder).items()):
+        measurable = image or (None if labels.name.endswith(SEG_SUFFIX) else labels)
+        shape = image_shape(measurable) if measurable else read(labels).shape
+        found[name] = Source((shape[0], shape[1]), "", partial(_masks_of, labels, read))
+    return found
 
 
-def _label_images(folder: Path) -> dict[str, Source]:
-    return {
-        path.stem: Source(image_shape(path), "", partial(_load, read_labels, path))
-        for path in sorted(find_images(folder), key=lambda path: path.stem)
-    }
-
-
-def _load(read: Callable[[Path], NDArray[np.int32]], path: Path) -> Masks:
+def _masks_of(path: Path, read: Callable[[Path], NDArray[np.int32]]) -> Masks:
     return Masks.from_labels(read(path))
 
 

@@ -131,15 +131,15 @@ def write_submission(
     path: PathLike,
     predictions: Iterable[tuple[str, NDArray[np.integer[Any]] | Masks | Sequence[str]]],
 ) -> int:
-    """Write a submission; nothing is written where a prediction would not pass the checks.
+    """Write a submission; nothing is written if a prediction would not pass the checks.
 
     Parameters
     ----------
     path : path
-        The CSV; it appears when the last prediction has been taken.
+        The CSV; it appears when the last prediction is written.
     predictions : iterable of (str, (H, W) label image or Masks or texts)
-        Each image once, in the order of the rows; may be made one by one, and none is kept. Texts
-        are those of `mask_texts`.
+        Each image once, in the order of the rows; may be made one by one. Texts are those of
+        `mask_texts`.
 
     Returns
     -------
@@ -149,8 +149,7 @@ def write_submission(
     Raises
     ------
     FlowsegError
-        If an image comes twice, its masks overlap or one of them is empty, or there is no
-        image at all.
+        If an image comes twice, its masks overlap, or one of them is empty.
     """
     import pandas as pd
 
@@ -170,8 +169,6 @@ def write_submission(
             rows = pd.DataFrame({"id": image_id, "predicted": list(texts)})
             rows.to_csv(file, index=False, header=False, lineterminator="\n")
             cells += sum(bool(text) for text in texts)
-        if not seen:
-            raise FlowsegError("no image was predicted, so there is nothing to write", file=path)
     return cells
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.paths import PathLike
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["WRITERS", "Formats", "SegmentedImage", "Writer"]
 
@@ -102,7 +103,7 @@ def _write_zarr(path: Path, item: SegmentedImage) -> None:
     from flowseg.io.label_rows import write_labels_by_rows
 
     height, width = item.labels.shape
-    write_labels_by_rows(path, iter([item.labels.astype(np.int32)]), (height, width))
+    write_labels_by_rows(path, iter([item.labels.astype("int32")]), (height, width))
 
 
 def _check_zarr() -> None:

@@ -1,4 +1,4 @@
-"""Names of files: which are safe, and which are images."""
+"""Safe file names, and the listings of images and label files that every command uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ from pathlib import Path
 
 from flowseg.errors import FlowsegError
 
-__all__ = ["IMAGE_SUFFIXES", "LABEL_ENDINGS", "PathLike", "check_name", "find_images", "sha256_of"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LABEL_ENDINGS",
+    "LAYOUTS",
+    "SEG_SUFFIX",
+    "PathLike",
+    "check_name",
+    "find_images",
+    "find_inputs",
+    "find_labels",
+    "match_labels",
+    "sha256_of",
+]
 
 PathLike = str | os.PathLike[str]
 
@@ -20,21 +32,29 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 LABEL_ENDINGS = ("_cp_masks", "_masks")
-"""What the names of label images end in that lie beside their images; the longest first."""
+"""Endings of label images beside their images; the longest first."""
+
+SEG_SUFFIX = "_seg.npy"
+"""Ending of Cellpose's files."""
+
+LAYOUTS = "NAME.tif beside NAME_masks.tif, NAME_masks.png or NAME_seg.npy, or images/ and masks/"
+"""Layouts of a folder of images and labels, for messages."""
+
+_LABEL_SUFFIXES = (".tif", ".tiff", ".png")
 
 
 # --- names ----------------------------------------------------------------------------------
 
 
 def check_name(name: str, *, file: PathLike | None = None) -> str:
-    """Return `name` if it is a plain file name, one that cannot lead out of a folder.
+    """Return `name` if it is a plain file name that stays inside its folder.
 
     Parameters
     ----------
     name : str
-        An image id or file name that came from a file or a stranger.
+        An image id or file name from an untrusted source.
     file : path, optional
-        Where it came from, for the message.
+        Its source, for the message.
 
     Raises
     ------
@@ -50,11 +70,14 @@ def check_name(name: str, *, file: PathLike | None = None) -> str:
     Traceback (most recent call last):
     flowseg.errors.FlowsegError: the image name '../../etc/passwd' is not a plain file name
     """
-    led = name in ("", ".", "..") or len(name) > 200 or _DEVICE.fullmatch(name)
-    if led or re.search(r"[/\\:\x00-\x1f\x7f\ud800-\udfff]", name):
+    reserved = name in ("", ".", "..") or len(name) > 200 or _DEVICE.fullmatch(name)
+    if reserved or re.search(r"[/\\:\x00-\x1f\x7f\ud800-\udfff]", name):
         shown = name if len(name) <= 60 else f"{name[:60]}..."
         raise FlowsegError(f"the image name {shown!r} is not a plain file name", file=file)
     return name
+
+
+# --- listings -------------------------------------------------------------------------------
 
 
 def find_images(pattern: PathLike) -> list[Path]:
@@ -63,23 +86,25 @@ def find_images(pattern: PathLike) -> list[Path]:
     Parameters
     ----------
     pattern : path
-        A folder (its own image files, not those of folders within), a file, or a glob.
+        A folder (its own image files, not those of folders within), a file, a Zarr store (its name
+        ends in .zarr), or a glob of files or of Zarr stores.
 
     Returns
     -------
     list of Path
         At least one. Files are recognised by `IMAGE_SUFFIXES`, in upper or lower case; hidden
-        files are passed over, and so are label images that lie beside their image, such as
-        `NAME_masks.tif` beside `NAME.tif`. A file that is named is taken whatever it is.
+        files are left out, and so are label images beside their image, such as `NAME_masks.tif`
+        beside `NAME.tif`. A single file is taken whatever its suffix.
 
     Raises
     ------
     FlowsegError
-        If nothing is there, or two images have one stem and would be one in the results.
+        If no image is found, or two images have one stem and would be one in the results.
     """
     path = Path(pattern)
+    zarr = path.suffix.lower() == ".zarr"
     try:
-        if path.is_file():
+        if path.is_file() or (zarr and path.exists()):
             return [path]
         if path.is_dir():
             hits = list(path.iterdir())
@@ -89,43 +114,130 @@ def find_images(pattern: PathLike) -> list[Path]:
             raise FlowsegError("is neither a folder nor an image", file=path)
     except (OSError, ValueError, re.error) as error:
         raise FlowsegError(f"cannot be read: {error}", file=path) from error
-    images = sorted(
-        (
-            hit
-            for hit in hits
-            if hit.suffix.lower() in IMAGE_SUFFIXES
-            and not hit.name.startswith(".")
-            and hit.is_file()
-        ),
-        key=_natural,
-    )
+    images = sorted((hit for hit in hits if zarr or _is_image(hit)), key=_natural)
     if not images:
         raise FlowsegError(
             "holds no image" if path.is_dir() else "matches no image",
             file=path,
             remedy=f"images end in {', '.join(IMAGE_SUFFIXES)}",
         )
-    images = _without_labels(images)
+    names = {(image.parent, image.stem) for image in images}
+    images = [image for image in images if (image.parent, _labelled_image(image)) not in names]
     _check_stems(images)
     return images
 
 
-def _without_labels(images: list[Path]) -> list[Path]:
-    here = {(image.parent, image.stem) for image in images}
-    return [
-        image
-        for image in images
-        if not any(
-            image.stem.endswith(end) and (image.parent, image.stem.removesuffix(end)) in here
-            for end in LABEL_ENDINGS
-        )
-    ]
+def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
+    """The images of several patterns of `find_images`, each image once.
+
+    A relative pattern that matches nothing here is looked for in the folder `data`.
+
+    Raises
+    ------
+    FlowsegError
+        If a pattern matches no image, or two images have one name and would be one in the results.
+    """
+    found: dict[str, Path] = {}
+    for pattern in patterns:
+        inside = os.path.join(data, pattern)  # noqa: PTH118  (a glob is no path)
+        places = [p for p in (pattern, inside) if Path(p).exists() or glob.glob(p)]  # noqa: PTH207
+        if not places:
+            raise FlowsegError(
+                f"is neither here nor in the data folder {os.fspath(data)!r}",
+                file=pattern,
+                remedy="name a folder, an image or a quoted glob",
+            )
+        for path in find_images(places[0]):
+            other = found.setdefault(path.stem, path)
+            if other.resolve() != path.resolve():
+                raise FlowsegError(
+                    f"has the same name as {other}",
+                    file=path,
+                    remedy="predict them one after the other, or rename one",
+                )
+    return list(found.values())
+
+
+def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The image files and the label files of a folder, each by image id.
+
+    Parameters
+    ----------
+    folder : path
+        Holds images and beside them label files: ``NAME.tif`` (or another image file) and
+        ``NAME_masks.tif``, ``NAME_cp_masks.tif`` (or .png) or ``NAME_seg.npy``; or images in
+        ``images/`` and label files in ``masks/``, there also with the names of their images.
+
+    Returns
+    -------
+    images, labels : dict of Path
+        In natural order of the files' names. An image may lack labels, and labels their image.
+
+    Raises
+    ------
+    FlowsegError
+        If it is no folder, two images have one name, or an image has two label files.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FlowsegError("is no folder", file=folder, remedy=f"name a folder of {LAYOUTS}")
+    apart = all((folder / name).is_dir() for name in ("images", "masks"))
+    images = folder / "images" if apart else folder
+    labels: dict[str, Path] = {}
+    for path in sorted((folder / "masks" if apart else folder).iterdir(), key=_natural):
+        name = _labelled_image(path) or (path.stem if apart else None)
+        readable = path.name.endswith(SEG_SUFFIX) or path.suffix.lower() in _LABEL_SUFFIXES
+        if name is None or not readable or path.name.startswith("."):
+            continue
+        other = labels.setdefault(name, path)
+        if other != path:
+            raise FlowsegError(
+                f"has two label files: {other.name} and {path.name}",
+                file=images / name,
+                remedy="keep one of them in the folder",
+            )
+    files = [path for path in images.iterdir() if _is_image(path)]
+    files = [path for path in files if apart or _labelled_image(path) is None]
+    files.sort(key=_natural)
+    _check_stems(files)
+    return {path.stem: path for path in files}, labels
+
+
+def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
+    """The label files of a folder by image id, each with its image where that is in the folder.
+
+    Parameters
+    ----------
+    folder : path
+        As for `match_labels`; or label images only, each named as its image.
+
+    Raises
+    ------
+    FlowsegError
+        As `match_labels`; also if there is no label file.
+    """
+    images, labels = match_labels(folder)
+    if labels:
+        return {name: (images.get(name), path) for name, path in labels.items()}
+    return {path.stem: (None, path) for path in find_images(folder)}
+
+
+def _is_image(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _labelled_image(path: Path) -> str | None:
+    """The name of the image that a file is named after as its labels; None for another file."""
+    if path.name.endswith(SEG_SUFFIX):
+        return path.name.removesuffix(SEG_SUFFIX)
+    return next((path.stem.removesuffix(e) for e in LABEL_ENDINGS if path.stem.endswith(e)), None)
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Order `cell2` before `cell10`."""
-    pieces = re.findall(r"[0-9]+|[^0-9]+", path.name)
-    return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in pieces], str(path)
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
+    return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts], str(path)
 
 
 def _check_stems(images: Iterable[Path]) -> None:

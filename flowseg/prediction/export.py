@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from flowseg.data.folder import find_labels, read_instances
+from flowseg.data.folder import read_instances
 from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
 from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
 from flowseg.io.images import read_image
-from flowseg.io.paths import PathLike, find_images
+from flowseg.io.paths import PathLike, find_images, find_labels
 
 __all__ = ["export_labels"]
 

@@ -1,7 +1,7 @@
-"""What a run has finished, on disk, so that the same run started again need not do it again.
+"""The journal of a prediction: its finished images, on disk, so that a stopped run can go on.
 
-One line of JSON for each image: its id, the size and time of its file, and its row texts. A line
-that was cut off by the end of the run does not count.
+One line of JSON for each image: its id, the size and time of its file, and its part of each file
+that holds all images, such as its rows of the CSV. A line that was cut off does not count.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Journal:
     submission : path
         The CSV that the run will write; the journal lies beside it in a folder of its own.
     key : str
-        From :func:`run_key`; a run with other models or settings finds nothing here.
+        From :func:`run_key`; a run with other models or settings has another journal.
     """
 
     def __init__(self, submission: PathLike, key: str) -> None:
         submission = Path(submission)
         self.folder = ensure_writable_folder(submission.with_name(f"{submission.name}.journal"))
         self.path = self.folder / f"{key}.jsonl"
-        self._places: dict[str, tuple[int, tuple[int, int]]] = {}
+        self._lines: dict[str, tuple[int, tuple[int, int]]] = {}
         self._file = self.path.open("a+b")
         self._file.seek(0)
         end = 0
@@ -46,48 +46,62 @@ class Journal:
             entry = _entry(line)
             if entry is None:
                 break
-            self._places[entry["id"]] = (end, tuple(entry["file"]))
+            self._lines[entry["id"]] = (end, tuple(entry["file"]))
             end += len(line)
         self._file.truncate(end)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._lines)
 
     def holds(self, image_id: str, path: Path) -> bool:
-        """Whether the image is finished, and its file is as it was."""
-        return image_id in self._places and self._places[image_id][1] == _stamp(path)
+        """Whether the image is finished, and its file has not changed since."""
+        return image_id in self._lines and self._lines[image_id][1] == _stamp(path)
 
-    def add(self, image_id: str, path: Path, texts: Sequence[str]) -> None:
-        """Keep the row texts of a finished image."""
+    def add(self, image_id: str, path: Path, parts: Mapping[str, Any]) -> None:
+        """Store a finished image.
+
+        Parameters
+        ----------
+        image_id : str
+        path : Path
+            Its file.
+        parts : mapping
+            From :meth:`flowseg.formats.writers.Formats.write`.
+
+        Raises
+        ------
+        FlowsegError
+            If the journal cannot be written.
+        """
         stamp = _stamp(path)
-        self._places[image_id] = (self._file.seek(0, 2), stamp)
-        line = json.dumps({"id": image_id, "file": stamp, "texts": list(texts)})
+        self._lines[image_id] = (self._file.seek(0, 2), stamp)
+        line = json.dumps({"id": image_id, "file": stamp, "parts": parts})
         try:
             self._file.write(line.encode() + b"\n")
-            # Out of this process: it may be killed, the machine may not.
+            # to the system: this process may be killed at any moment
             self._file.flush()
         except OSError as error:
-            del self._places[image_id]
+            del self._lines[image_id]
             raise FlowsegError(
                 f"cannot be written: {error.strerror}",
                 file=self.path,
                 remedy="make room there and start again: what is finished is kept",
             ) from error
 
-    def texts(self, image_id: str) -> list[str]:
-        """The row texts of a finished image."""
-        self._file.seek(self._places[image_id][0])
-        return list(json.loads(self._file.readline())["texts"])
+    def parts(self, image_id: str) -> dict[str, Any]:
+        """What was stored of a finished image."""
+        self._file.seek(self._lines[image_id][0])
+        return dict(json.loads(self._file.readline())["parts"])
 
     def leave(self) -> None:
-        """Leave the journal for a later run, unless it is empty."""
-        with suppress(OSError):  # of a full disk, which has been told
+        """Close the journal for a later run; an empty one is removed."""
+        with suppress(OSError):  # of a full disk, which has been reported
             self._file.close()
-        if not self._places:
+        if not self._lines:
             self.remove()
 
     def remove(self) -> None:
-        """Remove the journal; nothing is left to do."""
+        """Remove the journal: all is done."""
         self._file.close()
         self.path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: other shards are at work; gone: another removed it
@@ -95,12 +109,12 @@ class Journal:
 
 
 def run_key(models: Sequence[PathLike], settings: Mapping[str, Any]) -> str:
-    """A name that no run with other weights or other settings has.
+    """A digest of weights and settings: runs of the same key have the same results.
 
     Parameters
     ----------
     models : sequence of path
-        Checkpoints; their content counts, not their names.
+        Checkpoints; their bytes count, not their names.
     settings : mapping
         Plain values.
     """
@@ -115,9 +129,9 @@ def run_key(models: Sequence[PathLike], settings: Mapping[str, Any]) -> str:
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-        name, (size, changed), texts = entry["id"], entry["file"], entry["texts"]
+        name, (size, changed), parts = entry["id"], entry["file"], entry["parts"]
         known = type(size) is type(changed) is int and isinstance(name, str)
-        known = known and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        known = known and isinstance(parts, dict)
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     return entry if line.endswith(b"\n") and known else None

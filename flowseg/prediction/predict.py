@@ -1,117 +1,44 @@
-"""From image files to a submission, label images and pictures."""
+"""From image files to a submission, label images and the formats of other tools."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg.errors import FlowsegError, as_user_error
 from flowseg.flow.residuals import instance_scores
-from flowseg.formats.cell_table import CellTable
-from flowseg.formats.imagej_rois import load_roifile, write_rois
-from flowseg.formats.seg_npy import write_seg
-from flowseg.formats.submission import COLUMNS, mask_texts, write_submission
-from flowseg.formats.writers import write_imagej_labels
+from flowseg.formats.writers import Formats, SegmentedImage
 from flowseg.inference.cluster import Cluster, connect
 from flowseg.inference.options import SegmentOptions, check_options
-from flowseg.inference.pipeline import segment_many
 from flowseg.inference.segmenter import Prediction, Segmenter
-from flowseg.io.atomic import ensure_writable_folder
-from flowseg.io.image_source import ImageSource, list_images
-from flowseg.io.images import write_image, write_labels
-from flowseg.io.label_rows import write_labels_by_rows
-from flowseg.io.paths import check_name
-from flowseg.io.tables import write_table
-from flowseg.io.zarr import load_zarr
+from flowseg.io.image_source import ImageSource
+from flowseg.io.paths import PathLike, find_images
+from flowseg.prediction.batch import Batch
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
 from flowseg.prediction.slide_outputs import write_slide
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
+from flowseg.training.run_folder import checkpoint_at
 
-__all__ = ["Machines", "Outputs", "Summary", "predict"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Distribution", "Summary", "predict"]
 
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What is written where.
-
-    Attributes
-    ----------
-    submission : Path
-        The CSV.
-    labels, overlays, disagreement : Path or None
-        Folders for label images, for pictures, and for maps of where networks and views disagree.
-    rois, seg_npy, label_tiff : Path or None
-        Folders for what other tools open; see :class:`flowseg.formats.writers.Formats`.
-    fields : Path or None
-        Folder for pictures of the flows (direction as hue) beside cellprob (as heat).
-    cells : Path or None
-        Folder for tables of the cells; see :class:`flowseg.formats.cell_table.CellTable`.
-    labels_format : {"tiff", "zarr"}
-        What label images are written as.
-    """
-
-    submission: Path
-    labels: Path | None = None
-    overlays: Path | None = None
-    disagreement: Path | None = None
-    rois: Path | None = None
-    seg_npy: Path | None = None
-    label_tiff: Path | None = None
-    cells: Path | None = None
-    fields: Path | None = None
-    labels_format: Literal["tiff", "zarr"] = "tiff"
-
-    def check(self) -> None:
-        """Refuse what cannot be written, before work starts."""
-        ensure_writable_folder(self.submission.parent)
-        if self.submission.is_dir():
-            raise FlowsegError("is a folder", file=self.submission, remedy="name a CSV file")
-        for path in self.pictures("any").values():
-            ensure_writable_folder(path.parent)
-        if self.rois is not None:
-            load_roifile()
-        if self.labels is not None and self.labels_format == "zarr":
-            load_zarr()
-
-    def pictures(self, image_id: str) -> dict[str, Path]:
-        """The files of one image by kind, as far as they are wanted."""
-        named = {
-            "labels": (self.labels, ".zarr" if self.labels_format == "zarr" else ".tif"),
-            "overlays": (self.overlays, ".png"),
-            "disagreement": (self.disagreement, ".png"),
-            "rois": (self.rois, "_rois.zip"),
-            "seg_npy": (self.seg_npy, "_seg.npy"),
-            "label_tiff": (self.label_tiff, "_labels.tif"),
-            "cells": (self.cells, "_cells.csv"),
-            "fields": (self.fields, ".png"),
-        }
-        return {
-            kind: folder / f"{image_id}{suffix}"
-            for kind, (folder, suffix) in named.items()
-            if folder is not None
-        }
-
-
-class Machines(NamedTuple):
-    """How a job is spread over machines.
+class Distribution:
+    """How a prediction is distributed over machines.
 
     Attributes
     ----------
@@ -125,7 +52,7 @@ class Machines(NamedTuple):
     dask: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """How a run ended.
 
@@ -146,38 +73,40 @@ class Summary:
 
 
 def predict(
-    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    images: Sequence[Path],
-    outputs: Outputs,
+    models: PathLike | Sequence[PathLike],
+    images: PathLike | Sequence[PathLike],
+    outputs: PathLike | Formats,
     *,
     device: str = "auto",
     options: SegmentOptions = SegmentOptions(),  # noqa: B008
     tta: int = 1,
     compile: bool = False,
-    machines: Machines = Machines(),  # noqa: B008
+    distribution: Distribution = Distribution(),
 ) -> Summary:
     """Find the cells of all images and write them.
 
-    A run that is stopped leaves a journal beside the CSV; the same run started again takes what is
-    finished from there.
+    A run that is stopped leaves a journal beside the CSV; the same run started again goes on from
+    there.
 
     Parameters
     ----------
     models : path or sequence of path
-        A checkpoint, or several that answer together.
-    images : sequence of Path
-        From :func:`flowseg.prediction.find_models.find_inputs`; their names without suffix are
-        the ids, those of the pages of a TIFF with ``_0000`` and so on.
-    outputs : Outputs
-        What to write. The CSV appears when all images are done, the other files one by one.
+        A checkpoint, or several that are averaged.
+    images : path or sequence of path
+        A folder, a glob or a file; or a list of files, such as that of
+        :func:`flowseg.io.paths.find_inputs`. Their names without suffix are the image ids; those
+        of the pages of a TIFF end in ``_0000`` and so on.
+    outputs : path or Formats
+        The submission CSV, or all that is to be written, a submission among it. Files of all
+        images appear when the last image is done, the others one by one.
     device : str
-        "auto", "cpu", "cuda" or "mps".
-    request : Request
-        What is asked of every image.
-    views, compile
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
+    options : SegmentOptions
+        The same for every image.
+    tta, compile
         As for :class:`Segmenter`.
-    machines : Machines
-        Who else works on it; by default nobody.
+    distribution : Distribution
+        Over machines; by default all is done here.
 
     Returns
     -------
@@ -188,185 +117,169 @@ def predict(
     ------
     FlowsegError
         If the settings are wrong, or no image at all could be done.
+
+    Examples
+    --------
+    >>> found = predict("runs/all-fold0", "images", "submission.csv")  # doctest: +SKIP
+    >>> outputs = Formats(submission="submission.csv", labels="labels", coco="cells.json")
+    >>> found = predict("runs/all-fold0", "images", outputs)  # doctest: +SKIP
     """
-    paths = [models] if isinstance(models, str | os.PathLike) else list(models)
-    segmenter = Segmenter.load(paths, device, tta=tta, compile=compile)
+    models = [models] if isinstance(models, str | os.PathLike) else models
+    checkpoints = [checkpoint_at(model) for model in models]
+    if isinstance(images, str | os.PathLike):
+        images = find_images(images)
+    files = [Path(image) for image in images]
+    formats = outputs if isinstance(outputs, Formats) else Formats(submission=outputs)
+    shard, dask = distribution.shard, distribution.dask
+    submission = _check_outputs(formats, shard)
+    options = replace(options, disagreement=options.disagreement or bool(formats.disagreement))
+    segmenter = Segmenter.load(checkpoints, device, tta=tta, compile=compile)
     check_options(segmenter.card, options)
-    outputs.check()
-    submission, shard = outputs.submission, machines.shard
+    formats.check()
     if shard is not None:
-        images, submission = shard.part(images), shard.path(submission)
+        files = list(shard.part(files))
+        formats = replace(formats, submission=shard.path(submission))
     settings = {
-        "request": asdict(options),
-        "views": tta,
+        "options": asdict(options),
+        "tta": tta,
         "device": [segmenter.device.type, str(segmenter.ensemble.dtype), compile],
-        "pictures": {kind: str(path.resolve()) for kind, path in outputs.pictures("id").items()},
+        "outputs": {name: str(path.resolve()) for name, path in formats.paths.items()},
+        "labels_format": formats.labels_format,
         "shard": shard,
     }
-    key = run_key(paths, settings)
-    journal = Journal(outputs.submission, key)
+    journal = Journal(submission, run_key(checkpoints, settings))
     try:
-        job = _Job(segmenter, options, outputs, journal, images)
-        dask = machines.dask
-        with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
-            job.run(cluster)
-        done = [name for name in job.order if name in job.done]
-        if not done and (shard is not None or not images):  # a part may hold nothing
-            write_table(submission, pd.DataFrame(columns=COLUMNS))
-            cells = 0
-        elif not done:
-            raise _nothing_done(job.failed)
-        else:
-            cells = write_submission(submission, ((name, journal.texts(name)) for name in done))
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=len(files), desc="predicting", unit="image") as progress,
+        ):
+            job = _Job(Batch(segmenter, files, progress), options, formats, journal)
+            with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
+                job.run(cluster)
+        summary = job.close(empty=shard is not None or not files)
     except BaseException:
         journal.leave()
         raise
     journal.remove()
-    return Summary(len(done), cells, job.failed, submission)
+    return summary
+
+
+def _check_outputs(formats: Formats, shard: Shard | None) -> Path:
+    """The path of the submission."""
+    if formats.submission is None:
+        raise FlowsegError("no submission to write", remedy="name a CSV file")
+    others = sorted(formats.collected().keys() - {"submission"})
+    if shard is not None and others:
+        raise FlowsegError(
+            f"a shard cannot write {' and '.join(others)}: one file holds all images",
+            remedy="let the shards write label images, and export these",
+        )
+    return Path(formats.submission)
 
 
 class _Job:
-    """One run over many images, and what became of them."""
+    """One prediction of many images."""
 
     def __init__(
-        self,
-        segmenter: Segmenter,
-        options: SegmentOptions,
-        outputs: Outputs,
-        journal: Journal,
-        images: Sequence[Path],
+        self, batch: Batch, options: SegmentOptions, formats: Formats, journal: Journal
     ) -> None:
-        self.segmenter = segmenter
+        self.batch = batch
         self.options = options
-        self.outputs = outputs
+        self.formats = formats
         self.journal = journal
-        self.images = images
         self.order: dict[str, Path] = {}
         self.done: set[str] = set()
-        self.errors: list[tuple[Path, FlowsegError]] = []
-
-    @property
-    def failed(self) -> tuple[FlowsegError, ...]:
-        """What went wrong, in the order of the images."""
-        ranks = {path: rank for rank, path in enumerate(self.images)} if self.errors else {}
-        return tuple(error for _, error in sorted(self.errors, key=lambda pair: ranks[pair[0]]))
 
     def run(self, cluster: Cluster | None) -> None:
         """Do all images; slides on the cluster, if there is one."""
-        with (
-            logging_redirect_tqdm(),
-            tqdm(total=len(self.images), desc="predicting", unit="image") as self.progress,
-        ):
-            for large, pages in groupby(self._pages(), key=_is_slide):
-                if large:
-                    self._slides(pages, cluster)
-                else:
-                    self._images(pages)
+        for large, images in groupby(self._unfinished(), key=_is_slide):
+            if large:
+                for image in images:
+                    self._write_slide(image, cluster)
+            else:
+                self.batch.segment(images, self.options, self._write, self._keep)
 
-    def _pages(self) -> Iterator[ImageSource]:
+    def close(self, *, empty: bool) -> Summary:
+        """Write the files of all images; without any these are `empty`, or it is an error."""
+        done = [name for name in self.order if name in self.done]
+        failed = self.batch.failed
+        if not done and not empty:
+            if len(failed) == 1:
+                raise failed[0]
+            first = f"none of {len(failed)} images could be done; the first: {failed[0]}"
+            raise FlowsegError(first)
+        self.formats.write_collected(lambda: map(self.journal.parts, done))
+        cells = sum(bool(t) for name in done for t in self.journal.parts(name)["submission"][1])
+        submission = self.formats.paths["submission"]
+        return Summary(images=len(done), cells=cells, failed=failed, submission=submission)
+
+    def _unfinished(self) -> Iterator[ImageSource]:
         """The images that are not finished yet."""
-        for path in self.images:
-            try:
-                check_name(path.stem, file=path)
-                pages = list_images(path)
-            except FlowsegError as error:
-                self._fail(error, path)
-                continue
-            self.progress.total = (self.progress.total or 0) + len(pages) - 1
-            for page in pages:
-                other = self.order.setdefault(page.image_id, path)
+        progress = self.batch.progress
+        for path in self.batch.files:
+            images = self.batch.images(path)
+            progress.total = (progress.total or 0) + max(0, len(images) - 1)
+            for image in images:
+                other = self.order.setdefault(image.image_id, path)
                 if other != path:
-                    self._fail(FlowsegError(f"has an image named as one of {other}"), path)
-                elif self._finished(page):
-                    self.done.add(page.image_id)
-                    self.progress.update()
+                    self.batch.fail(FlowsegError(f"has an image named as one of {other}"), path)
+                elif self._is_finished(image):
+                    self.done.add(image.image_id)
+                    progress.update()
                 else:
-                    yield page
+                    yield image
 
-    def _finished(self, page: ImageSource) -> bool:
-        pictures = self.outputs.pictures(page.image_id).values()
-        return self.journal.holds(page.image_id, page.path) and all(p.exists() for p in pictures)
-
-    def _images(self, pages: Iterable[ImageSource]) -> None:
-        outcomes = segment_many(
-            self.segmenter,
-            pages,
-            self.options,
-            read=ImageSource.read,
-            write=self._write,
-            weight=lambda page: page.shape[0] * page.shape[1],
-        )
-        with closing(outcomes):
-            for outcome in outcomes:
-                if outcome.error is not None:
-                    self._fail(outcome.error, outcome.item.path)
-                else:
-                    self._keep(outcome.item, outcome.result or [])
+    def _is_finished(self, image: ImageSource) -> bool:
+        files = self.formats.files(image.image_id).values()
+        return self.journal.holds(image.image_id, image.path) and all(f.exists() for f in files)
 
     def _write(
-        self, page: ImageSource, grey: NDArray[np.float32], prediction: Prediction
-    ) -> list[str]:
-        """Write an image's files; its row texts."""
-        pictures = self.outputs.pictures(page.image_id)
-        if "labels" in pictures and self.outputs.labels_format == "zarr":
-            write_labels_by_rows(pictures["labels"], iter([prediction.labels]), page.shape)
-        elif "labels" in pictures:
-            write_labels(pictures["labels"], prediction.labels)
-        if "overlays" in pictures:
-            write_image(pictures["overlays"], draw_overlay(grey, prediction.labels))
-        if "disagreement" in pictures and prediction.disagreement is not None:
-            apart = np.clip(prediction.disagreement * 255, 0, 255)
-            write_image(pictures["disagreement"], np.rint(apart).astype(np.uint8))
-        if "fields" in pictures:
-            hues = draw_flows(prediction.flows, prediction.labels > 0)
-            write_image(pictures["fields"], np.hstack((hues, draw_cellprob(prediction.cellprob))))
-        if "rois" in pictures:
-            write_rois(pictures["rois"], prediction.labels)
-        if "seg_npy" in pictures:
-            path, name = pictures["seg_npy"], page.path.name
-            write_seg(path, prediction.labels, file_name=name, image=grey)
-        if "label_tiff" in pictures:
-            write_imagej_labels(pictures["label_tiff"], prediction.labels)
-        if "cells" in pictures:
-            table = CellTable()
-            sure = instance_scores(
-                prediction.labels, prediction.flows, prediction.cellprob
-            ).tolist()
-            labels, cell_type = prediction.labels, prediction.cell_type
-            table.add(page.image_id, labels, cell_type, prediction.cellprob, sure)
-            table.write(pictures["cells"])
-        return mask_texts(page.image_id, prediction.labels, self.outputs.submission)
+        self, image: ImageSource, grey: NDArray[np.float32], prediction: Prediction
+    ) -> dict[str, Any]:
+        """Write the files of an image; its part of those of all images."""
+        labels, flows, cellprob = prediction.labels, prediction.flows, prediction.cellprob
+        return self.formats.write(
+            SegmentedImage(
+                image_id=image.image_id,
+                file_name=image.path.name,
+                labels=labels,
+                cell_type=prediction.cell_type,
+                image=grey,
+                cellprob=cellprob,
+                compute_scores=lambda: instance_scores(labels, flows, cellprob),
+                pictures={
+                    "overlays": lambda: draw_overlay(grey, labels),
+                    "fields": lambda: np.hstack(
+                        (draw_flows(flows, labels > 0), draw_cellprob(cellprob))
+                    ),
+                    "disagreement": lambda: _draw_disagreement(prediction),
+                },
+            )
+        )
 
-    def _slides(self, pages: Iterable[ImageSource], cluster: Cluster | None) -> None:
-        for page in pages:
-            try:
-                pictures = self.outputs.pictures(page.image_id)
-                texts = write_slide(self.segmenter, page, self.options, pictures, cluster)
-                self._keep(page, texts)
-            except Exception as error:
-                known = as_user_error(error)
-                if known is None:
-                    raise
-                self._fail(known, page.path)
+    def _write_slide(self, image: ImageSource, cluster: Cluster | None) -> None:
+        files = {**self.formats.collected(), **self.formats.files(image.image_id)}
+        del files["submission"]
+        try:
+            texts = write_slide(self.batch.segmenter, image, self.options, files, cluster)
+        except Exception as error:
+            known = as_user_error(error)
+            if known is None:
+                raise
+            self.batch.fail(known, image.path)
+        else:
+            self._keep(image, {"submission": [image.image_id, texts]})
+            self.batch.progress.update()
 
-    def _keep(self, page: ImageSource, texts: Sequence[str]) -> None:
-        self.journal.add(page.image_id, page.path, texts)
-        self.done.add(page.image_id)
-        self.progress.update()
-
-    def _fail(self, error: FlowsegError, path: Path) -> None:
-        if error.file is None:
-            error = FlowsegError(error.problem, file=path, remedy=error.remedy)
-        self.errors.append((path, error))
-        _log.error("left out: %s", error)
-        self.progress.update()
+    def _keep(self, image: ImageSource, parts: Mapping[str, Any]) -> None:
+        self.journal.add(image.image_id, image.path, parts)
+        self.done.add(image.image_id)
 
 
-def _is_slide(page: ImageSource) -> bool:
-    return page.shape[0] * page.shape[1] > _SLIDE
+def _draw_disagreement(prediction: Prediction) -> NDArray[np.uint8]:
+    assert prediction.disagreement is not None
+    return np.rint(np.clip(prediction.disagreement * 255, 0, 255)).astype(np.uint8)
 
 
-def _nothing_done(failed: Sequence[FlowsegError]) -> FlowsegError:
-    if len(failed) == 1:
-        return failed[0]
-    return FlowsegError(f"none of {len(failed)} images could be done; the first: {failed[0]}")
+def _is_slide(image: ImageSource) -> bool:
+    return image.shape[0] * image.shape[1] > _SLIDE

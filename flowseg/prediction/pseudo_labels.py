@@ -1,14 +1,12 @@
-"""Labels from a model for images without: the cells it is sure of, as a folder to train on."""
+"""Pseudo-labels: a model's confident cells in unlabelled images, as a folder to train on."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,42 +23,41 @@ from flowseg.data.sartorius import CELL_TYPES
 from flowseg.errors import FlowsegError
 from flowseg.flow.residuals import instance_scores
 from flowseg.inference.options import SegmentOptions, check_options, settings_for
-from flowseg.inference.pipeline import segment_many
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.atomic import atomic_folder, ensure_writable_folder, write_text
-from flowseg.io.image_source import ImageSource, list_images
+from flowseg.io.image_source import ImageSource
 from flowseg.io.images import write_labels
-from flowseg.io.paths import check_name
+from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
+from flowseg.prediction.batch import Batch
 from flowseg.prediction.journal import run_key
 from flowseg.reports.text import text_table
+from flowseg.training.run_folder import ORIGIN
 
 __all__ = [
     "Limits",
     "Pseudo",
     "PseudoLabels",
+    "confident_cells",
     "pseudo_label",
     "report",
-    "sure_cells",
     "type_of_name",
 ]
-
-MADE_FROM = "origin.json"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as sure.
+    """What counts as confident.
 
     Attributes
     ----------
     score : float
         Cells below it are dropped; see :func:`flowseg.flow.residuals.instance_scores`. From 0 to 1.
     share : float
-        An image is left out where the cells that are kept cover less than this share of what the
-        model takes for cells: the rest would be taught as background. From 0 to 1.
+        An image is left out where its confident cells cover less than this share of the predicted
+        foreground: the rest would be taught as background. From 0 to 1.
     """
 
     score: float = 0.7
@@ -79,9 +76,9 @@ class Pseudo(NamedTuple):
     ----------
     id, cell_type : str
     cells, found : int
-        How many cells were kept, and how many found.
+        Number of confident cells, and of all.
     share : float
-        What the kept cells cover of what the model takes for cells.
+        Of the predicted foreground that the confident cells cover.
     """
 
     id: str
@@ -91,51 +88,50 @@ class Pseudo(NamedTuple):
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class PseudoLabels:
     """What was labelled.
 
     Attributes
     ----------
-    kept, left_out : tuple of Pseudo
-        The images in the folder, and those of which too little was sure or whose cell type the
+    kept, left_out : list of Pseudo
+        The images in the folder, and those with too few confident cells or of a cell type that the
         model does not know; sorted by id.
     failed : tuple of FlowsegError
         One for each image that could not be done.
     """
 
-    kept: tuple[Pseudo, ...]
-    left_out: tuple[Pseudo, ...]
-    failed: tuple[FlowsegError, ...]
+    kept: list[Pseudo] = field(default_factory=list)
+    left_out: list[Pseudo] = field(default_factory=list)
+    failed: tuple[FlowsegError, ...] = ()
 
 
 def pseudo_label(
-    models: Sequence[str | os.PathLike[str]],
+    models: Sequence[PathLike],
     images: Sequence[Path],
-    out: str | os.PathLike[str],
+    out: PathLike,
     *,
     cell_type: str | None = None,
     limits: Limits = Limits(),
     tta: int = 1,
     device: str = "auto",
 ) -> PseudoLabels:
-    """Label images with a model and write those it is sure of as a folder to train on.
+    """Label images with a model and write its confident cells as a folder to train on.
 
     Parameters
     ----------
     models : sequence of path
-        Checkpoints that answer together.
+        Checkpoints that are averaged.
     images : sequence of Path
-        From :func:`flowseg.prediction.find_models.find_inputs`.
+        Files of one image each, such as those of :func:`flowseg.io.paths.find_inputs`.
     out : path
         The folder to make: ``images/``, ``masks/``, `cell_types.csv` and `origin.json`, as
         :func:`flowseg.data.folder.read_folder` reads it. It appears when all is done.
     cell_type : str, optional
-        Of all images; by default that of :func:`type_of_name`, else the model names it. A model
-        of some of the competition's cell types leaves out what is named after the others.
+        Of all images; by default that of :func:`type_of_name`, else the model classifies it. A
+        model of some of the competition's cell types leaves out images named after the others.
     limits : Limits
-        What counts as sure.
-    views, device
+    tta, device
         As for :class:`Segmenter`.
 
     Returns
@@ -146,7 +142,7 @@ def pseudo_label(
     Raises
     ------
     FlowsegError
-        If the settings are wrong, `out` is not empty, or nothing at all is sure.
+        If the settings are wrong, `out` is not empty, or no image has enough confident cells.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -154,20 +150,40 @@ def pseudo_label(
     ensure_writable_folder(out.parent)
     segmenter = Segmenter.load(models, device, tta=tta)
     check_options(segmenter.card, SegmentOptions(cell_type=cell_type))
-    settings = {**asdict(limits), "cell_type": cell_type, "views": tta}
+    settings = {**asdict(limits), "cell_type": cell_type, "tta": tta}
     origin = {"flowseg": __version__, "models": [str(model) for model in models], **settings}
     origin["key"] = run_key(models, settings)
+    groups, unknown = _group_by_type(images, cell_type, segmenter.card.cell_types)
+    files = [path for paths in groups.values() for path in paths]
+    result = PseudoLabels(left_out=list(unknown))
+
+    def keep(_: ImageSource, row: Pseudo) -> None:
+        (result.kept if _suffices(row, limits) else result.left_out).append(row)
+
     with atomic_folder(out) as part:
+
+        def write(image: ImageSource, _: Any, prediction: Prediction) -> Pseudo:
+            threshold = settings_for(segmenter.card, prediction.cell_type).cellprob_threshold
+            return _write_image(part, image, prediction, threshold, limits)
+
         for name in ("images", "masks"):
             (part / name).mkdir(parents=True)
-        job = _Job(segmenter, limits, part)
-        job.run(images, cell_type)
-        if not job.kept:
-            raise _nothing_kept(job)
-        write_text(part / MADE_FROM, json.dumps(origin, indent=2) + "\n")
-        write_table(part / TYPE_TABLE, pd.DataFrame(sorted(job.kept)))
-    left_out = sorted([*job.left_out, *job.unknown])
-    return PseudoLabels(tuple(sorted(job.kept)), tuple(left_out), tuple(job.failed))
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=len(files), desc="labelling", unit="image") as progress,
+        ):
+            batch = Batch(segmenter, files, progress)
+            for group, paths in groups.items():
+                options = SegmentOptions(cell_type=group)
+                batch.segment(_single_images(batch, paths), options, write, keep)
+        result.failed = batch.failed
+        result.kept.sort()
+        if not result.kept:
+            raise _nothing_kept(result, unknown)
+        write_text(part / ORIGIN, json.dumps(origin, indent=2) + "\n")
+        write_table(part / TYPE_TABLE, pd.DataFrame(result.kept))
+    result.left_out.sort()
+    return result
 
 
 def report(result: PseudoLabels) -> str:
@@ -194,7 +210,7 @@ def type_of_name(name: str, known: Iterable[str]) -> str | None:
     return max(begun, key=len, default=None)
 
 
-def sure_cells(
+def confident_cells(
     prediction: Prediction, cellprob_threshold: float, score: float
 ) -> tuple[NDArray[np.int32], float]:
     """The cells of a prediction whose score is at least `score`.
@@ -203,121 +219,79 @@ def sure_cells(
     ----------
     prediction : Prediction
     cellprob_threshold : float
-        The one that the prediction was made with.
+        That of the prediction.
     score : float
         From 0 to 1; see :func:`flowseg.flow.residuals.instance_scores`.
 
     Returns
     -------
     labels : ndarray, shape (H, W), int32
-        Numbered without gaps.
+        Ids 1..N without gaps; of each cell the largest connected component.
     share : float
-        What they cover of the pixels that the model takes for cells, those of no cell included;
-        0 where there are none.
+        Of the predicted foreground that they cover; 0 where there is none.
     """
-    labels, flows, cellprob = prediction[:3]
-    sure = np.concatenate(([False], instance_scores(labels, flows, cellprob) >= score))
-    kept = renumber(keep_largest_component(np.where(sure[labels], labels, 0)))
-    taken = int(np.count_nonzero((labels > 0) | (cellprob > cellprob_threshold)))
-    return kept, int(np.count_nonzero(kept)) / max(taken, 1)
+    labels, flows, cellprob = prediction.labels, prediction.flows, prediction.cellprob
+    confident = np.concatenate(([False], instance_scores(labels, flows, cellprob) >= score))
+    cells = renumber(keep_largest_component(np.where(confident[labels], labels, 0)))
+    foreground = int(np.count_nonzero((labels > 0) | (cellprob > cellprob_threshold)))
+    return cells, int(np.count_nonzero(cells)) / max(foreground, 1)
 
 
-class _Job:
-    """One run over many images, and what became of them."""
-
-    def __init__(self, segmenter: Segmenter, limits: Limits, folder: Path) -> None:
-        self.segmenter, self.limits, self.folder = segmenter, limits, folder
-        self.kept: list[Pseudo] = []
-        self.left_out: list[Pseudo] = []
-        self.unknown: list[Pseudo] = []
-        self.failed: list[FlowsegError] = []
-
-    def run(self, images: Sequence[Path], cell_type: str | None) -> None:
-        """Do all images, those of one cell type together."""
-        known = self.segmenter.card.cell_types
-        # Only a model of the competition knows what the names of its images mean.
-        types = {*known} if {*known}.isdisjoint(CELL_TYPES) else {*known, *CELL_TYPES}
-        groups: dict[str | None, list[Path]] = {}
-        for path in images:
-            name = cell_type or type_of_name(path.stem, types)
-            groups.setdefault(name, []).append(path)
-        for name in sorted({name for name in groups if name is not None} - {*known}):
-            paths = groups.pop(name)
-            _log.warning("%d images left out: %s is none of the model's", len(paths), name)
-            self.unknown += [Pseudo(path.stem, name, 0, 0, 0.0) for path in paths]
-        images = [path for paths in groups.values() for path in paths]
-        with (
-            logging_redirect_tqdm(),
-            tqdm(total=len(images), desc="labelling", unit="image") as self.progress,
-        ):
-            for name, paths in groups.items():
-                self._images(paths, SegmentOptions(cell_type=name))
-
-    def _images(self, paths: Iterable[Path], options: SegmentOptions) -> None:
-        outcomes = segment_many(
-            self.segmenter,
-            self._pages(paths),
-            options,
-            read=ImageSource.read,
-            write=self._write,
-            weight=lambda page: page.shape[0] * page.shape[1],
-        )
-        with closing(outcomes):
-            for outcome in outcomes:
-                if outcome.error is not None:
-                    self._fail(outcome.error, outcome.item.path)
-                    continue
-                row = outcome.get()
-                (self.kept if self._suffices(row) else self.left_out).append(row)
-                self.progress.update()
-
-    def _pages(self, paths: Iterable[Path]) -> Iterator[ImageSource]:
-        for path in paths:
-            try:
-                check_name(path.stem, file=path)
-                pages = list_images(path)
-                if not path.is_file() or len(pages) != 1:
-                    raise FlowsegError(
-                        "is no file of one image", file=path, remedy="save each image as a file"
-                    )
-            except FlowsegError as error:
-                self._fail(error, path)
-            else:
-                yield pages[0]
-
-    def _write(self, page: ImageSource, _: Any, prediction: Prediction) -> Pseudo:
-        """Copy the image and write its labels, if enough of it is sure."""
-        settings = settings_for(self.segmenter.card, prediction.cell_type)
-        labels, share = sure_cells(prediction, settings.cellprob_threshold, self.limits.score)
-        found, name = int(prediction.labels.max(initial=0)), page.path.stem
-        cells = int(labels.max(initial=0))
-        row = Pseudo(name, prediction.cell_type, cells, found, round(share, 4))
-        if self._suffices(row):
-            shutil.copyfile(page.path, self.folder / "images" / page.path.name)
-            write_labels(self.folder / "masks" / f"{name}_masks.tif", labels)
-        return row
-
-    def _suffices(self, row: Pseudo) -> bool:
-        return row.cells > 0 and row.share >= self.limits.share
-
-    def _fail(self, error: FlowsegError, path: Path) -> None:
-        if error.file is None:
-            error = FlowsegError(error.problem, file=path, remedy=error.remedy)
-        self.failed.append(error)
-        _log.error("left out: %s", error)
-        self.progress.update()
+def _group_by_type(
+    images: Sequence[Path], cell_type: str | None, known: Iterable[str]
+) -> tuple[dict[str | None, list[Path]], list[Pseudo]]:
+    """The images of each cell type that the model knows, and those of other types."""
+    # Only a model of the competition knows what the names of its images mean.
+    types = {*known} if {*known}.isdisjoint(CELL_TYPES) else {*known, *CELL_TYPES}
+    groups: dict[str | None, list[Path]] = {}
+    for path in images:
+        groups.setdefault(cell_type or type_of_name(path.stem, types), []).append(path)
+    unknown = []
+    for name in sorted({name for name in groups if name is not None} - {*known}):
+        paths = groups.pop(name)
+        _log.warning("%d images left out: the model does not know %s", len(paths), name)
+        unknown += [Pseudo(path.stem, name, 0, 0, 0.0) for path in paths]
+    return groups, unknown
 
 
-def _nothing_kept(job: _Job) -> FlowsegError:
-    if job.failed and not job.left_out:
-        return job.failed[0]
-    if job.unknown and not job.left_out:
-        types = ", ".join(sorted({row.cell_type for row in job.unknown}))
+def _single_images(batch: Batch, paths: Iterable[Path]) -> Iterator[ImageSource]:
+    for path in paths:
+        images = batch.images(path)
+        if images and not (path.is_file() and len(images) == 1):
+            error = FlowsegError("is no file of one image", remedy="save each image as a file")
+            batch.fail(error, path)
+        else:
+            yield from images
+
+
+def _write_image(
+    folder: Path, image: ImageSource, prediction: Prediction, threshold: float, limits: Limits
+) -> Pseudo:
+    """Copy the image and write its confident cells, if there are enough."""
+    labels, share = confident_cells(prediction, threshold, limits.score)
+    cells, found = (int(ids.max(initial=0)) for ids in (labels, prediction.labels))
+    row = Pseudo(image.path.stem, prediction.cell_type, cells, found, round(share, 4))
+    if _suffices(row, limits):
+        shutil.copyfile(image.path, folder / "images" / image.path.name)
+        write_labels(folder / "masks" / f"{row.id}_masks.tif", labels)
+    return row
+
+
+def _suffices(row: Pseudo, limits: Limits) -> bool:
+    return row.cells > 0 and row.share >= limits.share
+
+
+def _nothing_kept(result: PseudoLabels, unknown: Sequence[Pseudo]) -> FlowsegError:
+    tried = len(result.left_out) - len(unknown)
+    if result.failed and not tried:
+        return result.failed[0]
+    if unknown and not tried:
+        types = ", ".join(sorted({row.cell_type for row in unknown}))
         return FlowsegError(
             f"all images are named after cell types that the model does not know: {types}",
-            remedy="say with --cell-type what they show, or take a model of these types",
+            remedy="name their cell type with --cell-type, or use a model of these types",
         )
     return FlowsegError(
-        f"of none of {len(job.left_out)} images enough is sure",
+        f"none of {tried} images has enough confident cells",
         remedy="lower --min-score or --min-share, or train the model for longer",
     )

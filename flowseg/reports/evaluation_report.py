@@ -17,11 +17,10 @@ from flowseg.arrays.intensity import normalize, to_grey
 from flowseg.arrays.labels import equivalent_diameter, outlines
 from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.arrays.rle import Masks
-from flowseg.data.folder import find_labels
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import Evaluation, ImageResult
 from flowseg.io.images import read_image
-from flowseg.io.paths import PathLike, find_images
+from flowseg.io.paths import PathLike, find_images, find_labels
 from flowseg.metrics.competition import HIT, MERGED, MISSED, SPLIT, SPURIOUS, THRESHOLDS
 from flowseg.reports.charts import Chart, Points, distribution_chart, line_chart
 from flowseg.reports.page import Picture, check_page, picture, write_page

@@ -69,7 +69,7 @@ def test_images_without_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptu
     write_labels(tmp_path / "a_masks.tif", LABELS)
     with caplog.at_level(logging.INFO):
         assert [record.image_id for record in read_folder(tmp_path)] == ["a"]
-    assert "1 images without labels are passed over: b.png" in caplog.text
+    assert "1 images without labels are left out: b.png" in caplog.text
 
 
 def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
     fails("holds neither a train.csv nor images with labels")
     write_labels(tmp_path / "a_masks.tif", LABELS)
     saved(tmp_path, "a")
-    fails("a.png: has two label files: a_masks.tif and a_seg.npy")
+    fails("a: has two label files: a_masks.tif and a_seg.npy")
     (tmp_path / "a_seg.npy").unlink()
     write_labels(tmp_path / "b_masks.tif", LABELS)
     fails("b_masks.tif: holds labels, but there is no image for it")

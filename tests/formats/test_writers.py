@@ -7,6 +7,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.livecell import read_livecell
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import read_truth
-from flowseg.formats.cell_table import COLUMNS, CellTable, measure_cells
-from flowseg.formats.coco import CocoDataset
+from flowseg.formats.cell_table import COLUMNS, cell_rows, measure_cells, write_cells
+from flowseg.formats.coco import coco_image, write_coco
 from flowseg.formats.imagej_rois import outline_rings
 from flowseg.formats.seg_npy import read_seg
-from flowseg.formats.writers import Exporter, Formats
+from flowseg.formats.writers import Formats, SegmentedImage
 from flowseg.io.images import read_labels, write_image, write_labels
 from flowseg.prediction.export import export_labels
 
@@ -52,6 +53,10 @@ def labels(request: pytest.FixtureRequest, rng: np.random.Generator) -> Labels:
     return {"drawn": SHAPES, "noise": noise, "empty": noise * 0}[request.param]
 
 
+def item(file_name: str, labels: Labels, **more: Any) -> SegmentedImage:
+    return SegmentedImage(image_id=Path(file_name).stem, file_name=file_name, labels=labels, **more)
+
+
 def filled(rings: list[NDArray[np.integer]], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Even-odd: right of each upright edge, in its rows, inside becomes outside."""
     mask = np.zeros(shape, bool)
@@ -79,7 +84,7 @@ def test_pieces_and_holes_are_rings() -> None:
 def test_imagej_rois_by_roifile(labels: Labels, tmp_path: Path) -> None:
     roifile = pytest.importorskip("roifile", reason="ImageJ ROIs need roifile")
     for _ in range(2):  # the second replaces the first
-        Exporter(Formats(rois=tmp_path)).add("a.png", labels)
+        Formats(rois=tmp_path).write(item("a.png", labels))
     again = np.zeros_like(labels)
     path = tmp_path / "a_rois.zip"
     with zipfile.ZipFile(path) as file:
@@ -97,17 +102,19 @@ def test_imagej_rois_by_roifile(labels: Labels, tmp_path: Path) -> None:
 def test_rois_without_roifile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "roifile", None)
     with pytest.raises(FlowsegError, match=r"pip install 'flowseg\[rois\]'"):
-        Exporter(Formats(rois=tmp_path / "rois"))
+        Formats(rois=tmp_path / "rois").check()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_coco_by_pycocotools(labels: Labels, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
     path = tmp_path / "cell_types.json"
-    exporter = Exporter(Formats(coco=path))
-    exporter.add("empty.png", np.zeros((3, 4), np.int32))
-    exporter.add("a.png", labels, cell_type="neuron")
-    exporter.close()
+    formats = Formats(coco=path)
+    images = [
+        item("empty.png", np.zeros((3, 4), np.int32)),
+        item("a.png", labels, cell_type="neuron"),
+    ]
+    formats.write_collected(lambda: map(formats.write, images))
     opened = coco.COCO(path)
     assert opened.imgs[2] | {"id": 2} == {
         **{"id": 2, "file_name": "a.png"},
@@ -127,9 +134,9 @@ def test_coco_by_pycocotools(labels: Labels, tmp_path: Path) -> None:
 
 
 def test_coco_is_a_truth_to_evaluate_on(labels: Labels, tmp_path: Path) -> None:
-    dataset = CocoDataset()
-    dataset.add("a.png", labels, "neuron", scores=[0.5] * len(np.unique(labels[labels > 0])))
-    dataset.write(tmp_path / "truth.json")
+    half = np.full(len(np.unique(labels[labels > 0])), 0.5)
+    image = coco_image("a.png", labels, cell_type="neuron", scores=half)
+    write_coco(tmp_path / "truth.json", [image])
     source = read_truth(tmp_path / "truth.json")["a"]
     assert source.shape == labels.shape
     assert np.array_equal(masks_to_labels(source.masks()), renumber(labels))
@@ -138,20 +145,20 @@ def test_coco_is_a_truth_to_evaluate_on(labels: Labels, tmp_path: Path) -> None:
 
 
 def test_label_tiff_by_tifffile(labels: Labels, tmp_path: Path) -> None:
-    exporter = Exporter(Formats(label_tiff=tmp_path))
-    exporter.add("a.png", labels)
+    formats = Formats(label_tiff=tmp_path)
+    formats.write(item("a.png", labels))
     with tifffile.TiffFile(tmp_path / "a_labels.tif") as file:
         assert file.is_imagej
         assert file.imagej_metadata is not None
         assert file.imagej_metadata["max"] == max(1, labels.max())
         assert np.array_equal(file.asarray(), labels)
-    exporter.add("wide.png", np.where(labels > 0, labels + 70000, 0))
+    formats.write(item("wide.png", np.where(labels > 0, labels + 70000, 0)))
     assert read_labels(tmp_path / "wide_labels.tif").max() in (0, labels.max() + 70000)
 
 
 def test_seg_npy_read_back(labels: Labels, tmp_path: Path) -> None:
     image = np.arange(labels.size, dtype=np.uint16).reshape(labels.shape)
-    Exporter(Formats(seg_npy=tmp_path)).add("a.tif", labels, image=image)
+    Formats(seg_npy=tmp_path).write(item("a.tif", labels, image=image))
     assert np.array_equal(read_seg(tmp_path / "a_seg.npy"), renumber(labels))
     content = np.load(tmp_path / "a_seg.npy", allow_pickle=True).item()
     assert np.array_equal(content["img"], image)
@@ -162,7 +169,7 @@ def test_seg_npy_read_back(labels: Labels, tmp_path: Path) -> None:
 def test_seg_npy_by_cellpose(labels: Labels, tmp_path: Path) -> None:
     io = pytest.importorskip("cellpose.io", reason="Cellpose is not installed")
     write_image(tmp_path / "a.tif", np.zeros(labels.shape, np.uint8))
-    Exporter(Formats(seg_npy=tmp_path)).add("a.tif", labels)
+    Formats(seg_npy=tmp_path).write(item("a.tif", labels))
     _, masks, *_ = io.load_train_test_data(str(tmp_path), mask_filter="_seg.npy")
     assert np.array_equal(masks[0], renumber(labels))
 
@@ -186,11 +193,12 @@ def test_measures_of_cells(rng: np.random.Generator) -> None:
 
 def test_table_of_cells(tmp_path: Path) -> None:
     cellprob = np.where(SHAPES > 0, SHAPES, -5).astype(np.float32)
-    table = CellTable()
-    table.add("a", SHAPES, "astro", cellprob, scores=np.arange(6) / 10)
-    table.add("b", SHAPES)
-    table.add("c", SHAPES * 0)
-    table.write(tmp_path / "cell_types.csv")
+    images = [
+        cell_rows("a", SHAPES, cell_type="astro", cellprob=cellprob, scores=np.arange(6) / 10),
+        cell_rows("b", SHAPES),
+        cell_rows("c", SHAPES * 0),
+    ]
+    write_cells(tmp_path / "cell_types.csv", images)
     with (tmp_path / "cell_types.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS

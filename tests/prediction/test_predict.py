@@ -18,22 +18,24 @@ from flowseg.arrays.intensity import normalize, to_grey
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
+from flowseg.formats.writers import Formats
 from flowseg.inference.options import SegmentOptions
 from flowseg.inference.rescale import rescale
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.image_source import list_images
 from flowseg.io.images import read_image, read_labels, write_image
+from flowseg.io.paths import find_inputs
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.device import local_device
 from flowseg.network.unet import FlowNetwork
 from flowseg.prediction import predict as room
 from flowseg.prediction import slide_outputs as slides
-from flowseg.prediction.find_models import find_inputs, find_models
+from flowseg.prediction.find_models import find_models
 from flowseg.prediction.journal import Journal, run_key
-from flowseg.prediction.predict import Machines, Outputs, Summary, predict
+from flowseg.prediction.predict import Distribution, Summary, predict
 from flowseg.prediction.shards import Shard, join_shards
 
-REQUEST = SegmentOptions(cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4)
+OPTIONS = SegmentOptions(cellprob_threshold=-0.5, flow_threshold=0.0, min_size=4)
 
 
 def save_model(path: Path, seed: int, names: tuple[str, ...] = ("a", "b")) -> Path:
@@ -63,9 +65,9 @@ def images(tmp_path: Path, rng: np.random.Generator) -> list[Path]:
 
 
 def run(model: Any, images: list[Path], out: Path, **options: Any) -> Summary:
-    outputs = options.pop("outputs", None) or Outputs(out)
-    options.setdefault("options", REQUEST)
-    options["machines"] = Machines(options.pop("shard", None), options.pop("dask", None))
+    outputs = options.pop("outputs", out)
+    options.setdefault("options", OPTIONS)
+    options["distribution"] = Distribution(options.pop("shard", None), options.pop("dask", None))
     return predict(model, images, outputs, device="cpu", **options)
 
 
@@ -108,11 +110,11 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     added: list[str] = []
     add = Journal.add
 
-    def counting(self: Journal, image_id: str, path: Path, texts: Any) -> None:
+    def counting(self: Journal, image_id: str, path: Path, parts: Any) -> None:
         if len(added) == count:
             raise KeyboardInterrupt
         added.append(image_id)
-        add(self, image_id, path, texts)
+        add(self, image_id, path, parts)
 
     monkeypatch.setattr(Journal, "add", counting)
     return added
@@ -141,20 +143,20 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(
-    "line", ["{}", "[]", '{"id": 1, "file": [1, 2], "texts": []}', "[" * 9999, "\0", "null"]
+    "line", ["{}", "[]", '{"id": 1, "file": [1, 2], "parts": {}}', "[" * 9999, "\0", "null"]
 )
 def test_a_damaged_journal_counts_up_to_the_damage(tmp_path: Path, line: str) -> None:
     image = tmp_path / "a.png"
     image.touch()
     journal = Journal(tmp_path / "s.csv", "key")
-    journal.add("a", image, ["1 2"])
+    journal.add("a", image, {"submission": ["a", ["1 2"]]})
     journal.leave()
     with journal.path.open("a") as file:
         file.write(line + "\n")
     again = Journal(tmp_path / "s.csv", "key")
     assert len(again) == 1
     assert again.holds("a", image)
-    assert again.texts("a") == ["1 2"]
+    assert again.parts("a") == {"submission": ["a", ["1 2"]]}
     again.remove()
 
 
@@ -189,7 +191,7 @@ def test_a_journal_serves_its_own_settings_only(
 def test_a_label_image_that_was_removed_is_made_again(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outputs = Outputs(tmp_path / "s.csv", tmp_path / "labels")
+    outputs = Formats(submission=tmp_path / "s.csv", labels=tmp_path / "labels")
     with monkeypatch.context() as patched:
         stop_after(4, patched)
         with pytest.raises(KeyboardInterrupt):
@@ -271,8 +273,12 @@ def test_pages_are_images_of_their_own(model: Path, tmp_path: Path) -> None:
 def test_a_slide_has_the_rows_and_labels_of_the_whole(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Outputs(tmp_path / "whole.csv", tmp_path / "whole", tmp_path / "whole")
-    parts = Outputs(tmp_path / "parts.csv", tmp_path / "parts", tmp_path / "parts")
+    whole = Formats(
+        submission=tmp_path / "whole.csv", labels=tmp_path / "whole", overlays=tmp_path / "whole"
+    )
+    parts = Formats(
+        submission=tmp_path / "parts.csv", labels=tmp_path / "parts", overlays=tmp_path / "parts"
+    )
     run(model, images, whole.submission, outputs=whole)
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
     run(model, images, parts.submission, outputs=parts)
@@ -286,7 +292,12 @@ def test_a_slide_has_the_rows_and_labels_of_the_whole(
         assert np.array_equal(*pictures)
     with tifffile.TiffFile(tmp_path / "parts" / "i6.tif") as tiff:
         assert tiff.pages[0].is_tiled
-    done = run(model, images, whole.submission, outputs=Outputs(whole.submission, fields=tmp_path))
+    done = run(
+        model,
+        images,
+        whole.submission,
+        outputs=Formats(submission=whole.submission, fields=tmp_path),
+    )
     assert "too large for anything but label images and overlays" in str(done.failed[0])
 
 
@@ -303,7 +314,7 @@ def test_a_slide_that_cannot_be_written_leaves_no_thread(
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
     monkeypatch.setattr(slides, "write_labels_by_rows", write_labels_by_rows)
     before = set(threading.enumerate())
-    outputs = Outputs(tmp_path / "s.csv", tmp_path)
+    outputs = Formats(submission=tmp_path / "s.csv", labels=tmp_path)
     with pytest.raises(FlowsegError, match="cannot be written"):
         run(model, images[5:], outputs.submission, outputs=outputs)
     assert {thread for thread in threading.enumerate() if not thread.daemon} <= before
@@ -314,7 +325,7 @@ def test_the_picture_of_a_slide_is_reduced(
 ) -> None:
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
     monkeypatch.setattr(slides, "_OVERLAY_EDGE", 50)
-    outputs = Outputs(tmp_path / "s.csv", overlays=tmp_path / "pictures")
+    outputs = Formats(submission=tmp_path / "s.csv", overlays=tmp_path / "pictures")
     run(model, images[6:], outputs.submission, outputs=outputs)
     picture = read_image(tmp_path / "pictures" / "i6.png")
     assert picture.shape == (33, 50, 3)
@@ -335,7 +346,7 @@ def test_label_images_as_zarr(
 ) -> None:
     pytest.importorskip("zarr", reason="zarr is not installed")
     monkeypatch.setattr(room, "_SLIDE", slide)
-    tiff = Outputs(tmp_path / "s.csv", tmp_path / "found")
+    tiff = Formats(submission=tmp_path / "s.csv", labels=tmp_path / "found")
     for outputs in (tiff, replace(tiff, labels_format="zarr")):
         run(model, images[4:], outputs.submission, outputs=outputs)
     for image in images[4:]:
@@ -353,7 +364,9 @@ def test_a_slide_computed_on_a_cluster_has_the_same_rows_and_labels(
     tiles = [np.pad(read_image(path), ((0, 0), (0, 96)))[:, :96] for path in images] * 3
     tifffile.imwrite(slide, np.block([tiles[k : k + 7] for k in (0, 7, 14)]), tile=(64, 64))
     monkeypatch.setattr(room, "_SLIDE", 64 * 64)
-    whole, spread = (Outputs(tmp_path / f"{k}.csv", tmp_path / k) for k in ("whole", "spread"))
+    whole, spread = (
+        Formats(submission=tmp_path / f"{k}.csv", labels=tmp_path / k) for k in ("whole", "spread")
+    )
     cells = run(model, [slide], whole.submission, outputs=whole).cells
     assert cells > 50
     assert run(model, [slide], spread.submission, outputs=spread, dask="local").cells == cells
@@ -374,7 +387,7 @@ def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: 
     assert find_models([folds / "f1", model]) == [models[0], model]
     card = Segmenter.load(models, "cpu").card
     assert card.cell_types["a"].diameter == 21.5
-    outputs = Outputs(tmp_path / "s.csv", disagreement=tmp_path / "apart")
+    outputs = Formats(submission=tmp_path / "s.csv", disagreement=tmp_path / "apart")
     options = SegmentOptions(disagreement=True)
     run(models, images, outputs.submission, outputs=outputs, options=options)
     apart = read_image(tmp_path / "apart" / "i3.png")
@@ -410,7 +423,7 @@ def test_what_other_tools_open_is_written_along(
     folders = {
         kind: tmp_path / kind for kind in ("labels", "rois", "seg_npy", "label_tiff", "cells")
     }
-    outputs = Outputs(tmp_path / "s.csv", **folders)
+    outputs = Formats(submission=tmp_path / "s.csv", **folders)
     assert run(model, images[:2], tmp_path / "s.csv", outputs=outputs).cells > 0
     for path in images[:2]:
         labels = read_labels(folders["labels"] / f"{path.stem}.tif")

@@ -27,7 +27,13 @@ from flowseg.io.images import read_image, read_labels, write_image, write_labels
 from flowseg.io.tables import read_table
 from flowseg.network.checkpoint import Card, read_card, save_network
 from flowseg.network.unet import FlowNetwork
-from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report, sure_cells, type_of_name
+from flowseg.prediction.pseudo_labels import (
+    Limits,
+    confident_cells,
+    pseudo_label,
+    report,
+    type_of_name,
+)
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 
 pytestmark = pytest.mark.slow
@@ -131,14 +137,14 @@ def test_images_of_a_type_that_the_model_lacks_are_left_out(
     assert main(argv) == 0
     rows = read_table(tmp_path / "out" / TABLE, ("id",))
     assert rows["id"].tolist() == ["cort[debris]_B2", "well7"]
-    assert "1 images left out: astro is none of the model's" in caplog.text
+    assert "1 images left out: the model does not know astro" in caplog.text
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["astro", "0", "1", "0", "0"] in lines
     assert ["shsy5y", "0", "1", "0", "0"] in lines
     for name in NAMES[1::2]:
         (tmp_path / "more" / f"{name}.png").unlink()
     line = fails(capsys, command(tmp_path, tmp_path / "none"))
-    assert "cell types that the model does not know: astro, shsy5y; say with --cell-type" in line
+    assert "cell types that the model does not know: astro, shsy5y; name their" in line
     assert not (tmp_path / "none").exists()
 
 
@@ -159,7 +165,7 @@ def test_the_longest_type_is_meant() -> None:
     assert type_of_name("skbr3_a", ["sk", "skbr3", "s"]) == "skbr3"
 
 
-def test_sure_cells_are_those_that_flows_and_cellprob_agree_on() -> None:
+def test_confident_cells_are_those_that_flows_and_cellprob_agree_on() -> None:
     labels = np.zeros((40, 60), np.int32)
     labels[4:14, 4:14], labels[4:14, 24:34], labels[24:34, 4:14] = 1, 2, 3
     flows = labels_to_flows(labels)
@@ -168,14 +174,14 @@ def test_sure_cells_are_those_that_flows_and_cellprob_agree_on() -> None:
     cellprob[labels == 3] = 0.5  # hardly a cell
     cellprob[24:34, 24:34] = 1.0  # taken for a cell, but none was found
     prediction = Prediction(labels, flows, cellprob, "cort", 10.0)
-    kept, share = sure_cells(prediction, 0.0, 0.7)
+    kept, share = confident_cells(prediction, 0.0, 0.7)
     assert np.array_equal(kept, labels == 1)
     assert share == 1 / 4
-    kept, share = sure_cells(prediction, 0.0, 0.5)
+    kept, share = confident_cells(prediction, 0.0, 0.5)
     assert np.array_equal(kept, np.where(labels == 3, 2, labels == 1))
     assert share == 2 / 4
     empty = Prediction(np.zeros_like(labels), flows, np.full_like(cellprob, -5), "cort", 10.0)
-    assert sure_cells(empty, 0.0, 0.0)[1] == 0
+    assert confident_cells(empty, 0.0, 0.0)[1] == 0
 
 
 def test_the_folder_can_be_read_and_holds_what_was_found(home: Path, pseudo: Path) -> None:
@@ -199,7 +205,7 @@ def test_the_folder_can_be_read_and_holds_what_was_found(home: Path, pseudo: Pat
     ]
 
 
-def test_less_sure_cells_and_images_are_left_out(home: Path, pseudo: Path, tmp_path: Path) -> None:
+def test_less_confident_ones_are_left_out(home: Path, pseudo: Path, tmp_path: Path) -> None:
     segmenter = Segmenter.load(home / "m.safetensors", "cpu")
     images = [home / "more" / f"{name}.png" for name in NAMES]
     found = [segmenter.segment(read_image(path), cell_type="cort") for path in images]
@@ -231,7 +237,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert "from 0 to 1, not 1.5" in fails(capsys, [*argv, "--min-score", "1.5"])
     assert "from 0 to 1, not nan" in fails(capsys, [*argv, "--min-share", "nan"])
     assert "knows no cell type 'hela'" in fails(capsys, [*argv, "--cell-type", "hela"])
-    assert "of none of 4 images enough is sure" in fails(capsys, [*argv, "--min-score", "1"])
+    assert "none of 4 images has enough" in fails(capsys, [*argv, "--min-score", "1"])
     assert "is neither here nor" in fails(capsys, command(home, out, "none"))
     assert list(tmp_path.iterdir()) == []
 

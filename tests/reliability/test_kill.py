@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from flowseg import load_config, train
+from flowseg.formats.writers import Formats
 from flowseg.io import atomic
 from flowseg.io.paths import find_images
-from flowseg.prediction.predict import Outputs, predict
+from flowseg.prediction.predict import predict
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 from flowseg.training import provenance
 from flowseg.training import trainer as loop
@@ -121,7 +122,9 @@ def test_a_prediction_killed_in_its_writes(
     images = find_images(data / "train")
 
     def work(home: Path) -> None:
-        outputs = Outputs(home / "submission.csv", home / "labels", home / "overlays")
+        outputs = Formats(
+            submission=home / "submission.csv", labels=home / "labels", overlays=home / "overlays"
+        )
         assert predict(tmp_path / "wild.safetensors", images, outputs, device="cpu").cells > 100
 
     work(tmp_path / "whole")

@@ -1,0 +1,101 @@
+"""Many image files through a segmenter; those that fail are reported and left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from flowseg.errors import FlowsegError
+from flowseg.inference.options import SegmentOptions
+from flowseg.inference.pipeline import segment_many
+from flowseg.inference.segmenter import Prediction, Segmenter
+from flowseg.io.image_source import ImageSource, list_images
+from flowseg.io.paths import check_name
+
+__all__ = ["Batch"]
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+class Batch:
+    """Image files on their way through a segmenter, and the errors of those that failed.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    files : sequence of Path
+    progress : tqdm
+        Counts the images.
+    """
+
+    def __init__(self, segmenter: Segmenter, files: Sequence[Path], progress: tqdm[Any]) -> None:
+        self.segmenter = segmenter
+        self.files = files
+        self.progress = progress
+        self._errors: list[tuple[Path, FlowsegError]] = []
+
+    @property
+    def failed(self) -> tuple[FlowsegError, ...]:
+        """The errors, in the order of the files."""
+        ranks = {path: rank for rank, path in enumerate(self.files)}
+        return tuple(error for _, error in sorted(self._errors, key=lambda pair: ranks[pair[0]]))
+
+    def fail(self, error: FlowsegError, path: Path) -> None:
+        """Report that an image cannot be done."""
+        if error.file is None:
+            error = FlowsegError(error.problem, file=path, remedy=error.remedy)
+        self._errors.append((path, error))
+        _log.error("left out: %s", error)
+        self.progress.update()
+
+    def images(self, path: Path) -> list[ImageSource]:
+        """The images of a file; none where it cannot be read, which is reported."""
+        try:
+            check_name(path.stem, file=path)
+            return list_images(path)
+        except FlowsegError as error:
+            self.fail(error, path)
+            return []
+
+    def segment(
+        self,
+        images: Iterable[ImageSource],
+        options: SegmentOptions,
+        write: Callable[[ImageSource, NDArray[np.float32], Prediction], Result],
+        done: Callable[[ImageSource, Result], object],
+    ) -> None:
+        """Segment images side by side.
+
+        Parameters
+        ----------
+        images : iterable of ImageSource
+        options : SegmentOptions
+        write : callable
+            As for :func:`flowseg.inference.pipeline.segment_many`; runs on several threads.
+        done : callable
+            Takes each image that could be done and what `write` returned for it, in their order.
+        """
+        outcomes = segment_many(
+            self.segmenter,
+            images,
+            options,
+            read=ImageSource.read,
+            write=write,
+            weight=lambda image: image.shape[0] * image.shape[1],
+        )
+        with closing(outcomes):
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    self.fail(outcome.error, outcome.item.path)
+                else:
+                    done(outcome.item, outcome.get())
+                    self.progress.update()
