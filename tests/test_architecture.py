@@ -143,6 +143,7 @@ def test_help_is_quick() -> None:
     pytest.fail("flowseg --help is slow")
 
 
+@pytest.mark.slow
 def test_numpy_functions_need_no_torch() -> None:
     code = (
         "import sys, numpy as np, flowseg\n"

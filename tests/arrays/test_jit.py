@@ -14,6 +14,8 @@ import pytest
 import flowseg
 from flowseg.arrays.jit import in_threads, jit, set_threads, threads
 
+pytestmark = pytest.mark.slow
+
 
 def test_compiles_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])

@@ -85,6 +85,7 @@ def test_what_is_no_label_image_is_refused(labels):
         Masks.from_labels(labels)
 
 
+@pytest.mark.slow
 @unhurried
 @given(st.text(), SHAPES)
 def test_any_text_gives_a_mask_or_the_error(text, shape):

@@ -22,6 +22,8 @@ from flowseg.synthetic.datasets import (
     write_synthetic_sartorius,
 )
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (96, 128)
 TINY = [
     *(

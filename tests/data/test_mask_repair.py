@@ -75,6 +75,7 @@ def test_no_masks_and_empty_masks():
     assert len(repair(empty)) == 0
 
 
+@pytest.mark.slow
 def test_after_repair_the_real_masks_have_no_hole_and_one_piece(real_data):
     images = read_annotations(real_data / "train.csv", ("astro",))
     holes = 0

@@ -120,6 +120,7 @@ def test_a_shift_that_all_images_share_is_found():
     )
 
 
+@pytest.mark.slow
 def test_each_group_is_scored_at_what_the_others_choose():
     samples = [sample(seed, f"im{seed}", f"well{seed // 2}", shift=1.0) for seed in range(6)]
     result = calibrate(samples, {"blob": CELL})
@@ -160,6 +161,7 @@ def test_one_group_alone_proves_nothing():
     assert result.cell_types["blob"] == tuning.tuned == CELL
 
 
+@pytest.mark.slow
 def test_luck_gains_nothing(rng):
     """No setting is better than another, so the honest gain must be none on the average."""
     grid = ThresholdGrid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8), (0, 15, 40))

@@ -205,6 +205,7 @@ def test_few_steps_do_not_bring_the_ends_of_a_long_cell_together() -> None:
     assert flows_to_labels(flows, cellprob, flow_threshold=0).max() == 1
 
 
+@pytest.mark.slow
 def test_more_cells_than_16_bits_count() -> None:
     side = 270
     labels = np.zeros((side * 4, side * 4), dtype=np.int32)
@@ -237,6 +238,7 @@ def test_refuses_by_name(
         flows_to_labels(flows, cellprob)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_round_trip_of_real_cells(real_data: object) -> None:
     import pandas as pd

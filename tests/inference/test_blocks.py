@@ -17,6 +17,8 @@ from flowseg.inference.options import SegmentOptions
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import plan_slide, segment_slide
 
+pytestmark = pytest.mark.slow
+
 
 def strips_of(
     segmenter: Segmenter,

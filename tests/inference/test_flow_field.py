@@ -37,6 +37,7 @@ def test_a_field_of_the_right_size_is_not_copied() -> None:
     assert torch.equal(smaller.disagreement, smaller.maps[0])
 
 
+@pytest.mark.slow
 def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
     slopes: Segmenter, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from flowseg.inference.rescale import footprint, rescale, rescale_part
 edges = st.integers(1, 40)
 
 
+@pytest.mark.slow
 @given(st.tuples(edges, edges), st.tuples(edges, edges), st.data())
 def test_a_part_is_the_same_bytes_as_the_whole(source, target, data) -> None:
     image = np.random.default_rng(0).standard_normal(source, dtype=np.float32)

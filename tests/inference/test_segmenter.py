@@ -92,6 +92,7 @@ def test_a_card_without_a_diameter_asks_for_one() -> None:
         segmenter("a").segment(image, diameter=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zoom", [1.5, 2.0, 3.0])
 def test_the_size_is_measured_whatever_the_image_is_scaled_to(
     slopes: Segmenter, blobs: np.ndarray, zoom: float

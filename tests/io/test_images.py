@@ -123,6 +123,7 @@ class TestReadImage:
 
 
 class TestBadImages:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["a.png", "a.tif", "lzw.tif", "a.jpg"])
     def test_cut_off_anywhere(self, tmp_path: Path, noise: np.ndarray, name: str) -> None:
         whole = tmp_path / name
@@ -203,6 +204,7 @@ class TestBadImages:
     def test_the_largest_allowed_size_is_a_slide_of_20000(self) -> None:
         assert MAX_PIXELS >= 20_000 * 20_000
 
+    @pytest.mark.slow
     @settings(
         max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
@@ -243,6 +245,7 @@ class TestWithoutPackages:
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
         )
 
+    @pytest.mark.slow
     def test_livecell_needs_no_imagecodecs(self, tmp_path: Path, noise: np.ndarray) -> None:
         """LIVECell is LZW; imagecodecs is not among flowseg's dependencies."""
         write_lzw(tmp_path / "a.tif", noise)

@@ -14,6 +14,7 @@ from flowseg.io.images import read_labels
 from flowseg.io.label_rows import write_labels_by_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1300, 700), (5, 3), (512, 512)])
 def test_labels_come_in_strips_and_lie_in_tiles(
     tmp_path: Path, shape: tuple[int, int], rng: np.random.Generator

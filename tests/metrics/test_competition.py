@@ -57,6 +57,7 @@ def random_blobs(rng, count, near=()):
     return masks
 
 
+@pytest.mark.slow
 def test_equal_to_brute_force_in_every_count_on_a_thousand_pairs_with_overlaps(rng):
     contested = 0
     for _ in range(1000):

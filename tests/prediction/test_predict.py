@@ -356,6 +356,7 @@ def test_label_images_as_zarr(
         assert np.array_equal(page.read(), expected)
 
 
+@pytest.mark.slow
 def test_a_slide_computed_on_a_cluster_has_the_same_rows_and_labels(
     model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

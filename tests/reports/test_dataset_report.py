@@ -17,6 +17,8 @@ from flowseg.reports.dataset_report import explore
 from flowseg.reports.dataset_stats import dataset_stats
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "a<img src=x onerror=alert(1)>&'\" b"
 
 

@@ -39,6 +39,7 @@ class Damaged:
         raise FlowsegError("is damaged", file="train.csv", remedy="mend it")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_a_killed_loader_is_one_clear_line(stage: Stage) -> None:
     training = [replace(one, annotation=Deadly()) for one in stage.training]
@@ -48,6 +49,7 @@ def test_a_killed_loader_is_one_clear_line(stage: Stage) -> None:
         train_stage(stage, network(), CPU, resume=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_loader_stays_as_it_is(tmp_path: Path, workers: int) -> None:
     bad = replace(record(tmp_path, "a", 1), annotation=Damaged())

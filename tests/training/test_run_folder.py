@@ -39,6 +39,7 @@ with lock_run_folder(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -142,6 +143,7 @@ def test_finished_runs_are_found_in_the_order_they_finished(
     assert "summary.json: is damaged" in caplog.text
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch() -> None:
     code = "import sys, flowseg.training.run_folder; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,8 @@ from flowseg.training import trainer as loop
 from flowseg.training.trainer import Stage, train_stage
 from helpers.training import CELLS, CONFIG, CPU, in_folder, network
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_stage_leaves_its_files(stage: Stage) -> None:
     result = train_stage(stage, network(), CPU, resume=False)
