@@ -108,9 +108,10 @@ def user_error(error: ValidationError, file: str | os.PathLike[str] | None = Non
         hint = nearest(name, context["known"], prefix)
         return FlowsegError(f"unknown key {prefix + name!r}{hint}", file=file)
     key = f"a name in {path[0]!r}" if path[-1:] == ["[key]"] else ".".join(path) or "the config"
-    expected = _EXPECTED.get(kind, fault["msg"].removeprefix("Input should be "))
-    problem = f"{key} must be {expected.format(**context)}, found {shown(fault['input'])}"
-    return FlowsegError(problem, file=file)
+    expected = fault["msg"].removeprefix("Input should be ")
+    if kind in _EXPECTED:
+        expected = _EXPECTED[kind].format(**context)
+    return FlowsegError(f"{key} must be {expected}, found {shown(fault['input'])}", file=file)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
