@@ -19,7 +19,7 @@ from tqdm import tqdm
 from flowseg.arrays.polygons import polygons_to_masks
 from flowseg.arrays.rle import Masks
 from flowseg.data.json_stream import Item, scan_items
-from flowseg.data.record import Record
+from flowseg.data.record import Record, select_names
 from flowseg.errors import FlowsegError
 from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.paths import PathLike, check_name, sha256_of
@@ -70,8 +70,8 @@ def read_livecell(
     the file.
     """
     root = _root(Path(folder))
-    wanted = _check(splits, SPLITS, "split")
-    types = _check(CELL_TYPES if cell_types is None else cell_types, CELL_TYPES, "cell type")
+    wanted = select_names(splits, SPLITS, "split")
+    types = select_names(cell_types, CELL_TYPES, "cell type")
     images = _image_files(root / "images")
     records: dict[str, Record] = {}
     for split in (split for split in SPLITS if split in wanted):
@@ -151,17 +151,6 @@ def _root(folder: Path) -> Path:
         file=folder,
         remedy="name the folder of the unzipped data (--data)",
     )
-
-
-def _check(given: Iterable[str], known: Sequence[str], what: str) -> frozenset[str]:
-    names = frozenset(given)
-    unknown = sorted(names - set(known))
-    if unknown or not names:
-        raise FlowsegError(
-            f"unknown {what} {', '.join(map(repr, unknown))}" if unknown else f"no {what}",
-            remedy=f"choose from {', '.join(known)}",
-        )
-    return names
 
 
 def _image_files(folder: Path) -> dict[str, Path]:

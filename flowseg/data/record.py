@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.images import read_image
 
-__all__ = ["Annotation", "Record", "size_differs"]
+__all__ = ["Annotation", "Record", "select_names", "size_differs"]
 
 
 class Annotation(Protocol):
@@ -86,3 +87,23 @@ def size_differs(
         file=path,
         remedy="use the image that was annotated",
     )
+
+
+def select_names(
+    names: Iterable[str] | None, known: Sequence[str], description: str
+) -> frozenset[str]:
+    """Those of the `known` names that a reader is to read; all of them with None.
+
+    Raises
+    ------
+    FlowsegError
+        If a name is unknown or there is none; `description` says what they name.
+    """
+    selected = frozenset(known if names is None else names)
+    unknown = ", ".join(map(repr, sorted(selected - set(known))))
+    if unknown or not selected:
+        raise FlowsegError(
+            f"unknown {description} {unknown}" if unknown else f"no {description}",
+            remedy=f"choose from {', '.join(known)}",
+        )
+    return selected

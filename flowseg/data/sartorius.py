@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowseg.arrays.rle import Masks, fault_reason, parse_runs
-from flowseg.data.record import Record, size_differs
+from flowseg.data.record import Record, select_names, size_differs
 from flowseg.errors import FlowsegError
 from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.images import image_shape
@@ -102,7 +102,7 @@ def read_sartorius(
             file=folder,
             remedy="name the folder of the unzipped competition data (--data)",
         )
-    wanted = _check_cell_types(cell_types)
+    wanted = select_names(cell_types, CELL_TYPES, "cell type")
     records = []
     for image_id, annotated in read_annotations(table, wanted).items():
         if image_id in FLAWED_IDS and not include_flawed:
@@ -159,7 +159,7 @@ def read_annotations(
         count, out of range or no numbers.
     """
     path = Path(path)
-    wanted = _check_cell_types(cell_types)
+    wanted = select_names(cell_types, CELL_TYPES, "cell type")
     table = read_table(path, _NEEDED)
     firsts = table.drop_duplicates("id")
     shapes = {str(row.id): _shape(path, row) for row in firsts.itertuples()}
@@ -190,17 +190,6 @@ def group_of_sample(sample_id: str) -> str:
     plate, _, rest = sample_id.strip().partition("_")
     well = rest.partition("_")[0].partition("-")[0]
     return f"{plate}_{well}" if well else plate
-
-
-def _check_cell_types(cell_types: Iterable[str] | None) -> frozenset[str]:
-    wanted = frozenset(CELL_TYPES if cell_types is None else cell_types)
-    unknown = sorted(wanted - set(CELL_TYPES))
-    if unknown or not wanted:
-        raise FlowsegError(
-            f"unknown cell type {', '.join(map(repr, unknown))}" if unknown else "no cell type",
-            remedy=f"choose from {', '.join(CELL_TYPES)}",
-        )
-    return wanted
 
 
 def _shape(path: Path, row: Any) -> tuple[int, int]:

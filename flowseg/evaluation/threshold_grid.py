@@ -104,28 +104,28 @@ def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
     def score(k: int) -> None:
         threshold = grid.cellprob_thresholds[k]
         cells = find_instances(sample.flows, sample.cellprob, cellprob_threshold=threshold)
-        every = cells.keep_mask(0, 0)
-        table = compare(sample.truth, cells.labels(every))
-        near = 2 * table.shared > table.unions()  # others match at no threshold
+        all_cells = cells.keep_mask(0, 0)
+        table = compare(sample.truth, cells.labels(all_cells))
+        close = 2 * table.shared > table.unions()  # others match at no threshold
         table = replace(
-            table, truth=table.truth[near], pred=table.pred[near], shared=table.shared[near]
+            table, truth=table.truth[close], pred=table.pred[close], shared=table.shared[close]
         )
         for i, flow_threshold in enumerate(grid.flow_thresholds):
             for j, min_size in enumerate(grid.min_sizes):
-                kept = cells.keep_mask(flow_threshold, min_size)[every]
-                scores[k, i, j] = _only(table, kept).counts().score
+                keep = cells.keep_mask(flow_threshold, min_size)[all_cells]
+                scores[k, i, j] = _select_predictions(table, keep).counts().score
 
     in_threads(score, len(grid.cellprob_thresholds))
     return scores
 
 
-def _only(table: Contingency, kept: NDArray[np.bool_]) -> Contingency:
-    """The table without the predictions that are not kept."""
-    pairs = kept[table.pred]
+def _select_predictions(table: Contingency, keep: NDArray[np.bool_]) -> Contingency:
+    """The table of the predictions where `keep`, (M,) bool, is true."""
+    pairs = keep[table.pred]
     return replace(
         table,
-        pred_areas=table.pred_areas[kept],
+        pred_areas=table.pred_areas[keep],
         truth=table.truth[pairs],
-        pred=(np.cumsum(kept) - 1)[table.pred[pairs]],
+        pred=(np.cumsum(keep) - 1)[table.pred[pairs]],
         shared=table.shared[pairs],
     )

@@ -182,7 +182,7 @@ class Outcomes:
     merging: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Contingency:
     """Which truth shares how many pixels with which prediction, where they share any.
 
@@ -283,4 +283,7 @@ def compare(truth: Objects, pred: Objects) -> Contingency:
     >>> table.mistakes()
     Mistakes(missed=1, spurious=0, split=0, merged=0)
     """
-    return Contingency(*shared_pixels(truth, pred))
+    truth_areas, pred_areas, truths, preds, shared = shared_pixels(truth, pred)
+    return Contingency(
+        truth_areas=truth_areas, pred_areas=pred_areas, truth=truths, pred=preds, shared=shared
+    )
