@@ -1,4 +1,4 @@
-"""The whole way on drawn neurons: pre-train, train, predict, score, look."""
+"""A demonstration on synthetic neurons: pre-train, train, predict, evaluate, report."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _SETTINGS = (
 _TRAIN_IMAGES, _TEST_IMAGES, _LIVECELL_IMAGES = 18, 6, (4, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Where everything lies, and the score on the test images, which were not trained on.
+    """The score on the test images, which were not trained on, and where the files are.
 
-    Attributes
-    ----------
-    score : float
-        The competition's.
-    data, run : Path
-        Folders of the drawn data and of the training.
+        Attributes
+        ----------
+        score : float
+            Competition score.
+        data, run : Path
+            Folders of the synthetic data and of the training.
     outputs : Formats
-        What was predicted.
-    exploration, report : Path
-        Pages on the data and on the score.
+        Paths of the predictions.
+        exploration, report : Path
+            Pages on the data and on the score.
     """
 
     score: float
@@ -65,16 +65,16 @@ class DemoResult:
 
 
 def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> DemoResult:
-    """Draw neurons in the competition's layout and go the whole way with them.
+    """Draw neurons in the competition's layout, train on them, predict, and evaluate.
 
     Parameters
     ----------
     out : path
         A new folder for data, run and results.
     device : str
-        "auto", "cpu", "cuda" or "mps".
+        As for :func:`flowseg.train`.
     seed : int
-        Of the drawing and of the training.
+        Of the synthetic data and of the training.
 
     Returns
     -------
@@ -100,12 +100,19 @@ def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> D
         fields=out / "fields",
         cells=out / "cells",
     )
-    done = predict(run.checkpoint, find_images(data / "test"), outputs, device=device)
-    if done.failed:
-        raise done.failed[0]
+    prediction = predict(run.checkpoint, find_images(data / "test"), outputs, device=device)
+    if prediction.failed:
+        raise prediction.failed[0]
     exploration, report = out / "data.html", out / "scores.html"
     explore(data, exploration)
     truth = data / TEST_TRUTH
-    result = evaluate(truth, done.submission)
+    result = evaluate(truth, prediction.submission)
     write_report(result, report, images=data / "test")
-    return DemoResult(result.score, data, run.folder, outputs, exploration, report)
+    return DemoResult(
+        score=result.score,
+        data=data,
+        run=run.folder,
+        outputs=outputs,
+        exploration=exploration,
+        report=report,
+    )

@@ -1,4 +1,4 @@
-"""Variation of training crops: image and labels together, flows computed afterwards."""
+"""Data augmentation of crops: image and labels together; flows are computed afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cut_crop(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Labelled:
-    """Cut a square at a random place, angle, scale and handedness.
+    """Cut a square crop with a random position, rotation, scale and flip.
 
     Parameters
     ----------
@@ -36,23 +36,23 @@ def cut_crop(
         Pixels that the labels reach beyond the image crop on each side, so that a cell cut by
         the crop keeps its true centre.
     config : AugmentConfig
-        How much to vary.
+        Limits of the augmentation.
     rng : numpy.random.Generator
         Source of all random numbers.
 
     Returns
     -------
     image : ndarray, shape (crop, crop), float32
-        Outside the picture it holds the picture's median.
+        Outside the image it holds the image's median.
     labels : ndarray, shape (crop + 2 margin, crop + 2 margin), int32
-        Zero outside the picture.
+        Zero outside the image.
     """
     cv2 = load_cv2()
     scale = zoom * config.scale ** rng.uniform(-1, 1)
     angle = rng.uniform(0, 2 * np.pi) if config.rotate else 0.0
     mirror = -1.0 if config.flip and rng.random() < 0.5 else 1.0
     cosine, sine = np.cos(angle), np.sin(angle)
-    # Half the edge of the upright square around the turned crop, in pixels of the image.
+    # Half the edge of the upright square around the rotated crop, in pixels of the image.
     half = (config.crop_size - 1) / scale / 2 * (abs(cosine) + abs(sine))
     y, x = (_centre(length, half, rng) for length in image.shape)
 
@@ -81,28 +81,28 @@ def cut_crop(
 def paste_cells(
     crop: Labelled, source: Labelled, share: float, rng: np.random.Generator
 ) -> Labelled:
-    """Lay some cells of one crop over another, at their places.
+    """Copy-paste augmentation: lay some cells of one crop over another, at their positions.
 
     Parameters
     ----------
     crop, source : tuple of ndarray
-        What is laid over, and where cells are taken from: crops of one size, as of
-        :func:`cut_crop`.
+        Image and labels of the crop that is pasted over and of the one whose cells are pasted, of
+        one size, from :func:`cut_crop`.
     share : float
-        Share of the source's cells that are taken, from 0 to 1; each is drawn by itself.
+        Probability with which each cell of the source is pasted.
     rng : numpy.random.Generator
         Source of all random numbers.
 
     Returns
     -------
     tuple of ndarray
-        Cells cover those of `crop`; their ids follow its own. A few pixels around them the images
-        blend, and what is taken is shifted so that both backgrounds are equally bright.
+        Pasted cells cover those of `crop`; their ids follow its ids. The images are blended within
+        a few pixels around them, after a shift that makes both backgrounds equally bright.
 
     Notes
     -----
-    A cell that is cut in two by one that is laid over it stays two pieces, each of which is
-    learned as a cell of its own: what is seen of it is no less a cell.
+    A cell that a pasted one cuts in two becomes two connected components, each of which is trained
+    on as a cell of its own.
     """
     cv2 = load_cv2()
     (image, labels), (other, cells) = crop, source
@@ -112,12 +112,13 @@ def paste_cells(
         return crop
     margin = (labels.shape[0] - image.shape[0]) // 2
     inner = slice(margin, margin + image.shape[0])
-    near = cv2.dilate(mask.astype(np.float32), np.ones((5, 5), np.uint8))
-    blend = np.maximum(cv2.GaussianBlur(near, (0, 0), 1.5), mask)[inner, inner]
-    grounds = image[labels[inner, inner] == 0], other[cells[inner, inner] == 0]
-    # Without a background there is nothing to compare brightness by.
-    lift = np.median(grounds[0]) - np.median(grounds[1]) if all(g.size for g in grounds) else 0
-    mixed = image + blend * (other + np.float32(lift) - image)
+    dilated = cv2.dilate(mask.astype(np.float32), np.ones((5, 5), np.uint8))
+    blend = np.maximum(cv2.GaussianBlur(dilated, (0, 0), 1.5), mask)[inner, inner]
+    backgrounds = image[labels[inner, inner] == 0], other[cells[inner, inner] == 0]
+    shift = 0.0
+    if all(pixels.size for pixels in backgrounds):  # else there is nothing to compare
+        shift = np.median(backgrounds[0]) - np.median(backgrounds[1])
+    mixed = image + blend * (other + np.float32(shift) - image)
     covered = np.where(mask, cells + labels.max(), labels)
     return mixed.astype(np.float32, copy=False), covered.astype(np.int32, copy=False)
 
@@ -145,7 +146,7 @@ def vary_intensity(
 
 
 def _centre(length: int, half: float, rng: np.random.Generator) -> float:
-    """Where a crop is centred along one axis: inside the picture where it fits."""
+    """The centre of a crop along one axis: such that it lies in the image where it fits."""
     last = length - 1
     if 2 * half >= last:
         return last / 2

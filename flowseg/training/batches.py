@@ -1,4 +1,4 @@
-"""Records -> crops -> tensors."""
+"""Training data: records to augmented crops, crops to batches, loader processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Batch", "CropDataset", "batches", "loader_processes", "report_worker
 
 
 class Batch(NamedTuple):
-    """B crops of S x S pixels and what the network is to say of them.
+    """B crops of S x S pixels and their targets.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class CropDataset(Dataset[Batch]):
-    """Endless crops by number; crop i is the same whichever process cuts it.
+    """An endless sequence of augmented crops; crop i is a function of the seed and i alone.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class CropDataset(Dataset[Batch]):
         cells = config.cell_types
         self._types = [list(cells).index(record.cell_type) for record in self._records]
         types = np.array(self._types[: len(records)])
-        self._of_type = [np.flatnonzero(types == kind) for kind in range(len(cells))]
+        self._of_type = [np.flatnonzero(types == index) for index in range(len(cells))]
         self._weights = np.bincount(types)[types] ** -balance
         self._extra_weights = np.ones(len(extra))
         self._zooms = [
@@ -100,8 +100,9 @@ class CropDataset(Dataset[Batch]):
         margin = self._augment.crop_size // 8
         crop, ids = cut_crop(image, labels, zoom, margin, self._augment, rng)
         if self._augment.paste_fraction > 0:
-            alike = self._of_type[cell_type]
-            image, labels = self._cache.get(self._records[alike[rng.integers(len(alike))]])
+            same_type = self._of_type[cell_type]
+            source_index = same_type[rng.integers(len(same_type))]
+            image, labels = self._cache.get(self._records[source_index])
             source = cut_crop(image, labels, zoom, margin, self._augment, rng)
             crop, ids = paste_cells((crop, ids), source, self._augment.paste_fraction, rng)
         flows = labels_to_flows(ids)
@@ -114,35 +115,48 @@ class CropDataset(Dataset[Batch]):
         )
 
     def _image_of(self, number: int) -> int:
-        """Images come as often as they weigh, equal ones once before any comes again.
+        """The index of the image that a crop is cut from: each as often as its weight says.
 
-        Extra images take turns with the others, each kind in rounds of its own.
+        Labelled and extra images are interleaved by their shares and drawn in rounds of their own.
         """
-        before = int(number * self._extra_share)
-        if int((number + 1) * self._extra_share) > before:
-            return len(self._weights) + self._drawn(before, self._extra_weights, 2)
-        return self._drawn(number - before, self._weights, 0)
+        extra_drawn = int(number * self._extra_share)
+        if int((number + 1) * self._extra_share) > extra_drawn:
+            return len(self._weights) + self._draw(extra_drawn, self._extra_weights, 2)
+        return self._draw(number - extra_drawn, self._weights, 0)
 
-    def _drawn(self, number: int, weights: NDArray[np.float64], kind: int) -> int:
-        """The number-th draw; a round has as many draws as images, in an order of its own."""
-        turn, place = divmod(number, weights.size)
-        rng = np.random.default_rng([self._seed, kind, turn])
+    def _draw(self, number: int, weights: NDArray[np.float64], stream: int) -> int:
+        """The number-th draw by systematic resampling, in rounds of as many draws as images."""
+        turn, position = divmod(number, weights.size)
+        rng = np.random.default_rng([self._seed, stream, turn])
         order = rng.permutation(weights.size)
-        # Each image holds a stretch of a line as long as it weighs; even marks on it are drawn.
+        # Each image is a stretch of a line as long as its weight; even marks on it are drawn.
         ends = np.cumsum(weights[order])
         marks = (np.arange(weights.size) + rng.random()) * (ends[-1] / weights.size)
         drawn = order[np.minimum(np.searchsorted(ends, marks), weights.size - 1)]
-        return int(rng.permutation(drawn)[place])
+        return int(rng.permutation(drawn)[position])
 
 
 def batches(
     dataset: CropDataset, firsts: range, batch_size: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """A batch of the crops that follow each of the numbers `firsts`, in that order.
+    """Load batches with a `DataLoader`; they do not depend on the number of workers.
 
-    The bytes do not depend on the number of workers. Workers are spawned: a fork after numba or
-    torch has started its threads may hang. `pin` puts batches where CUDA copies them from
-    without waiting.
+    Parameters
+    ----------
+    dataset : CropDataset
+    firsts : range
+        The number of the first crop of each batch.
+    batch_size : int
+        Consecutive crops of one batch.
+    workers : int
+        Loader processes; spawned, since a fork after numba or torch has started threads may hang.
+    pin : bool
+        Whether batches lie in pinned memory, from which CUDA copies without waiting.
+
+    Raises
+    ------
+    FlowsegError
+        If an image cannot be read.
     """
     loader = DataLoader(
         _BatchDataset(dataset, batch_size),
@@ -160,7 +174,7 @@ def batches(
 
 
 def loader_processes(wanted: int | None, device: torch.device) -> int:
-    """How many processes prepare crops: as wanted, else what suits the device and the cores."""
+    """Number of loader processes: `wanted`, or what suits the device and the number of cores."""
     if wanted is not None:
         return wanted
     # Not torch's number of threads: torchrun sets it to 1.
@@ -170,7 +184,7 @@ def loader_processes(wanted: int | None, device: torch.device) -> int:
 
 @contextmanager
 def report_worker_crash() -> Iterator[None]:
-    """Turn torch's report of a loader process that died into ours.
+    """Raise a FlowsegError where torch reports that a loader process was killed.
 
     Torch raises it wherever the main thread happens to be, not only while waiting for a batch.
     """
@@ -189,7 +203,7 @@ def report_worker_crash() -> Iterator[None]:
 class _BatchDataset(Dataset["Batch | FlowsegError"]):
     """Batches by the number of their first crop.
 
-    An error is a value here: torch would wrap one that is raised in a worker in its traceback.
+    Errors are returned: torch would wrap one that is raised in a worker in its traceback.
     """
 
     def __init__(self, crops: CropDataset, batch_size: int) -> None:
@@ -205,13 +219,13 @@ class _BatchDataset(Dataset["Batch | FlowsegError"]):
 
 
 def _one_thread(_: int) -> None:
-    """Loader processes share the cores, so each keeps to one."""
+    """Loader processes share the cores: one thread each."""
     set_threads(1)
     load_cv2().setNumThreads(1)
 
 
 class _Cache:
-    """Decoded images and labels, the longest unused ones dropped beyond a size."""
+    """A least-recently-used cache of normalised images and labels, limited in size."""
 
     def __init__(self, megabytes: int) -> None:
         self._limit = megabytes * 2**20
@@ -222,7 +236,7 @@ class _Cache:
         if record.image_id in self._items:
             self._items.move_to_end(record.image_id)
             return self._items[record.image_id]
-        # Another cell on top may cut a cell in two; a second piece would teach a second centre.
+        # A cell may be cut in two by one on top; each component would have a centre of its own.
         labels = keep_largest_component(masks_to_labels(record.masks()))
         item = (normalize(record.image()), labels)
         self._items[record.image_id] = item

@@ -1,8 +1,8 @@
-"""What a checkpoint is and how a run ended, in words."""
+"""Descriptions of a checkpoint and of a run's folder as text, for `flowseg info`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,9 +30,9 @@ __all__ = ["describe"]
 
 
 def describe(path: PathLike) -> str:
-    """A text on a checkpoint, or on the folder of a run or a cross validation and its checkpoint.
+    """Describe a checkpoint, or the folder of a run or a cross validation and its best checkpoint.
 
-    That of a cross validation is its first fold's; all folds have the same thresholds.
+    The checkpoint of a cross validation is its first fold's; all have the same thresholds.
 
     Raises
     ------
@@ -59,17 +59,17 @@ def _is_cross_validation(folder: Path) -> bool:
 
 
 def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
-    """How far an unfinished run is, and its epochs; of a cross validation those under way."""
+    """The progress of an unfinished run and its epochs, or those of the current fold."""
     if not _is_cross_validation(folder):
         rows = _epochs(folder)
         return f"{rows[-1]['epoch'] if rows else 0} epochs done", rows
     folds = load_config(path=folder / CONFIG).data.folds
-    left = [k for k in range(folds) if not is_finished(fold_folder(folder, k))]
-    done = f"{folds - len(left)} of {folds} folds done"
-    if not left:
+    unfinished = [k for k in range(folds) if not is_finished(fold_folder(folder, k))]
+    done = f"{folds - len(unfinished)} of {folds} folds done"
+    if not unfinished:
         return done, []
-    epochs, rows = _progress(fold_folder(folder, left[0]))
-    return f"{done}, in fold {left[0]}: {epochs}", rows
+    epochs, rows = _progress(fold_folder(folder, unfinished[0]))
+    return f"{done}, in fold {unfinished[0]}: {epochs}", rows
 
 
 def _epochs(folder: Path) -> list[dict[str, str]]:
@@ -87,18 +87,8 @@ def _run(folder: Path) -> str:
         lines.append(("state", f"not finished, {done}; continue it with --resume"))
     else:
         lines.append(("state", f"finished: {summary.get('stage', TRAINING)}"))
-        known = (
-            "folds",
-            "tta",
-            "epochs",
-            "best_epoch",
-            "validation_score",
-            "seconds",
-            "training_images",
-        )
-        lines += [
-            (name.replace("_", " "), _short(summary[name])) for name in known if name in summary
-        ]
+        keys = ("folds", "tta", "epochs", "best_epoch", "validation_score", "seconds")
+        lines += _lines(summary, (*keys, "training_images"))
         validation = summary.get("validation_images")
         if isinstance(validation, list):
             lines.append(("validation images", str(len(validation))))
@@ -125,11 +115,8 @@ def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
         ),
         ("seen at", f"cells of {network.target_diameter:g} px"),
     ]
-    known = ("stage", "epoch", "validation_score", "training_images", "validation_images")
-    for name in (*known, "pretraining", "data"):
-        value = card.provenance.get(name)
-        if value is not None:
-            lines.append((name.replace("_", " "), _short(value)))
+    keys = ("stage", "epoch", "validation_score", "training_images", "validation_images")
+    lines += _lines(card.provenance, (*keys, "pretraining", "data"))
     versions = card.provenance.get("versions")
     if isinstance(versions, Mapping):
         lines.append(("made with", ", ".join(f"{k} {v}" for k, v in versions.items())))
@@ -147,6 +134,11 @@ def _cells(cells: Mapping[str, CellTypeSettings]) -> str:
         for name, cell in cells.items()
     ]
     return text_table(rows, header, left=len(header))
+
+
+def _lines(values: Mapping[str, object], keys: Sequence[str]) -> list[tuple[str, str]]:
+    known = [key for key in keys if values.get(key) is not None]
+    return [(key.replace("_", " "), _short(values[key])) for key in known]
 
 
 def _short(value: object) -> str:

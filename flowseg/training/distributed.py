@@ -1,8 +1,8 @@
-"""One training in several processes, as torchrun starts them.
+"""Distributed training under torchrun: process group, collectives, what rank zero does alone.
 
-Each process takes its share of every batch, and their gradients are averaged before every step, so
-that all hold the same weights. The first process alone writes files. A training in one process is
-the case of one: every function here then does what its name says without talking to anyone.
+Each rank takes its share of every batch, and gradients are averaged before every step, so that all
+ranks hold the same weights. Rank zero alone writes files. Without a process group the world size is
+1, and no function here communicates.
 """
 
 from __future__ import annotations
@@ -38,44 +38,45 @@ __all__ = [
 
 Value = TypeVar("Value")
 
-_PATIENCE = timedelta(days=30)
-"""How long processes wait for the first one, which may itself wait for another training's lock."""
+_TIMEOUT = timedelta(days=30)
+"""How long ranks wait for rank zero, which may itself wait for another training's lock."""
 
 _control_group: dist.ProcessGroup | None = None
 
 
 @contextmanager
 def distributed_session(device: str) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
+    """Join the process group under torchrun and leave it at the end; nothing outside torchrun.
 
     Parameters
     ----------
     device : str
-        "auto", "cpu", "cuda" or "mps"; of several CUDA devices each process takes its own.
+        As for :func:`flowseg.train`; with "auto" or "cuda" each rank takes the CUDA device of its
+        local rank.
 
     Yields
     ------
     torch.device
-        That of this process.
+        That of this rank.
 
     Raises
     ------
     FlowsegError
-        If the device is not there, or the other processes cannot be reached.
+        If the device is not available, or the other ranks cannot be reached.
     """
-    where = pick_device(local_device(device))
+    rank_device = pick_device(local_device(device))
     if not under_torchrun() or dist.is_initialized():
-        yield where
+        yield rank_device
         return
-    _join(where)
+    _join(rank_device)
     log = logging.getLogger("flowseg")
     level = log.level
     if not is_rank_zero():
         log.setLevel(logging.WARNING)
     try:
-        yield where
+        yield rank_device
     except Exception:
-        if where.type == "cpu":  # NCCL would wait for processes that may have gone
+        if rank_device.type == "cpu":  # NCCL would wait for ranks that may have ended
             _leave()
         raise
     else:
@@ -85,27 +86,27 @@ def distributed_session(device: str) -> Iterator[torch.device]:
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
+    """Whether torchrun started this process beside others."""
     return torchrun_rank() is not None
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if _together() else 1
+    """Number of ranks, 1 without a process group."""
+    return dist.get_world_size() if _has_group() else 1
 
 
 def local_world_size() -> int:
-    """How many of them share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _together() else 1
+    """Number of ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _has_group() else 1
 
 
 def rank() -> int:
-    """The number of this process, 0 ... `world_size()` - 1."""
-    return dist.get_rank() if _together() else 0
+    """The rank of this process, 0 ... `world_size()` - 1."""
+    return dist.get_rank() if _has_group() else 0
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that writes files."""
+    """Whether this is the rank that writes files."""
     return rank() == 0
 
 
@@ -115,13 +116,13 @@ def hides_progress() -> bool:
 
 
 def from_rank_zero(call: Callable[[], Value]) -> Value:
-    """What `call` returns in the first process, in all of them; the others wait for it."""
-    if not _together():
+    """What `call` returns on rank zero, broadcast to all ranks, which wait for it."""
+    if not _has_group():
         return call()
-    box = [call() if is_rank_zero() else None]
+    values = [call() if is_rank_zero() else None]
     with _clear_errors():
-        dist.broadcast_object_list(box, src=0, group=_control_group)
-    return cast(Value, box[0])
+        dist.broadcast_object_list(values, src=0, group=_control_group)
+    return cast(Value, values[0])
 
 
 @contextmanager
@@ -132,8 +133,8 @@ def on_rank_zero(context: AbstractContextManager[Value]) -> Iterator[Value]:
 
 
 def gather(value: Value) -> list[Value]:
-    """The values of all processes, in their order, in all of them."""
-    if not _together():
+    """The values of all ranks, by rank, on every rank."""
+    if not _has_group():
         return [value]
     values: list[Value | None] = [None] * world_size()
     with _clear_errors():
@@ -142,49 +143,49 @@ def gather(value: Value) -> list[Value]:
 
 
 def assert_same_on_all_ranks(*values: object) -> None:
-    """Refuse to train where the first process has other settings or images than this one."""
+    """Refuse to train where rank zero has other values, such as settings, than this rank."""
     if from_rank_zero(lambda: values) != values:
         raise FlowsegError(
-            f"process {rank() + 1} of {world_size()} has other settings or other images than the "
-            "first",
-            remedy="give all of them the same command and the same data",
+            f"rank {rank()} of {world_size()} has other settings or other images than rank 0",
+            remedy="give all ranks the same command and the same data",
         )
 
 
 def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
-    """Replace float tensors by their means over all processes, the same bits in each."""
-    if not _together():
+    """Replace float tensors by their means over all ranks, the same bits on each."""
+    if not _has_group():
         return
-    own = list(tensors)
-    # One message instead of many: most tensors are small.
-    message = torch.cat([tensor.reshape(-1) for tensor in own])
+    tensors = list(tensors)
+    # One bucket: most tensors are small.
+    bucket = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with _clear_errors():
-        dist.all_reduce(message)
-    message /= world_size()
-    for tensor, mean in zip(own, torch.split(message, [t.numel() for t in own]), strict=True):
+        dist.all_reduce(bucket)
+    bucket /= world_size()
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, mean in zip(tensors, torch.split(bucket, sizes), strict=True):
         tensor.copy_(mean.view(tensor.shape))
 
 
-def _together() -> bool:
+def _has_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _join(where: torch.device) -> None:
+def _join(device: torch.device) -> None:
     global _control_group  # noqa: PLW0603
     backends = {"cpu": "gloo", "cuda": "nccl"}
-    if where.type not in backends:
+    if device.type not in backends:
         raise FlowsegError(
-            f"several processes cannot share the device {where.type!r}",
+            f"distributed training cannot use the device {device.type!r}",
             remedy="start one process, or use --device cpu",
         )
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backends[where.type])
-        _control_group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        dist.init_process_group(backends[device.type])
+        _control_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise as_user_error(error) or FlowsegError(
-            f"the other processes of this training cannot be reached: {error}",
+            f"the other ranks of this training cannot be reached: {error}",
             remedy="start all of them with torchrun",
         ) from error
 
@@ -203,7 +204,6 @@ def _clear_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise as_user_error(error) or FlowsegError(
-            f"process {rank() + 1} of {world_size()} ends because another one has ended or cannot "
-            "be reached",
-            remedy="see what that one says, then start all of them again with --resume",
+            f"rank {rank()} of {world_size()} ends because another has ended or cannot be reached",
+            remedy="see the message of that one, then start all ranks again with --resume",
         ) from error

@@ -1,16 +1,12 @@
-"""What a finished stage leaves in its folder: overlays, curves, and last the summary."""
+"""The end of a stage: overlays of the validation images, training curves, the summary."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
+import torch
 from tqdm import tqdm
 
 from flowseg.arrays.intensity import normalize
 from flowseg.arrays.overlaps import masks_to_labels
-from flowseg.config.schema import Precision
-from flowseg.data.record import Record
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.images import write_image
@@ -24,22 +20,20 @@ __all__ = ["close_folder", "draw_overlays"]
 _MAX_OVERLAYS = 12
 
 
-def draw_overlays(
-    out: Path, validation: Sequence[Record], device: str, precision: Precision
-) -> None:
+def draw_overlays(stage: Stage, device: torch.device) -> None:
     """Overlays of the best checkpoint on validation images: prediction left, truth right."""
-    segmenter = Segmenter.load(out / BEST, device, precision)
-    folder = ensure_writable_folder(out / OVERLAYS)
-    for record in tqdm(validation[:_MAX_OVERLAYS], desc="overlays", unit="image"):
+    segmenter = Segmenter.load(stage.folder / BEST, str(device), stage.schedule.precision)
+    folder = ensure_writable_folder(stage.folder / OVERLAYS)
+    for record in tqdm(stage.validation[:_MAX_OVERLAYS], desc="overlays", unit="image"):
         image = record.image()
         labels = segmenter.segment(image, cell_type=record.cell_type).labels
         picture = side_by_side(normalize(image), labels, masks_to_labels(record.masks()))
         write_image(folder / f"{record.image_id}.png", picture)
 
 
-def close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
-    """The summary goes last: a folder that has one is finished."""
-    write_curves(folder / METRICS, folder / CURVES)
+def close_folder(stage: Stage, result: StageResult) -> None:
+    """Draw the training curves and write the summary, which marks the folder as finished."""
+    write_curves(stage.folder / METRICS, stage.folder / CURVES)
     results = {
         "validation_score": result.score,
         "best_epoch": result.epoch,
@@ -48,4 +42,4 @@ def close_folder(folder: Path, stage: Stage, result: StageResult) -> None:
         "training_images": len(stage.training),
         "validation_images": [record.image_id for record in stage.validation],
     }
-    write_summary(folder, stage.name, results)
+    write_summary(stage.folder, stage.name, results)

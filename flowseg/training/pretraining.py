@@ -105,7 +105,7 @@ def _pretrain(
     # The folder's name covers all that decides the weights, so resuming is safe.
     resume = from_rank_zero((folder / STATE).is_file)
     result = train_stage(stage, network, device, resume)
-    from_rank_zero(lambda: close_folder(folder, stage, result))
+    from_rank_zero(lambda: close_folder(stage, result))
 
 
 def inherit(network: FlowNetwork, path: Path) -> None:

@@ -78,7 +78,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
 ) -> TrainResult:
-    """Train on the competition's data, or on one's own, and leave a run folder.
+    """Train a model on the competition's data, or on your own, and write a run's folder.
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ def train(
     train_only : path, optional
         A text file of image ids that are never validated on.
     device : str
-        "auto", "cpu", "cuda" or "mps"; of several processes each takes a CUDA device of its own.
+        Such as "auto", "cpu", "cuda", "cuda:1" or "mps"; under torchrun each rank takes a CUDA
+        device of its own.
     resume : bool
         Continue the run in `out`, which must have the same settings.
     tensorboard : bool
@@ -151,10 +152,10 @@ def train_plan(
         result = train_stage(stage, network, device, has_state)
 
         def finish() -> None:
-            draw_overlays(out, stage.validation, str(device), stage.schedule.precision)
+            draw_overlays(stage, device)
             if board is not None:
                 board.close(out / OVERLAYS, result.epoch)
-            close_folder(out, stage, result)
+            close_folder(stage, result)
 
         from_rank_zero(finish)
         return TrainResult(

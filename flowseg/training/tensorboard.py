@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, for whoever has it open while training."""
+"""TensorBoard events of a run: losses, scores, learning rate, overlays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_writer() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise FlowsegError(
-            "TensorBoard was asked for and is not installed",
+            "TensorBoard is not installed",
             remedy="pip install tensorboard, or leave --tensorboard out",
         ) from error
     return SummaryWriter
@@ -49,8 +49,9 @@ class Board:
         self._writer: Any = None
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
-        """Show one row of `metrics.csv`; an epoch that is repeated after a resume replaces it."""
-        if self._writer is None:  # hides whatever another writer told of this epoch and later ones
+        """Log a row of `metrics.csv`; after a resume a repeated epoch replaces the earlier one."""
+        if self._writer is None:
+            # Hides this and later epochs of earlier writers.
             self._writer = self._new(purge_step=int(row["epoch"]))
         for name, value in row.items():
             if name != "epoch" and math.isfinite(value):
@@ -59,9 +60,9 @@ class Board:
         self._writer.flush()
 
     def close(self, overlays: Path, epoch: int) -> None:
-        """Show the pictures of a folder, and end."""
+        """Log the overlays of a folder, and close the writer."""
         self._writer = self._writer or self._new()
         for path in sorted(overlays.glob("*.png")):
-            picture = read_image(path)
-            self._writer.add_image(f"overlays/{path.stem}", picture, epoch, dataformats="HWC")
+            overlay = read_image(path)
+            self._writer.add_image(f"overlays/{path.stem}", overlay, epoch, dataformats="HWC")
         self._writer.close()

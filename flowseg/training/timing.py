@@ -1,4 +1,4 @@
-"""Where the time of a training goes."""
+"""Timing of epochs: seconds of waiting for batches, computing, validating."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Literal
 
 __all__ = ["Clock", "where_time_went"]
 
-Thing = Literal["waiting", "computing", "validating"]
+Activity = Literal["waiting", "computing", "validating"]
 
-_THINGS: dict[Thing, str] = {
+_ACTIVITIES: dict[Activity, str] = {
     "waiting": "waiting for crops",
     "computing": "computing",
     "validating": "validating",
@@ -19,10 +19,10 @@ _THINGS: dict[Thing, str] = {
 
 
 class Clock:
-    """Seconds since it was made, and those spent on each thing.
+    """Seconds since its construction, and those spent on each activity.
 
     A GPU computes while the clock already measures the wait for the next batch, so that a short
-    wait there costs nothing; a long one means that it ran dry.
+    wait there costs nothing; a long one means that the GPU had no work.
 
     Examples
     --------
@@ -34,24 +34,24 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._spent = dict.fromkeys(_THINGS, 0.0)
+        self._start = time.monotonic()
+        self._spent = dict.fromkeys(_ACTIVITIES, 0.0)
 
     @contextmanager
-    def measure(self, thing: Thing) -> Iterator[None]:
-        """Add the time that the block takes to `thing`."""
-        begun = time.monotonic()
+    def measure(self, activity: Activity) -> Iterator[None]:
+        """Add the time that the block takes to `activity`."""
+        start = time.monotonic()
         yield
-        self._spent[thing] += time.monotonic() - begun
+        self._spent[activity] += time.monotonic() - start
 
     def read(self) -> dict[str, float]:
-        """All seconds, then those of each thing, as the columns of `metrics.csv`."""
-        parts = {f"seconds_{thing}": seconds for thing, seconds in self._spent.items()}
-        return {"seconds": time.monotonic() - self._begun} | parts
+        """All seconds, then those of each activity, as columns of `metrics.csv`."""
+        parts = {f"seconds_{activity}": seconds for activity, seconds in self._spent.items()}
+        return {"seconds": time.monotonic() - self._start} | parts
 
 
 def where_time_went(rows: Sequence[Mapping[str, float]]) -> str:
-    """One line on the epochs whose rows of `metrics.csv` these are.
+    """One line on the epochs of these rows of `metrics.csv`.
 
     Examples
     --------
@@ -60,6 +60,6 @@ def where_time_went(rows: Sequence[Mapping[str, float]]) -> str:
     """
     total = sum(row["seconds"] for row in rows)
     # Epochs of an earlier flowseg lack the columns.
-    spent = {thing: sum(row.get(f"seconds_{thing}", 0.0) for row in rows) for thing in _THINGS}
-    shares = (f"{100 * spent[thing] / total:.0f} % {text}" for thing, text in _THINGS.items())
+    spent = {name: sum(row.get(f"seconds_{name}", 0.0) for row in rows) for name in _ACTIVITIES}
+    shares = (f"{100 * spent[name] / total:.0f} % {text}" for name, text in _ACTIVITIES.items())
     return f"{total:.0f} s: {', '.join(shares)}"

@@ -66,7 +66,7 @@ def talk() -> None:
     if rank() == 0:
         distributed.assert_same_on_all_ranks(rank())
     else:
-        with pytest.raises(FlowsegError, match="process 2 of 2 has other settings"):
+        with pytest.raises(FlowsegError, match="rank 1 of 2 has other settings"):
             distributed.assert_same_on_all_ranks(rank())
 
 

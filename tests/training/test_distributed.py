@@ -108,7 +108,7 @@ def test_the_death_of_one_process_ends_the_other_with_one_line(folder: Path) -> 
             process.communicate()
     assert both[0].returncode == 1
     last = said.strip().splitlines()[-1]
-    assert last.startswith("process 1 of 2 ends because another one has ended"), said
+    assert last.startswith("rank 0 of 2 ends because another has ended"), said
     assert "Traceback" not in said
 
 

@@ -9,14 +9,14 @@ from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.run_folder import read_summary
 from flowseg.training.trainer import Stage, StageResult
 from helpers.runs import save_wild_network
-from helpers.training import record
+from helpers.training import CPU, record
 
 
 def test_overlays_show_prediction_and_truth_side_by_side(stage: Stage) -> None:
     save_wild_network(stage.folder / "best.safetensors")
     images = stage.folder.parent
     validation = [record(images, f"x{k:02}", k, "any") for k in range(13)]
-    draw_overlays(stage.folder, validation, "cpu", "float32")
+    draw_overlays(replace(stage, validation=validation), CPU)
     drawn = sorted(path.name for path in (stage.folder / "overlays").iterdir())
     assert drawn == [f"x{k:02}.png" for k in range(12)]
     height, width, _ = read_image(stage.folder / "overlays" / "x00.png").shape
@@ -27,7 +27,7 @@ def test_overlays_show_prediction_and_truth_side_by_side(stage: Stage) -> None:
 def test_a_closed_folder_is_finished(stage: Stage) -> None:
     (stage.folder / "metrics.csv").write_text("epoch,loss,score\n1,0.5,0.1\n2,0.4,0.2\n")
     result = StageResult(score=0.2, epoch=2, seconds=1.26)
-    close_folder(stage.folder, replace(stage, validation=stage.validation[:1]), result)
+    close_folder(replace(stage, validation=stage.validation[:1]), result)
     assert (stage.folder / "curves.png").is_file()
     assert read_summary(stage.folder) == {
         "stage": "training",
