@@ -27,11 +27,6 @@ PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
 # Options of other programs that the pages mention.
 FOREIGN = {"--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--version", "--help"}
 SHARED = {"--debug", "--quiet", "--verbose"}
-# Announced and not there yet.
-PENDING = {
-    *(("predict", "--coco"), ("export", "--save-labels"), ("export", "--labels-format")),
-    ("predict", "cells.csv"),
-}
 
 
 def blocks(language: str, page: str) -> list[str]:
@@ -60,10 +55,6 @@ def arguments(line: str) -> list[str] | None:
     return None
 
 
-def pending(argv: list[str]) -> bool:
-    return bool(PENDING & {(argv[0], word) for word in [*argv[1:], ""]})
-
-
 LINES = [(page, line) for page in PAGES for line in lines(page)]
 COMMANDS = [(page, line) for page, line in LINES if arguments(line) is not None]
 
@@ -77,8 +68,6 @@ def test_there_are_commands() -> None:
 def test_commands_are_understood(page: str, line: str) -> None:
     argv = arguments(line)
     assert argv is not None
-    if pending(argv):
-        pytest.skip("not there yet")
     args = build_parser().parse_args(argv)
     assert args.command == argv[0]
     if hasattr(args, "set"):
@@ -132,15 +121,14 @@ def test_options_are_described(options: dict[str, set[str]]) -> None:
     described["cross-validate"] |= described["train"] - {"--fold"}
     for name, known in options.items():
         missing, stale = known - described[name], described[name] - known
-        stale -= {option for command, option in PENDING if command == name}
         assert not missing, f"{name}: not in docs/commands.md: {sorted(missing)}"
         assert not stale, f"{name}: in docs/commands.md alone: {sorted(stale)}"
-    assert set(described) - set(options) <= {command for command, _ in PENDING}
+    assert set(described) == set(options)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_exist(page: str, options: dict[str, set[str]]) -> None:
-    known = set.union(*options.values(), FOREIGN, SHARED, {option for _, option in PENDING})
+    known = set.union(*options.values(), FOREIGN, SHARED)
     # the first column of the tables on Cellpose's page is Cellpose's
     text = re.sub(r"^\|[^|]*\|", "|", PAGES[page], flags=re.M) if page == "cellpose.md" else ""
     found = re.findall(r"`(--[a-z][a-z-]+)", text) if text else [
@@ -264,7 +252,7 @@ def test_quick_commands_run(page: str, home: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(home)
     for line in lines(page):
         argv = arguments(line)
-        if argv is None or argv[0] not in QUICK or pending(argv) or "tcp" in line:
+        if argv is None or argv[0] not in QUICK or "tcp" in line:
             continue
         if "--join" in argv and not list(home.glob("submission.*-of-*.csv")):
             continue
