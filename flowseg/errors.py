@@ -1,31 +1,25 @@
-"""The one error flowseg raises for anything its user can mend."""
+"""FlowsegError: the error for what a user can fix, in one line."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+from importlib import import_module
+from typing import Any
 
-__all__ = ["FlowsegError", "as_user_error", "out_of_memory"]
+__all__ = ["FlowsegError", "as_user_error", "out_of_memory", "require"]
 
 _LONGEST = 2000
 _NO_COMPILER = (
     *("No working C++ compiler", "C++ compile error", "Failed to find C compiler"),
     "Cannot find a working triton installation",
 )
-_NO_MEMORY = (
-    *("can't allocate", "cannot allocate memory", "unable to allocate", "bad_alloc"),
-    *("not enough memory", "out of memory", "insufficient memory", "paging file is too small"),
-    *("alloc_failed", "allocation_failed", "unable to write to file </torch"),
+# torch's CPU allocator, C++, OpenCV, oneDNN: none of them raises a MemoryError.
+_NO_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|bad_alloc|Insufficient memory"
+    "|^could not create a primitive$"
 )
-"""How torch, CUDA, OpenCV, safetensors and the system say it, which raise no MemoryError."""
-_ONEDNN_NO_MEMORY = frozenset(
-    f"could not {what}"
-    for what in ("create a primitive", "create a memory object", "execute a primitive")
-)
-"""What oneDNN says where it finds no room for its code, its buffers or its scratch pad.
-
-It never tells the cause; another one, such as a system that lets no code be made, is rare.
-"""
-_NO_THREAD = "can't start new thread"
 
 
 class FlowsegError(Exception):
@@ -61,6 +55,16 @@ class FlowsegError(Exception):
             text = f"{text}; {remedy}"
         super().__init__(_one_line(text))
 
+    def at(self, file: str | os.PathLike[str]) -> FlowsegError:
+        """The same error with its file filled in.
+
+        Examples
+        --------
+        >>> print(FlowsegError("holds no row").at("train.csv"))
+        train.csv: holds no row
+        """
+        return FlowsegError(self.problem, file=file, remedy=self.remedy)
+
 
 def _one_line(text: str) -> str:
     text = " ".join(text.split())
@@ -80,20 +84,22 @@ def out_of_memory(
     >>> print(out_of_memory(MemoryError(), "slide.tif"))
     slide.tif: there is not enough memory; free some, or use smaller images, crops or batches
     """
-    # An OSError's whole text holds a file's name, which may say anything.
-    said = str((isinstance(error, OSError) and error.strerror) or error).lower()
-    if not (
-        isinstance(error, MemoryError)
-        or said in _ONEDNN_NO_MEMORY
-        or any(words in said for words in _NO_MEMORY)
-    ):
+    if isinstance(error, OSError):
+        lacks_memory = error.errno == errno.ENOMEM
+    else:
+        lacks_memory = (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "OutOfMemoryError"  # torch's, for which none is imported
+            or _NO_MEMORY.search(str(error)) is not None
+        )
+    if not lacks_memory:
         return None
     remedy = "free some, or use smaller images, crops or batches"
     return FlowsegError("there is not enough memory", file=file, remedy=remedy)
 
 
 def as_user_error(error: Exception) -> FlowsegError | None:
-    """The FlowsegError for what the user can mend, memory and files included; None for a bug.
+    """The FlowsegError for errors that the user can fix, memory and files included; else None.
 
     Examples
     --------
@@ -104,15 +110,33 @@ def as_user_error(error: Exception) -> FlowsegError | None:
     if isinstance(error, FlowsegError):
         return error
     if isinstance(error, OSError) and error.strerror is not None:
-        place = error.filename if isinstance(error.filename, str | os.PathLike) else None
-        return out_of_memory(error, place) or FlowsegError(error.strerror, file=place)
-    if _NO_THREAD in str(error):
-        return FlowsegError(
-            "no thread can be started", remedy="free memory, or allow more processes"
-        )
+        file = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        return out_of_memory(error, file) or FlowsegError(error.strerror, file=file)
     if any(words in str(error) for words in _NO_COMPILER):
         return FlowsegError(
             "torch.compile finds no compiler that works",
             remedy="install one (gcc or clang, on CUDA Triton), or do without compiling",
         )
     return out_of_memory(error)
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module of an optional package.
+
+    Raises
+    ------
+    FlowsegError
+        If the package is not installed; the remedy names the extra of flowseg that brings it.
+
+    Examples
+    --------
+    >>> require("json", "none").dumps([1])
+    '[1]'
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise FlowsegError(
+            f"needs the package {module.partition('.')[0]}",
+            remedy=f"install it: pip install 'flowseg[{extra}]'",
+        ) from error

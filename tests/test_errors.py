@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 
 import pytest
+import torch
 
-from flowseg.errors import FlowsegError, as_user_error
+from flowseg.errors import FlowsegError, as_user_error, require
 
 
 def test_a_terminal_is_told_nothing() -> None:
@@ -32,12 +33,10 @@ def test_a_compiler_that_is_missing_is_the_users_to_mend() -> None:
     [
         MemoryError("Unable to allocate 9 GiB for an array"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
-        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("OpenCV(5.0.0) error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
         RuntimeError("could not create a primitive"),
         RuntimeError("std::bad_alloc"),
-        RuntimeError("unable to mmap 9 bytes from file <m>: Cannot allocate memory (12)"),
         OSError(errno.ENOMEM, "Cannot allocate memory", "m.safetensors"),
     ],
 )
@@ -53,5 +52,7 @@ def test_what_onednn_cannot_do_is_no_lack_of_memory() -> None:
     assert as_user_error(RuntimeError(what)) is None
 
 
-def test_a_thread_that_cannot_be_started_is_told() -> None:
-    assert "allow more processes" in str(as_user_error(RuntimeError("can't start new thread")))
+def test_an_optional_package_is_named_with_its_extra() -> None:
+    with pytest.raises(FlowsegError, match=r"package nowhere; .*'flowseg\[extra\]'"):
+        require("nowhere.inside", "extra")
+    assert require("errno", "none") is errno

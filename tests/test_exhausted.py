@@ -71,6 +71,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = NetworkConfig(channels=(4, 8), blocks_per_level=1)
     card = Card(config, {"a": CellTypeSettings(diameter=20.0)})
     save_network(folder / "m.safetensors", FlowNetwork(config, 1).state_dict(), card)
+    for name in FILES + FOLDERS:  # loops are compiled and kept here, while the disk has room
+        (folder / "warm").mkdir(exist_ok=True)
+        assert main(command(folder, name, folder / "warm" / name.replace(" ", "_"))) == 0
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The one way to compile a loop and to run it on several threads.
+"""Loops compiled by numba, and the threads that run them.
 
 Numba's own parallel loops are not used: its default layers abort the process when two Python
 threads enter them at once (workqueue) or after a fork (OpenMP), and both happen in training.
@@ -12,15 +12,18 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import numba
-from numba.core.caching import FunctionCache
 
 __all__ = ["in_threads", "jit", "set_threads", "threads"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ROOM = 2**20  # bytes; the machine code of one module is less
 
 _limit: int | None = None
 
@@ -54,25 +57,23 @@ def jit(function: Function | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda later: jit(later, **options)
-    compiled = numba.njit(function, nogil=True, **options)
-    # "no locator available" is a RuntimeError: no folder to cache in can be written.
-    with suppress(RuntimeError):
-        compiled._cache = _Cache(function)
-    return compiled
+    with suppress(RuntimeError):  # numba finds no folder to cache in that can be written
+        compiled = numba.njit(function, nogil=True, cache=True, **options)
+        if _has_room(compiled.stats.cache_path):
+            return compiled
+    return numba.njit(function, nogil=True, **options)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
-    """Numba's own, but a disk that is full keeps nothing instead of ending the call."""
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception as error:
-            # Numba writes the index first: it may now lead to machine code of an older source.
-            with suppress(OSError):
-                Path(self._cache_file._index_path).unlink()
-            if not isinstance(error, OSError):
-                raise
+@cache
+def _has_room(folder: str) -> bool:
+    """Whether machine code can be kept in a folder; numba would end the call on a full disk."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(_ROOM))
+    except OSError:
+        return False
+    return True
 
 
 def threads() -> int:

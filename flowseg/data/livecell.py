@@ -129,7 +129,7 @@ class Polygons:
                 [polygon for cell in cells for polygon in cell], owners, len(cells), shape
             )
         except FlowsegError as error:
-            raise FlowsegError(error.problem, file=self.path) from error
+            raise error.at(self.path) from error
         return drawn.select(drawn.areas() > 0)
 
     def digest(self) -> str:

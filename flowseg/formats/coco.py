@@ -69,7 +69,7 @@ class CocoImage:
                 for index, drawn in enumerate(self.segmentations)
             ]
         except FlowsegError as error:
-            raise FlowsegError(error.problem, file=self.file) from error
+            raise error.at(self.file) from error
         return Masks.concatenate(parts, self.shape)
 
 

@@ -10,25 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg.arrays.labels import check_labels
-from flowseg.errors import FlowsegError
+from flowseg.errors import require
 from flowseg.io.atomic import atomic_path
 from flowseg.io.images import write_labels
 from flowseg.io.paths import PathLike
 
-__all__ = ["load_roifile", "outline_rings", "write_imagej_labels", "write_rois"]
+__all__ = ["outline_rings", "write_imagej_labels", "write_rois"]
 
 Ring = NDArray[np.int64]
-
-
-def load_roifile() -> Any:
-    """Import roifile, or say how to get it."""
-    try:
-        import roifile
-    except ImportError as error:
-        raise FlowsegError(
-            "ImageJ ROIs need the package roifile", remedy="pip install 'flowseg[rois]'"
-        ) from error
-    return roifile
 
 
 def write_rois(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
@@ -51,7 +40,7 @@ def write_rois(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
     FlowsegError
         If roifile is not installed, or the file cannot be written.
     """
-    roifile = load_roifile()
+    roifile = require("roifile", "rois")
     labels = check_labels(labels)
     digits = max(4, len(str(labels.max(initial=0))))
     with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:

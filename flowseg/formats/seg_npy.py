@@ -79,7 +79,7 @@ def read_seg(path: PathLike) -> NDArray[np.int32]:
         # old versions count cells from 0, and background is -1
         return check_labels(masks + 1 if masks.size and masks.min() == -1 else masks)
     except FlowsegError as error:
-        raise FlowsegError(error.problem, file=path, remedy=error.remedy) from error
+        raise error.at(path) from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle fails anywhere, with any exception

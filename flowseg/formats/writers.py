@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowseg.errors import FlowsegError
-from flowseg.io.atomic import ensure_writable_folder
+from flowseg.errors import require
+from flowseg.io.atomic import ensure_writable_file, ensure_writable_folder
 from flowseg.io.paths import PathLike
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ def _write_zarr(path: Path, item: SegmentedImage) -> None:
 
 
 def _check_zarr() -> None:
-    from flowseg.io.zarr import load_zarr
-
-    load_zarr()
+    require("zarr", "zarr")
 
 
 def _write_imagej_labels(path: Path, item: SegmentedImage) -> None:
@@ -125,9 +123,7 @@ def _write_rois(path: Path, item: SegmentedImage) -> None:
 
 
 def _check_rois() -> None:
-    from flowseg.formats.imagej_rois import load_roifile
-
-    load_roifile()
+    require("roifile", "rois")
 
 
 def _write_seg(path: Path, item: SegmentedImage) -> None:
@@ -316,10 +312,10 @@ class Formats:
         """
         for name, path in self.paths.items():
             self._writer(name).check()
-            one_file = _is_one_file(name, path)
-            ensure_writable_folder(path.parent if one_file else path)
-            if one_file and path.is_dir():
-                raise FlowsegError("is a folder", file=path, remedy="name a file")
+            if _is_one_file(name, path):
+                ensure_writable_file(path)
+            else:
+                ensure_writable_folder(path)
 
     def write(self, item: SegmentedImage) -> dict[str, Any]:
         """Write the files of one image.

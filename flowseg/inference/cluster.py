@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowseg.arrays.jit import set_threads, threads
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, require
 from flowseg.inference.blocks import Block, BlockSizes, assemble
 from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
 from flowseg.inference.rescale import rescale_part
@@ -101,7 +101,7 @@ class Cluster:
     def _result(self, task: Any) -> Ints:
         try:
             return np.asarray(task.result())
-        except _load_distributed().scheduler.KilledWorker as error:
+        except require("distributed", "dask").scheduler.KilledWorker as error:
             raise FlowsegError(
                 f"the workers of the cluster died one after the other: {error}",
                 remedy="give each more memory, or fewer threads",
@@ -127,7 +127,7 @@ def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Itera
     FlowsegError
         Where dask is not installed, no scheduler answers, or it has no worker.
     """
-    distributed = _load_distributed()
+    distributed = require("distributed", "dask")
     with ExitStack() as stack:
         gpus = 0
         if address == LOCAL:
@@ -156,16 +156,6 @@ def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Itera
             )
         client.run(_set_up_worker, gpus)
         yield Cluster(client, segmenter)
-
-
-def _load_distributed() -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise FlowsegError(
-            "a cluster needs another package", remedy="install it: pip install 'flowseg[dask]'"
-        ) from error
-    return distributed
 
 
 # --- on the workers -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every write is atomic: under a temporary name first, then renamed."""
+"""Atomic writes: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
-from flowseg.io.temporary import discard, part_of, sweep
 
-__all__ = ["atomic_folder", "atomic_path", "ensure_writable_folder", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "discard",
+    "ensure_writable_file",
+    "ensure_writable_folder",
+    "is_part",
+    "write_text",
+]
 
-
-# --- writing --------------------------------------------------------------------------------
+_PART = ".part-"
 
 
 @contextmanager
@@ -23,8 +30,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """A temporary path in the folder of `path`; what is written there replaces `path` at the end.
 
     A reader sees the old file or the whole new one, and so does whoever starts after a crash or
-    a power cut. When the block fails nothing is left behind and `path` is as it was; what a killed
-    process left in the folder is removed by the next that writes there.
+    a power cut. When the block fails nothing is left behind and `path` is as it was; a killed
+    process leaves a hidden file (:func:`is_part`).
 
     Parameters
     ----------
@@ -64,9 +71,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, of which nothing is left at the end."""
-    part = part_of(path)
+    part = _part_of(path)
     try:
-        sweep(path.parent)
         yield part
     except OSError as error:
         raise FlowsegError(
@@ -76,6 +82,33 @@ def _beside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         discard(part)
+
+
+def _part_of(path: Path) -> Path:
+    """A temporary name beside `path` that no other writer takes; it ends with that of `path`."""
+    return path.with_name(f"{_PART}{uuid4().hex[:12]}-{path.name[-100:]}")
+
+
+def is_part(name: str) -> bool:
+    """Whether a file's name is a temporary one, as a killed process leaves it.
+
+    Examples
+    --------
+    >>> is_part(".part-0123456789ab-labels.tif"), is_part("labels.tif")
+    (True, False)
+    """
+    return name.startswith(_PART)
+
+
+def discard(path: Path) -> None:
+    """Remove a temporary file or folder, if it is there."""
+    try:
+        if path.is_dir() and not path.is_symlink():  # a Zarr array
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError:  # the folder itself is gone or no folder: so is the file
+        return
 
 
 def _flush(path: Path) -> None:
@@ -102,7 +135,7 @@ def ensure_writable_folder(path: PathLike) -> Path:
         If it cannot be made, is a file, or cannot be written to.
     """
     path = Path(path)
-    probe = part_of(path / "probe")
+    probe = _part_of(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -116,4 +149,13 @@ def ensure_writable_folder(path: PathLike) -> Path:
         raise FlowsegError(
             f"cannot be written to: {reason}", file=path, remedy="choose another folder"
         ) from error
+    return path
+
+
+def ensure_writable_file(path: PathLike) -> Path:
+    """Refuse a path that is a folder, or in one that cannot be written to, before work starts."""
+    path = Path(path)
+    ensure_writable_folder(path.parent)
+    if path.is_dir():
+        raise FlowsegError("is a folder", file=path, remedy="name a file")
     return path

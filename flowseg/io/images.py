@@ -99,7 +99,7 @@ def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
     try:
         return check_labels(image.astype(np.uint8) if image.dtype == bool else image)
     except FlowsegError as error:
-        raise FlowsegError(error.problem, file=path, remedy=error.remedy) from error
+        raise error.at(path) from error
 
 
 def write_image(path: PathLike, image: npt.NDArray[Any]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flowseg.errors import require
 from flowseg.io.atomic import atomic_folder, atomic_path
 from flowseg.io.paths import PathLike
-from flowseg.io.zarr import load_zarr
 
 __all__ = ["write_labels_by_rows"]
 
@@ -64,7 +64,7 @@ def _write_tiff(path: Path, rows: Rows, shape: Shape) -> None:
 
 
 def _write_zarr(path: Path, rows: Rows, shape: Shape) -> None:
-    zarr = load_zarr()
+    zarr = require("zarr", "zarr")
     version = {"zarr_format": 2} if int(zarr.__version__.split(".")[0]) > 2 else {}
     with atomic_folder(path) as temporary:
         array = zarr.open_array(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowseg.arrays.rle import Masks
-from flowseg.errors import FlowsegError
+from flowseg.errors import require
 from flowseg.metrics.competition import Contingency, Counts
 
 __all__ = [
@@ -126,13 +126,8 @@ def coco_mask_precision(
     FlowsegError
         If pycocotools is not installed.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise FlowsegError(
-            "COCO mask AP needs pycocotools", remedy="pip install 'flowseg[coco]'"
-        ) from error
+    coco = require("pycocotools.coco", "coco")
+    cocoeval = require("pycocotools.cocoeval", "coco")
     truths: list[dict[str, object]] = []
     found: list[dict[str, object]] = []
     for image, (truth, pred) in enumerate(pairs, start=1):
@@ -147,7 +142,7 @@ def coco_mask_precision(
         return CocoPrecision(*(float("nan") if not truths else 0.0,) * 3)
     # pycocotools prints as it goes
     with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
+        reference = coco.COCO()
         reference.dataset = {
             "images": [
                 {"id": image, "height": truth.shape[0], "width": truth.shape[1]}
@@ -157,7 +152,7 @@ def coco_mask_precision(
             "annotations": truths,
         }
         reference.createIndex()
-        run = COCOeval(reference, reference.loadRes(found), "segm")
+        run = cocoeval.COCOeval(reference, reference.loadRes(found), "segm")
         run.params.maxDets = [max_detections]
         run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
         run.evaluate()

@@ -16,12 +16,13 @@ from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folds import assign_folds
 from flowseg.errors import FlowsegError
+from flowseg.io.atomic import ensure_writable_file
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
 from flowseg.reports.charts import Chart, distribution_chart
 from flowseg.reports.dataset_stats import QUALITY_FLAGS, ImageStats, QualityFlag, dataset_stats
 from flowseg.reports.overlay import draw_overlay
-from flowseg.reports.page import Picture, check_page, picture, write_page
+from flowseg.reports.page import Picture, picture, write_page
 
 __all__ = ["explore"]
 
@@ -71,7 +72,7 @@ def explore(
     FlowsegError
         If the data cannot be read or `out` cannot be written.
     """
-    data, out = Path(data), check_page(out)
+    data, out = Path(data), ensure_writable_file(out)
     stats = dataset_stats(read_records(data, include_flawed=True))
     by_type = {
         name: [image for image in stats if image.record.cell_type == name]

@@ -19,11 +19,12 @@ from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import Evaluation, ImageResult
+from flowseg.io.atomic import ensure_writable_file
 from flowseg.io.images import read_image
 from flowseg.io.paths import PathLike, find_images, find_labels
 from flowseg.metrics.competition import HIT, MERGED, MISSED, SPLIT, SPURIOUS, THRESHOLDS
 from flowseg.reports.charts import Chart, Points, distribution_chart, line_chart
-from flowseg.reports.page import Picture, check_page, picture, write_page
+from flowseg.reports.page import Picture, picture, write_page
 from flowseg.reports.text import Row, image_rows, type_rows
 
 __all__ = ["OUTCOME_COLOURS", "ObjectStats", "binned_precision", "write_report"]
@@ -72,7 +73,7 @@ def write_report(
     FlowsegError
         If `images` lacks an image that is to be shown, or `out` cannot be written.
     """
-    out = check_page(out)
+    out = ensure_writable_file(out)
     worst = result.worst_first()[:pictures]
     files = _image_files(result.truth, images, [image.image_id for image in worst])
     write_page(

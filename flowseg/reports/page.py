@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from flowseg._version import __version__
 from flowseg.errors import FlowsegError
-from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.atomic import write_text
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
 
-__all__ = ["Picture", "check_page", "picture", "write_page"]
+__all__ = ["Picture", "picture", "write_page"]
 
 _FOLDER = Path(__file__).parent
 
@@ -82,21 +82,6 @@ def picture(
         width=width,
         height=round(image.shape[0] * width / max(1, image.shape[1])),
     )
-
-
-def check_page(path: PathLike) -> Path:
-    """The path of a page, refused before any work if nothing can be written there.
-
-    Raises
-    ------
-    FlowsegError
-        If it is a folder, or its folder cannot be written to.
-    """
-    path = Path(path)
-    ensure_writable_folder(path.parent)
-    if path.is_dir():
-        raise FlowsegError("is a folder", file=path, remedy="name an .html file")
-    return path
 
 
 def write_page(path: PathLike, template: str, **values: object) -> None:

@@ -14,9 +14,8 @@ from filelock import FileLock, Timeout
 from flowseg.config.loading import from_mapping, read_settings, to_mapping, to_yaml
 from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
-from flowseg.io.atomic import ensure_writable_folder, write_text
+from flowseg.io.atomic import ensure_writable_folder, is_part, write_text
 from flowseg.io.paths import PathLike
-from flowseg.io.temporary import is_part
 
 __all__ = [
     "BEST",

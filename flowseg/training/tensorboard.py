@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import require
 from flowseg.io.images import read_image
 from flowseg.training.run_folder import TENSORBOARD
 
@@ -25,13 +25,9 @@ def load_writer() -> Any:
     FlowsegError
         If the package is missing.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise FlowsegError(
-            "TensorBoard is not installed",
-            remedy="pip install tensorboard, or leave --tensorboard out",
-        ) from error
+    require("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter
 
 

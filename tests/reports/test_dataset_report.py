@@ -121,7 +121,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_where_the_page_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(FlowsegError, match=r"is a folder; name an \.html file"):
+    with pytest.raises(FlowsegError, match=r"is a folder; name a file"):
         explore(tmp_path, tmp_path)
     with pytest.raises(FlowsegError, match="is no folder"):
         explore(tmp_path / "none", tmp_path / "page.html")

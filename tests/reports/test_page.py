@@ -17,7 +17,8 @@ import pytest
 
 import flowseg.reports
 from flowseg.errors import FlowsegError
-from flowseg.reports.page import check_page, picture, write_page
+from flowseg.io.atomic import ensure_writable_file
+from flowseg.reports.page import picture, write_page
 
 TEMPLATES = Path(flowseg.reports.__file__).parent
 HOSTILE = "a<img src=x onerror=alert(1)>&'\" {{ 7 * 7 }}"
@@ -83,9 +84,9 @@ def test_pictures_are_inside_the_page() -> None:
 
 
 def test_where_no_page_can_be(tmp_path: Path) -> None:
-    with pytest.raises(FlowsegError, match=r"is a folder; name an \.html file"):
-        check_page(tmp_path)
-    assert check_page(tmp_path / "new" / "page.html").parent.is_dir()
+    with pytest.raises(FlowsegError, match=r"is a folder; name a file"):
+        ensure_writable_file(tmp_path)
+    assert ensure_writable_file(tmp_path / "new" / "page.html").parent.is_dir()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from flowseg.training.tensorboard import Board, load_writer
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(FlowsegError, match="pip install tensorboard"):
+    with pytest.raises(FlowsegError, match=r"pip install 'flowseg\[tensorboard\]'"):
         load_writer()
 
 
