@@ -120,10 +120,10 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
     cell_type = args.cell_type or ("cell" if detect_layout(args.data) == "folder" else "all")
     recipe = args.recipe or _default_recipe(args.device)
     config = load_config(cell_type, args.config, overrides, recipe)
-    _check_whole_config(args, config)
+    _check_complete_config(args, config)
     _log.debug("settings:\n%s", to_yaml(config))
     part = f"{config.data.folds}folds" if all_folds else f"fold{config.data.fold}"
-    # A whole config decides what is trained on, whatever the default.
+    # A complete config decides what is trained on, whatever the default.
     name = next(iter(config.cell_types)) if len(config.cell_types) == 1 else cell_type
     arguments = {
         "pretrain": args.pretrain,
@@ -167,12 +167,12 @@ def _check_options(args: argparse.Namespace, short: Mapping[str, Any], all_folds
         raise FlowsegError("--extra-weight weighs nothing", remedy="name images with --extra")
 
 
-def _check_whole_config(args: argparse.Namespace, config: Config) -> None:
-    """Refuse what a whole config, such as a run's, takes the place of."""
-    from flowseg.config.loading import is_whole, load_config
+def _check_complete_config(args: argparse.Namespace, config: Config) -> None:
+    """Refuse what a complete config, such as a run's, takes the place of."""
+    from flowseg.config.loading import is_complete, load_config
 
     ignored = None
-    if args.config is not None and is_whole(args.config):
+    if args.config is not None and is_complete(args.config):
         names = config.cell_types.keys()
         if args.recipe is not None:
             ignored = f"all settings, so --recipe {args.recipe}"

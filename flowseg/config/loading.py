@@ -14,12 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from flowseg.config.choices import CONFIG_FOLDER, available_cell_types, available_recipes
 from flowseg.config.schema import Config
-from flowseg.config.validation import RENAMED, nearest, shown, user_error, with_current_names
+from flowseg.config.validation import RENAMED, nearest, short_repr, user_error, with_current_names
 from flowseg.errors import FlowsegError
 
 __all__ = [
     "from_mapping",
-    "is_whole",
+    "is_complete",
     "json_schema",
     "load_config",
     "read_settings",
@@ -45,8 +45,8 @@ def load_config(
     cell_type : str, optional
         Name of a file in ``configs/`` without its suffix, such as "shsy5y" or "all".
     path : path, optional
-        A YAML file of differences, applied over the cell type's and the recipe's; a whole one
-        (:func:`is_whole`) takes the place of both.
+        A YAML file of differences, applied over the cell type's and the recipe's; a complete one
+        (:func:`is_complete`) takes the place of both.
     overrides : iterable of str
         "key=value" with dotted keys, such as "training.epochs=10"; applied last, and together.
     recipe : str, optional
@@ -80,7 +80,7 @@ def load_config(
         if name is not None:
             files.append(folder / f"{name}.yaml")
     if path is not None:
-        files = [Path(path)] if is_whole(path) else [*files, Path(path)]
+        files = [Path(path)] if is_complete(path) else [*files, Path(path)]
     config = Config()
     for file in files:
         values = _merge(to_mapping(config), read_settings(file), file)
@@ -96,7 +96,7 @@ def read_settings(path: str | os.PathLike[str]) -> object:
     return with_current_names(_read_yaml(Path(path)), to_mapping(Config()))
 
 
-def is_whole(path: str | os.PathLike[str]) -> bool:
+def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether a YAML file names all sections and cell types, as the one that a run writes."""
     values = _read_yaml(Path(path))
     sections = to_mapping(Config()).keys() - {"seed", "tta"}
@@ -153,7 +153,7 @@ def _merge(
     if changes is not None and not isinstance(changes, Mapping):
         name = prefix.rstrip(".") or "the config"
         raise FlowsegError(
-            f"{name} must be settings as 'key: value', found {shown(changes)}", file=file
+            f"{name} must be settings as 'key: value', found {short_repr(changes)}", file=file
         )
     merged = dict(base)
     for key, value in (changes or {}).items():

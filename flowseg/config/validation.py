@@ -21,7 +21,7 @@ __all__ = [
     "Settings",
     "nearest",
     "settings",
-    "shown",
+    "short_repr",
     "user_error",
     "with_current_names",
 ]
@@ -88,7 +88,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; known here: {', '.join(prefix + n for n in names) or 'none'}"
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value as a message quotes it."""
     try:
         text = repr(value)
@@ -104,14 +104,14 @@ def user_error(error: ValidationError, file: str | os.PathLike[str] | None = Non
     path = [str(part) for part in fault["loc"]]
     if kind == "unknown_key":
         prefix = "".join(f"{part}." for part in path)
-        name = context["name"] if isinstance(context["name"], str) else shown(context["name"])
+        name = context["name"] if isinstance(context["name"], str) else short_repr(context["name"])
         hint = nearest(name, context["known"], prefix)
         return FlowsegError(f"unknown key {prefix + name!r}{hint}", file=file)
     key = f"a name in {path[0]!r}" if path[-1:] == ["[key]"] else ".".join(path) or "the config"
     expected = fault["msg"].removeprefix("Input should be ")
     if kind in _EXPECTED:
         expected = _EXPECTED[kind].format(**context)
-    return FlowsegError(f"{key} must be {expected}, found {shown(fault['input'])}", file=file)
+    return FlowsegError(f"{key} must be {expected}, found {short_repr(fault['input'])}", file=file)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))

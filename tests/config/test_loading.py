@@ -13,7 +13,7 @@ import pytest
 from flowseg.config.choices import CONFIG_FOLDER, available_cell_types, available_recipes
 from flowseg.config.loading import (
     from_mapping,
-    is_whole,
+    is_complete,
     json_schema,
     load_config,
     read_settings,
@@ -165,15 +165,15 @@ def test_overrides_are_checked_together(tmp_path: Path) -> None:
         load_config(overrides=["data=3", "data.fold=2"])
 
 
-def test_a_whole_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
+def test_a_complete_config_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(load_config("all")))
-    assert is_whole(file)
+    assert is_complete(file)
     assert load_config("cort", file, recipe="gpu") == load_config("all")
     file.write_text(to_yaml(load_config("all")).replace("tta: 4\n", ""))
-    assert is_whole(file)
+    assert is_complete(file)
     file.write_text("{cells: {cort: {}}, seed: 1, data: , network: , augment: , training: }")
-    assert not is_whole(file)
+    assert not is_complete(file)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_old_names_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert config.pretraining.crops_per_epoch == 32
     assert set(read_settings(file)["data"]) == {"mask_repair", "fold"}
     file.write_text(to_yaml(config).replace("cell_types:", "cells:"))
-    assert is_whole(file)
+    assert is_complete(file)
 
 
 def test_old_names_as_overrides_and_keywords(caplog: pytest.LogCaptureFixture) -> None:
