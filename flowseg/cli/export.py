@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_output_arguments(parser: argparse.ArgumentParser, *, predicting: bool = False) -> None:
     """Declare the options of all formats, those of predictions only where there is one."""
     for name, writer in WRITERS.items():
-        if writer.option and (predicting or not writer.predict_only):
+        if name != "submission" and (predicting or not writer.predict_only):
             parser.add_argument(
                 writer.option,
                 dest=name,

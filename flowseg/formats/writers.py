@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,8 +50,8 @@ class SegmentedImage:
     pictures: Mapping[str, Callable[[], NDArray[np.uint8]]] = field(default_factory=dict)
 
 
-def _nothing(*_: object) -> None:
-    """What a format that is written otherwise does."""
+def _nothing(*_: Any) -> Any:
+    return None
 
 
 @dataclass(frozen=True)
@@ -62,94 +63,47 @@ class Writer:
     help : str
         What it writes, for the command line.
     option : str
-        Its option of the command line; blank where another option stands for it.
+        Its option of the command line.
     metavar : {"DIR", "FILE", "PATH"}
-        What the option takes. A PATH that ends in .csv is one file, else a folder.
+        What the option takes: a folder of a file for each image; a file of all images; or either,
+        a PATH that ends in .csv being a file.
     suffix : str
-        What the name of an image's file ends in, after the image id.
+        End of the name of an image's file, after the image id.
     write : callable
         Writes the file of one image.
     collect, write_all : callable
         From an image to its part, of values that JSON can keep; and from the parts of all images
-        to one file.
-    check : callable
-        Raises a FlowsegError where a package is missing.
+        to their file.
+    requires : tuple of str
+        The package that it needs and the extra that installs it.
     predict_only : bool
         Whether it needs a prediction, so that `export` cannot write it.
     """
 
     help: str
+    option: str
     _: KW_ONLY
-    option: str = ""
-    metavar: str = "DIR"
+    metavar: Literal["DIR", "FILE", "PATH"] = "DIR"
     suffix: str = ""
     write: Callable[[Path, SegmentedImage], None] = _nothing
     collect: Callable[[SegmentedImage], Any] = _nothing
     write_all: Callable[[Path, Iterable[Any]], None] = _nothing
-    check: Callable[[], object] = _nothing
+    requires: tuple[str, str] | None = None
     predict_only: bool = False
 
 
-# Imports wait until something is written: `--help` reads the registry, too.
-
-
-def _write_labels(path: Path, item: SegmentedImage) -> None:
-    from flowseg.io.images import write_labels
-
-    write_labels(path, item.labels)
+def _load(module: str) -> Any:
+    """Import when something is written, not before: `--help` reads the registry, too."""
+    return import_module(f"flowseg.{module}")
 
 
 def _write_zarr(path: Path, item: SegmentedImage) -> None:
-    from flowseg.io.label_rows import write_labels_by_rows
-
-    height, width = item.labels.shape
-    write_labels_by_rows(path, iter([item.labels.astype("int32")]), (height, width))
+    labels = item.labels.astype("int32")
+    _load("io.label_rows").write_labels_by_rows(path, iter([labels]), labels.shape)
 
 
-def _check_zarr() -> None:
-    require("zarr", "zarr")
-
-
-def _write_imagej_labels(path: Path, item: SegmentedImage) -> None:
-    from flowseg.formats.imagej_rois import write_imagej_labels
-
-    write_imagej_labels(path, item.labels)
-
-
-def _write_rois(path: Path, item: SegmentedImage) -> None:
-    from flowseg.formats.imagej_rois import write_rois
-
-    write_rois(path, item.labels)
-
-
-def _check_rois() -> None:
-    require("roifile", "rois")
-
-
-def _write_seg(path: Path, item: SegmentedImage) -> None:
-    from flowseg.formats.seg_npy import write_seg
-
-    write_seg(path, item.labels, file_name=item.file_name, image=item.image)
-
-
-def _collect_coco(item: SegmentedImage) -> dict[str, Any]:
-    from flowseg.formats.coco import coco_image
-
-    return coco_image(
-        item.file_name, item.labels, cell_type=item.cell_type, scores=item.compute_scores()
-    )
-
-
-def _write_coco(path: Path, images: Iterable[Any]) -> None:
-    from flowseg.formats.coco import write_coco
-
-    write_coco(path, images)
-
-
-def _collect_cells(item: SegmentedImage) -> list[list[Any]]:
-    from flowseg.formats.cell_table import cell_rows
-
-    return cell_rows(
+def _collect_cells(item: SegmentedImage) -> Any:
+    return _load("formats.cell_table").cell_rows(
         item.image_id,
         item.labels,
         cell_type=item.cell_type,
@@ -158,91 +112,88 @@ def _collect_cells(item: SegmentedImage) -> list[list[Any]]:
     )
 
 
-def _write_all_cells(path: Path, images: Iterable[Any]) -> None:
-    from flowseg.formats.cell_table import write_cells
-
-    write_cells(path, images)
-
-
-def _write_cells(path: Path, item: SegmentedImage) -> None:
-    _write_all_cells(path, [_collect_cells(item)])
-
-
-def _collect_submission(item: SegmentedImage) -> tuple[str, list[str]]:
-    from flowseg.formats.submission import mask_texts
-
-    return item.image_id, mask_texts(item.image_id, item.labels)
-
-
-def _write_submission(path: Path, images: Iterable[Any]) -> None:
-    from flowseg.formats.submission import write_submission
-
-    write_submission(path, images)
-
-
-def _picture(name: str, option: str, text: str) -> Writer:
-    def write(path: Path, item: SegmentedImage) -> None:
-        from flowseg.io.images import write_image
-
-        write_image(path, item.pictures[name]())
-
-    return Writer(text, option=option, suffix=".png", write=write, predict_only=True)
+def _picture(name: str, text: str) -> Writer:
+    return Writer(
+        text,
+        f"--{name}",
+        suffix=".png",
+        write=lambda path, item: _load("io.images").write_image(path, item.pictures[name]()),
+        predict_only=True,
+    )
 
 
 WRITERS: Mapping[str, Writer] = {
     "submission": Writer(
         "the competition's CSV",
+        "--out",
         metavar="FILE",
-        collect=_collect_submission,
-        write_all=_write_submission,
+        collect=lambda item: (
+            item.image_id,
+            _load("formats.submission").mask_texts(item.image_id, item.labels),
+        ),
+        write_all=lambda path, parts: _load("formats.submission").write_submission(path, parts),
     ),
     "labels": Writer(
-        "label images, NAME.tif", option="--save-labels", suffix=".tif", write=_write_labels
+        "label images, NAME.tif",
+        "--save-labels",
+        suffix=".tif",
+        write=lambda path, item: _load("io.images").write_labels(path, item.labels),
     ),
     "label_tiff": Writer(
         "label images with ImageJ's metadata, NAME_labels.tif",
-        option="--label-tiff",
+        "--label-tiff",
         suffix="_labels.tif",
-        write=_write_imagej_labels,
+        write=lambda path, item: _load("formats.imagej").write_imagej_labels(path, item.labels),
     ),
     "rois": Writer(
         "ImageJ ROIs, NAME_rois.zip (needs roifile)",
-        option="--rois",
+        "--rois",
         suffix="_rois.zip",
-        write=_write_rois,
-        check=_check_rois,
+        write=lambda path, item: _load("formats.imagej").write_rois(path, item.labels),
+        requires=("roifile", "rois"),
     ),
     "seg_npy": Writer(
-        "Cellpose's NAME_seg.npy", option="--seg-npy", suffix="_seg.npy", write=_write_seg
+        "Cellpose's NAME_seg.npy",
+        "--seg-npy",
+        suffix="_seg.npy",
+        write=lambda path, item: _load("formats.seg_npy").write_seg(
+            path, item.labels, file_name=item.file_name, image=item.image
+        ),
     ),
     "coco": Writer(
         "COCO JSON of all images",
-        option="--coco",
+        "--coco",
         metavar="FILE",
-        collect=_collect_coco,
-        write_all=_write_coco,
+        collect=lambda item: _load("formats.coco").coco_image(
+            item.file_name, item.labels, cell_type=item.cell_type, scores=item.compute_scores()
+        ),
+        write_all=lambda path, parts: _load("formats.coco").write_coco(path, parts),
     ),
     "cells": Writer(
-        "cell tables: area, position, shape, cellprob and score of each cell; one table of all "
-        "images where PATH ends in .csv, else NAME_cells.csv in a folder",
-        option="--cells",
+        "cell tables (area, position, shape, cellprob, score): one of all images where PATH ends "
+        "in .csv, else NAME_cells.csv in a folder",
+        "--cells",
         metavar="PATH",
         suffix="_cells.csv",
-        write=_write_cells,
+        write=lambda path, item: _load("formats.cell_table").write_cells(
+            path, [_collect_cells(item)]
+        ),
         collect=_collect_cells,
-        write_all=_write_all_cells,
+        write_all=lambda path, parts: _load("formats.cell_table").write_cells(path, parts),
     ),
-    "overlays": _picture("overlays", "--overlays", "the image with the cells' outlines, NAME.png"),
-    "fields": _picture("fields", "--fields", "flows and cellprob as pictures, NAME.png"),
-    "disagreement": _picture(
-        "disagreement",
-        "--disagreement",
-        "where models and augmented views disagree, as pictures, NAME.png",
-    ),
+    "overlays": _picture("overlays", "images with the cells' outlines, NAME.png"),
+    "fields": _picture("fields", "flows and cellprob in colours, NAME.png"),
+    "disagreement": _picture("disagreement", "where models and augmented views disagree, NAME.png"),
 }
 """Every format that can be written, by its name in `Formats`."""
 
-_ZARR = Writer("", suffix=".zarr", write=_write_zarr, check=_check_zarr)
+_ZARR = Writer(
+    "label images, NAME.zarr",
+    "--save-labels",
+    suffix=".zarr",
+    write=_write_zarr,
+    requires=("zarr", "zarr"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +262,8 @@ class Formats:
             If a package is missing, a folder cannot be written to, or a file is a folder.
         """
         for name, path in self.paths.items():
-            self._writer(name).check()
+            if (requires := self._writer(name).requires) is not None:
+                require(*requires)
             if _is_one_file(name, path):
                 ensure_writable_file(path)
             else:

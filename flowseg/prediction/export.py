@@ -42,14 +42,14 @@ def export_labels(
         If no format is named, or one that needs a prediction; if a label image cannot be read, or
         its image is missing or has another size.
     """
-    possible = [writer.option for writer in WRITERS.values() if not writer.predict_only]
+    options = [writer.option for writer in WRITERS.values() if not writer.predict_only]
     refused = [name for name in formats.paths if WRITERS[name].predict_only]
     if refused or not formats.paths:
         raise FlowsegError(
             f"{', '.join(refused)} cannot be written from label images"
             if refused
             else "no format to export to",
-            remedy=f"name one or more of {', '.join(option for option in possible if option)}",
+            remedy=f"name one or more of {', '.join(options[1:])}",
         )
     found = find_labels(labels)
     image_files = {} if images is None else {path.stem: path for path in find_images(images)}

@@ -16,7 +16,7 @@ from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError
 from flowseg.io.images import write_image, write_labels
-from flowseg.io.paths import find_images
+from flowseg.io.paths import find_images, find_inputs, find_labels, match_labels
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
 LABELS = np.zeros((12, 16), np.int32)
@@ -107,3 +107,42 @@ def test_layouts_are_told_apart(tmp_path: Path) -> None:
     assert len(read_records(tmp_path / "c")) == len(read_records(tmp_path / "l")) == 3
     with pytest.raises(FlowsegError, match="images of one cell type, not of astro, cort"):
         read_records(tmp_path, ("astro", "cort"))
+
+
+def test_one_listing_of_label_files(tmp_path: Path) -> None:
+    beside, apart, alone = (tmp_path / name for name in ("beside", "apart", "alone"))
+    for folder in (beside, apart / "images", apart / "masks", alone):
+        folder.mkdir(parents=True)
+    for image in (beside / "a.jpg", beside / "b.png", beside / "c.png", apart / "images" / "a.tif"):
+        image.touch()
+    for labels in ("a_masks.tif", "b_seg.npy", "d_cp_masks.png", ".e_masks.tif"):
+        (beside / labels).touch()
+    for labels in ("a.tif", "f_masks.png", "notes.txt"):
+        (apart / "masks" / labels).touch()
+    (alone / "a.tif").touch()
+    images, labels = match_labels(beside)
+    assert {name: path.name for name, path in images.items()} == {
+        **{"a": "a.jpg", "b": "b.png", "c": "c.png"}
+    }
+    assert find_labels(beside) == {
+        "a": (beside / "a.jpg", beside / "a_masks.tif"),
+        "b": (beside / "b.png", beside / "b_seg.npy"),
+        "d": (None, beside / "d_cp_masks.png"),
+    }
+    assert find_labels(apart) == {
+        "a": (apart / "images" / "a.tif", apart / "masks" / "a.tif"),
+        "f": (None, apart / "masks" / "f_masks.png"),
+    }
+    assert find_labels(alone) == {"a": (None, alone / "a.tif")}
+
+
+def test_inputs_are_folders_files_globs_and_zarr_stores(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "t.zarr").mkdir()
+    found = find_inputs(["*.zarr", "a.tif", str(tmp_path)], tmp_path)
+    assert [path.name for path in found] == ["s.zarr", "t.zarr", "a.tif", "b.png"]
+    assert find_images(tmp_path / "t.zarr") == [tmp_path / "t.zarr"]
+    with pytest.raises(FlowsegError, match="neither here nor in the data folder"):
+        find_inputs(["none"], tmp_path)

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import read_truth
 from flowseg.formats.cell_table import COLUMNS, cell_rows, measure_cells, write_cells
 from flowseg.formats.coco import coco_image, write_coco
-from flowseg.formats.imagej_rois import outline_rings
+from flowseg.formats.imagej import outline_rings
 from flowseg.formats.seg_npy import read_seg
-from flowseg.formats.writers import Formats, SegmentedImage
+from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
+from flowseg.io.image_source import list_images
 from flowseg.io.images import read_labels, write_image, write_labels
 from flowseg.prediction.export import export_labels
 
@@ -228,3 +230,30 @@ def test_export_of_a_folder(tmp_path: Path) -> None:
         export_labels(tmp_path / "labels", Formats())
     with pytest.raises(FlowsegError, match="is a folder"):
         export_labels(tmp_path / "labels", Formats(coco=tmp_path))
+    with pytest.raises(FlowsegError, match=r"overlays cannot be written from label images"):
+        export_labels(tmp_path / "labels", Formats(overlays=tmp_path, coco=tmp_path / "c.json"))
+
+
+def test_every_format_has_a_writer() -> None:
+    assert set(WRITERS) == {entry.name for entry in fields(Formats)} - {"labels_format"}
+
+
+def test_cells_are_one_table_or_one_for_each_image(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    write_labels(tmp_path / "labels" / "x.tif", SHAPES)
+    write_labels(tmp_path / "labels" / "y.tif", SHAPES.T)
+    export_labels(tmp_path / "labels", Formats(cells=tmp_path / "all.csv"))
+    export_labels(tmp_path / "labels", Formats(cells=tmp_path / "each"))
+    header, *rows = (tmp_path / "all.csv").read_text().splitlines()
+    parts = [(tmp_path / "each" / f"{n}_cells.csv").read_text().splitlines() for n in "xy"]
+    assert [part[0] for part in parts] == [header, header]
+    assert parts[0][1:] + parts[1][1:] == rows
+
+
+def test_label_images_as_zarr(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    formats = Formats(labels=tmp_path, labels_format="zarr")
+    formats.check()
+    formats.write(item("a.png", SHAPES))
+    (source,) = list_images(tmp_path / "a.zarr")
+    assert np.array_equal(source.read(), SHAPES)

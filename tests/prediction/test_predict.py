@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +18,9 @@ import torch
 from flowseg.arrays.intensity import normalize, to_grey
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
+from flowseg.evaluation.sources import read_predictions, read_truth
 from flowseg.formats.seg_npy import read_seg
-from flowseg.formats.writers import Formats
+from flowseg.formats.writers import WRITERS, Formats
 from flowseg.inference.options import SegmentOptions
 from flowseg.inference.rescale import rescale
 from flowseg.inference.segmenter import Segmenter
@@ -30,6 +32,7 @@ from flowseg.network.device import local_device
 from flowseg.network.unet import FlowNetwork
 from flowseg.prediction import predict as room
 from flowseg.prediction import slide_outputs as slides
+from flowseg.prediction.export import export_labels
 from flowseg.prediction.find_models import find_models
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.predict import Distribution, Summary, predict
@@ -436,3 +439,92 @@ def test_what_other_tools_open_is_written_along(
         assert table["area"].tolist() == np.bincount(labels.reshape(-1))[1:].tolist()
         assert table["score"].between(0, 1).all()
         assert table["cellprob"].notna().all()
+
+
+COLLECTED = ("submission", "coco", "cells")
+
+
+def all_in_one_file(folder: Path) -> Formats:
+    return Formats(
+        submission=folder / "s.csv", coco=folder / "coco.json", cells=folder / "cells.csv"
+    )
+
+
+def test_a_stopped_run_completes_the_files_of_all_images(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, stopped = (all_in_one_file(tmp_path / name) for name in ("a", "b"))
+    cells = run(model, images, tmp_path, outputs=undisturbed).cells
+    with monkeypatch.context() as patched:
+        stop_after(4, patched)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, images, tmp_path, outputs=stopped)
+    assert not any(path.exists() for path in stopped.paths.values())
+    added = stop_after(99, monkeypatch)
+    assert run(model, images, tmp_path, outputs=stopped).cells == cells
+    assert added == ["i4", "i5", "i6"]
+    for name in COLLECTED:
+        assert undisturbed.paths[name].read_bytes() == stopped.paths[name].read_bytes()
+    content = json.loads(stopped.paths["coco"].read_text())
+    assert len(content["annotations"]) == len(pd.read_csv(stopped.paths["cells"])) == cells
+    assert all(0 <= cell["score"] <= 1 for cell in content["annotations"])
+    truth = read_truth(stopped.paths["coco"])
+    found = read_predictions(stopped.paths["submission"], truth)
+    for name, source in truth.items():
+        assert source.masks().to_strings() == found[name].masks().to_strings()
+
+
+def test_predict_and_export_write_the_same(model: Path, images: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("roifile", reason="ImageJ ROIs need roifile")
+    names = [name for name, writer in WRITERS.items() if not writer.predict_only]
+    predicted, exported = (
+        Formats(**{name: tmp_path / side / name for name in names}) for side in "pe"
+    )
+    options = replace(OPTIONS, cell_type="a")
+    run(model, images, tmp_path, outputs=predicted, options=options)
+    export_labels(predicted.paths["labels"], exported, images[0].parent, cell_type="a")
+    for name in ("submission", "labels", "label_tiff", "rois"):
+        sides = [one.paths[name] for one in (predicted, exported)]
+        files = [sorted(path.iterdir()) if path.is_dir() else [path] for path in sides]
+        assert len(files[0]) == len(files[1]) == (1 if name == "submission" else len(images))
+        for one, other in zip(*files, strict=True):
+            assert one.name == other.name
+            assert one.read_bytes() == other.read_bytes()
+    # a prediction knows more: scores, cellprob, and the normalised image
+    contents = [json.loads(one.paths["coco"].read_text()) for one in (predicted, exported)]
+    for cell in contents[0]["annotations"]:
+        del cell["score"]
+    assert contents[0] == contents[1]
+    for path in images:
+        tables = [
+            pd.read_csv(one.paths["cells"] / f"{path.stem}_cells.csv")
+            for one in (predicted, exported)
+        ]
+        known = tables[1].columns[:-2]
+        pd.testing.assert_frame_equal(tables[0][known], tables[1][known])
+        segs = [
+            np.load(one.paths["seg_npy"] / f"{path.stem}_seg.npy", allow_pickle=True).item()
+            for one in (predicted, exported)
+        ]
+        assert segs[0].keys() == segs[1].keys()
+        assert np.array_equal(segs[0]["masks"], segs[1]["masks"])
+        assert np.array_equal(segs[0]["outlines"], segs[1]["outlines"])
+
+
+def test_a_shard_writes_no_file_of_all_images(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(FlowsegError, match="a shard cannot write cells and coco"):
+        run(model, images, tmp_path, outputs=all_in_one_file(tmp_path), shard=Shard(1, 2))
+    with pytest.raises(FlowsegError, match="no submission to write"):
+        run(model, images, tmp_path, outputs=Formats(coco=tmp_path / "c.json"))
+
+
+def test_paths_are_enough(model: Path, images: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "best.safetensors").write_bytes(model.read_bytes())
+    out = tmp_path / "s.csv"
+    done = predict(str(folder), str(images[0].parent), str(out), device="cpu", options=OPTIONS)
+    assert done.images == len(images)
+    assert done.submission == out
