@@ -33,7 +33,7 @@ from flowseg.data.detect import read_records
 from flowseg.data.record import Record
 from flowseg.network.device import pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork
-from flowseg.training import trainer as loop
+from flowseg.training import trainer
 from flowseg.training.plan import measure_cells
 from flowseg.training.run_folder import TRAINING
 
@@ -93,7 +93,7 @@ def ours(task: Task) -> dict[str, Any]:
     records = some_images(Path(task.data), task.images, config)
     config = replace(config, cell_types=measure_cells(config.cell_types, records))
     stamps: list[float] = []
-    step = loop.Trainer.train_step
+    step = trainer.Trainer.train_step
 
     def stamped(*args: Any) -> Any:
         # A step begins once its batch is there, so the wait for the next counts as this one's.
@@ -102,10 +102,10 @@ def ours(task: Task) -> dict[str, Any]:
         stamps.append(time.perf_counter())
         return step(*args)
 
-    loop.Trainer.train_step = stamped  # type: ignore[method-assign]
+    trainer.Trainer.train_step = stamped  # type: ignore[method-assign]
     network = FlowNetwork(config.network, len(config.cell_types), config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        stage = loop.Stage(
+        stage = trainer.Stage(
             folder=Path(folder),
             config=config,
             schedule=config.training,
@@ -113,7 +113,7 @@ def ours(task: Task) -> dict[str, Any]:
             validation=[],
             provenance={"stage": TRAINING},
         )
-        loop.train_stage(stage, network, device, resume=False)
+        trainer.train_stage(stage, network, device, resume=False)
     return {
         "seconds": stamps[task.warm_up + task.steps] - stamps[task.warm_up],
         "parameters": parameters_of(config),

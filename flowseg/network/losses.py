@@ -64,11 +64,10 @@ def flow_loss(
     cross_entropy = functional.binary_cross_entropy_with_logits(logit, inside, reduction="none")
     flow_term = (weights * flow_error).mean() / 4
     cellprob_term = (weights * cross_entropy).mean() + _dice_loss(torch.sigmoid(logit), inside)
-    known = cell_type >= 0
-    logits = output.cell_type.float()
-    # The sum over no image is zero and keeps the graph whole.
-    type_term = functional.cross_entropy(logits[known], cell_type[known], reduction="sum")
-    type_term = type_term / known.sum().clamp(min=1)
+    type_term = functional.cross_entropy(
+        output.cell_type.float(), cell_type, ignore_index=-1, reduction="sum"
+    )
+    type_term = type_term / (cell_type >= 0).sum().clamp(min=1)
     total = flow_term + cellprob_term + 0.1 * type_term
     return Losses(total, flow_term, cellprob_term, type_term)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from flowseg.network.unet import FlowNetwork
 
 __all__ = ["average_weights"]
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def average_weights(network: FlowNetwork, decay: float) -> AveragedModel:
@@ -26,13 +27,12 @@ def average_weights(network: FlowNetwork, decay: float) -> AveragedModel:
         From 0 to below 1.
     """
 
-    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
-        count = int(average.n_averaged)  # the argument lies on the device: this waits for no GPU
-        for mean, weight in zip(averages, weights, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(weight, 1 - min(decay, count / (count + 9)))
-            else:
-                mean.copy_(weight)
+    def update(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        count = int(average.n_averaged)  # on the host, unlike the argument
+        if averages[0].is_floating_point():  # of all or none: they come by dtype
+            torch._foreach_lerp_(averages, weights, 1 - min(decay, count / (count + 9)))
+        else:
+            torch._foreach_copy_(averages, weights)
 
     average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
     return average

@@ -35,7 +35,6 @@ __all__ = [
     "measure_cells",
     "plan_folds",
     "plan_training",
-    "split_images",
 ]
 
 NONE = "none"
@@ -127,7 +126,7 @@ def _plan(
         replace(record, annotation=record.masks())
         for record in read_records(data, tuple(config.cell_types), config.data.include_flawed)
     ]
-    settings, folds = split_images(
+    settings, folds = _assign_folds(
         records, config.data, train_only, fewer=detect_layout(data) == "folder"
     )
     repaired = [
@@ -203,42 +202,32 @@ def _read_extra(folder: Path, config: Config, labelled: Sequence[Record]) -> lis
     return extra
 
 
-def split_images(
-    records: Sequence[Record],
-    config: DataConfig,
-    train_only: PathLike | None = None,
-    *,
-    fewer: bool = False,
+def _assign_folds(
+    records: Sequence[Record], config: DataConfig, train_only: PathLike | None, *, fewer: bool
 ) -> tuple[DataConfig, dict[str, int]]:
     """The fold of each image; `train_only` may also name images of other cell types.
 
     With `fewer`, images that are too few for the number of folds make fewer folds.
     """
-    known = {record.image_id for record in records}
+    ids = {record.image_id for record in records}
     never_validated: frozenset[str] = frozenset()
     if train_only is not None:
         named = read_ids(train_only)
-        never_validated = named & known
+        never_validated = named & ids
         if named and not never_validated:
             raise FlowsegError(
-                f"names no image of this training, such as {min(known)!r}", file=train_only
+                f"names no image of this training, such as {min(ids)!r}", file=train_only
             )
-    if fewer:
-        config = _fewer_folds(config, len(known - never_validated))
-    return config, assign_folds(records, config.folds, config.split_seed, never_validated)
-
-
-def _fewer_folds(config: DataConfig, images: int) -> DataConfig:
-    """As many folds as images, where there are fewer images than folds."""
-    if images < 2:
+    images = len(ids - never_validated)
+    if fewer and images < 2:
         raise FlowsegError(
-            "there is one image with labels, but one to learn from and one to check on are needed",
+            "there is one image with labels, but one to train on and one to validate on are needed",
             remedy="label one more",
         )
-    if images >= config.folds:
-        return config
-    _log.info("%d images make %d folds, not %d", images, images, config.folds)
-    return replace(config, folds=images)
+    if fewer and images < config.folds:
+        _log.info("%d images make %d folds, not %d", images, images, config.folds)
+        config = replace(config, folds=images)
+    return config, assign_folds(records, config.folds, config.split_seed, never_validated)
 
 
 def measure_cells(

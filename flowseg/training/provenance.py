@@ -20,7 +20,7 @@ from flowseg.config.schema import Config
 from flowseg.data.record import Record
 from flowseg.io.paths import sha256_of
 
-__all__ = ["digest_of_code", "fingerprint", "provenance_of"]
+__all__ = ["digest_of_code", "fingerprint", "git_revision", "provenance_of"]
 
 
 def fingerprint(records: Iterable[Record]) -> str:
@@ -39,7 +39,7 @@ def fingerprint(records: Iterable[Record]) -> str:
 
 
 def digest_of_code() -> str:
-    """The SHA-256 of flowseg's own source: its version says too little between two releases."""
+    """The SHA-256 of flowseg's source code, which changes between two releases as well."""
     total = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py"), key=lambda path: path.as_posix()):
@@ -50,7 +50,7 @@ def digest_of_code() -> str:
 def provenance_of(
     config: Config, training: Sequence[Record], validation: Sequence[Record]
 ) -> dict[str, Any]:
-    """What goes on the card: settings, data, and the versions of everything that computes."""
+    """The provenance on a card: settings, data, and versions of flowseg and its libraries."""
     return {
         "settings": to_mapping(config),
         "training_images": len(training),
@@ -58,7 +58,7 @@ def provenance_of(
         "data": fingerprint([*training, *validation]),
         "versions": {
             "flowseg": __version__,
-            "revision": _revision(),
+            "revision": git_revision(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
             "numba": numba.__version__,
@@ -67,7 +67,7 @@ def provenance_of(
     }
 
 
-def _revision() -> str | None:
+def git_revision() -> str | None:
     """The git revision of the checkout that runs, "-dirty" if changed since; else None."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():

@@ -1,4 +1,4 @@
-"""What each process of test_distributed.py does; started by torchrun or by hand."""
+"""The script of each rank of test_distributed.py; started by torchrun or by hand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from torch import nn
 
 from flowseg.errors import FlowsegError
 from flowseg.network.unet import FlowNetwork
-from flowseg.training import distributed
-from flowseg.training import trainer as loop
+from flowseg.training import distributed, trainer
 from flowseg.training.distributed import (
     all_reduce_mean,
     distributed_session,
@@ -48,8 +47,8 @@ def without_statistics(model: FlowNetwork) -> FlowNetwork:
     return model
 
 
-def talk() -> None:
-    """The messages themselves."""
+def check_collectives() -> None:
+    """Gather, broadcast and mean over two ranks."""
     assert world_size() == 2
     assert distributed.is_rank_zero() == (rank() == 0)
     assert gather(rank()) == [0, 1]
@@ -70,26 +69,26 @@ def talk() -> None:
             distributed.assert_same_on_all_ranks(rank())
 
 
-def train(stage: Stage, folder: Path, where: torch.device) -> None:
+def train(stage: Stage, folder: Path, device: torch.device) -> None:
     """The same stage with and without normalisation, and once more from its middle."""
 
-    def remember(row: Mapping[str, float]) -> None:
+    def copy_after_first_epoch(row: Mapping[str, float]) -> None:
         if row["epoch"] == 2:  # before it is saved: the state is that after epoch 1
             shutil.copytree(folder / "two", folder / "resumed")
 
-    whole = replace(with_batch(stage, folder / "two", 2), on_epoch=remember)
+    undisturbed = replace(with_batch(stage, folder / "two", 2), on_epoch=copy_after_first_epoch)
     model = network()
-    train_stage(whole, model, where, resume=False)
+    train_stage(undisturbed, model, device, resume=False)
     weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
     assert len(set(gather(hashlib.sha256(weights).digest()))) == 1
     assert from_rank_zero((folder / "resumed" / STATE).is_file)
-    train_stage(with_batch(stage, folder / "resumed", 2), network(99), where, resume=True)
+    train_stage(with_batch(stage, folder / "resumed", 2), network(99), device, resume=True)
     plain = with_batch(stage, folder / "plain", 2)
-    train_stage(plain, without_statistics(network()), where, resume=False)
+    train_stage(plain, without_statistics(network()), device, resume=False)
 
 
-def die(stage: Stage, folder: Path, where: torch.device) -> None:
-    """The second process is killed in its sixth step."""
+def die(stage: Stage, folder: Path, device: torch.device) -> None:
+    """Rank 1 is killed in its sixth step."""
     steps = 0
 
     def counted(*args: object) -> None:
@@ -99,18 +98,18 @@ def die(stage: Stage, folder: Path, where: torch.device) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         all_reduce_mean(*args)  # type: ignore
 
-    loop.all_reduce_mean = counted  # type: ignore
-    train_stage(with_batch(stage, folder / "dying", 2), network(), where, resume=False)
+    trainer.all_reduce_mean = counted  # type: ignore
+    train_stage(with_batch(stage, folder / "dying", 2), network(), device, resume=False)
 
 
 def main(job: str, folder: Path) -> None:
     stage: Stage = pickle.loads((folder / "stage.pickle").read_bytes())
-    with distributed_session("cpu") as where:
+    with distributed_session("cpu") as device:
         if job == "train":
-            talk()
-            train(stage, folder, where)
+            check_collectives()
+            train(stage, folder, device)
         else:
-            die(stage, folder, where)
+            die(stage, folder, device)
 
 
 if __name__ == "__main__":

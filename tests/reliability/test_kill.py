@@ -14,8 +14,7 @@ from flowseg.io import atomic
 from flowseg.io.paths import find_images
 from flowseg.prediction.predict import predict
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
-from flowseg.training import provenance
-from flowseg.training import trainer as loop
+from flowseg.training import provenance, trainer
 from helpers.runs import differences, save_wild_network
 
 pytestmark = pytest.mark.slow
@@ -93,8 +92,8 @@ def test_a_training_killed_in_its_writes(
 ) -> None:
     # So little training scores nothing; the best weights shall be those of a middle epoch.
     scores = {1: 0.2, 2: 0.5, 3: 0.1}
-    monkeypatch.setattr(loop.Trainer, "validate", lambda trainer: {"score": scores[trainer.epoch]})
-    monkeypatch.setattr(provenance, "_revision", lambda: None)  # someone may commit meanwhile
+    monkeypatch.setattr(trainer.Trainer, "validate", lambda run: {"score": scores[run.epoch]})
+    monkeypatch.setattr(provenance, "git_revision", lambda: None)  # someone may commit meanwhile
     start(data, tmp_path / "whole")
     assert until_finished(lambda: start(data, tmp_path / "killed"), kill, seed=1) >= 3
     assert any(path.name.startswith(".part-") for path in tmp_path.rglob("*"))

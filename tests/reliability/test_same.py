@@ -36,7 +36,7 @@ BOTH = """if True:
     import sys
     from flowseg.cli import main
     from flowseg.training import provenance
-    provenance._revision = lambda: None  # someone may commit meanwhile
+    provenance.git_revision = lambda: None  # someone may commit meanwhile
     settings = [word for value in sys.argv[2:] for word in ("--set", value)]
     code = main(["train", "--data", sys.argv[1], "--epochs", "2", "--device", "cpu", *settings,
                  "--cell-type", "shsy5y", "--out", "run"])

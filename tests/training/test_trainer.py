@@ -15,7 +15,7 @@ import torch
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import load_network, read_card, read_tensors, save_tensors
 from flowseg.network.unet import FlowNetwork
-from flowseg.training import trainer as loop
+from flowseg.training import trainer
 from flowseg.training.trainer import Stage, train_stage
 from helpers.training import CELLS, CONFIG, CPU, in_folder, network
 
@@ -68,7 +68,7 @@ def test_resumed_equals_undisturbed(
     whole = in_folder(stage, tmp_path / "whole")
     train_stage(whole, network(), CPU, resume=False)
     calls = 0
-    original = getattr(loop, place)
+    original = getattr(trainer, place)
 
     def dying(*args: object, **kwargs: object) -> None:
         nonlocal calls
@@ -78,7 +78,7 @@ def test_resumed_equals_undisturbed(
         original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, place, dying)
+        patch.setattr(trainer, place, dying)
         with pytest.raises(KilledError):
             train_stage(stage, network(), CPU, resume=False)
     train_stage(stage, network(99), CPU, resume=True)
@@ -121,7 +121,7 @@ def test_a_state_for_which_there_is_no_memory_is_not_called_foreign(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     train_stage(stage, network(), CPU, resume=False)
-    monkeypatch.setattr(loop.MuonAdamW, "load_state_dict", fail)
+    monkeypatch.setattr(trainer.MuonAdamW, "load_state_dict", fail)
     with pytest.raises(FlowsegError, match="there is not enough memory"):
         train_stage(stage, network(), CPU, resume=True)
 
