@@ -41,7 +41,7 @@ from flowseg.training.plan import measure_cells
 from flowseg.training.pretraining import inherit
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run_folder import BEST
-from flowseg.training.trainer import Stage, fit
+from flowseg.training.trainer import Stage, train_stage
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,15 @@ class Trial:
         if self.start is not None:
             inherit(network, self.start)
         stage = Stage(
-            folder.name,
-            ensure_writable_folder(folder),
-            self.labelled,
-            (),
-            cells,
-            config,
-            config.training,
-            provenance,
+            folder=ensure_writable_folder(folder),
+            config=config,
+            schedule=config.training,
+            training=self.labelled,
+            validation=(),
             extra=extra,
+            provenance=provenance,
         )
-        fit(stage, network, self.device, resume=False)
+        train_stage(stage, network, self.device, resume=False)
         return folder / BEST
 
     def score(self, model: Path) -> dict[str, float]:
