@@ -3,8 +3,8 @@
     python benchmarks/training.py --data ../shared/data --peer CP3/bin/python --cores 2
 
 `--peer` is the interpreter of an environment with cellpose 3.x. Both sides learn from the same
-images, in crops of one size and batches of one size; ours through `flowseg.training.trainer.train_stage`,
-loader, targets, running mean of the weights and all, Cellpose through `train_seg`. Ours runs with
+images, in crops of one size and batches of one size; ours through `trainer.train_stage`, loader,
+targets, EMA of the weights and all, Cellpose through `train_seg`. Ours runs with
 the network of the defaults and with one of about Cellpose's size. The sides take turns, each time
 in a process of its own; steps that warm up are left out, and so is what comes before the first and
 after the last. Each side computes in its own default precision.
