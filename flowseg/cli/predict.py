@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flowseg.cli import say
+from flowseg.cli import add_device_argument, say
 from flowseg.cli.export import add_output_arguments, parse_outputs
 from flowseg.config.choices import TTA_CHOICES
 
@@ -76,9 +76,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="turned and mirrored views of each image that are averaged; as many times slower",
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, mps, or one of several as in cuda:1"
-    )
+    add_device_argument(parser)
 
 
 def _diameter(text: str) -> float | str:

@@ -114,26 +114,12 @@ def to_yaml(config: Config) -> str:
 
 
 def from_mapping(kind: type[_T], values: object, file: str | os.PathLike[str] | None = None) -> _T:
-    """Build a settings dataclass from plain values, for instance those of a card.
-
-    Parameters
-    ----------
-    kind : type
-        A dataclass of :mod:`flowseg.config.schema`.
-    values : mapping
-        Plain values by field name; missing ones take their defaults.
-    file : path, optional
-        The file they come from, for messages.
-
-    Returns
-    -------
-    object
-        An instance of `kind`.
+    """A settings dataclass from plain values, such as those of a card; missing ones take defaults.
 
     Raises
     ------
     FlowsegError
-        If a key is unknown or a value does not fit.
+        If a key is unknown or a value does not fit; it names `file`.
     """
     try:
         return TypeAdapter(kind).validate_python(values)
