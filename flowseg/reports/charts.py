@@ -54,6 +54,7 @@ _STYLE = {
     "ytick.labelcolor": _SOFT,
     "ytick.left": False,
 }
+_AXES = (0.12, 0.18, 0.86, 0.79)  # left, bottom, width, height of a page's chart in its figure
 _PANELS = (  # prefix of the columns, title of the panel
     ("loss", "training loss"),
     ("score", "validation score"),
@@ -106,7 +107,7 @@ def distribution_chart(
     bins = int(np.clip(2 * np.sqrt(max(map(len, values.values()))), 8, 40))
     edges = np.geomspace(low, high, bins + 1) if log else np.linspace(low, high, bins + 1)
     with _figure(4.2, 2.4) as figure:
-        axes = figure.add_subplot(xlabel=unit, ylabel="% of each")
+        axes = figure.add_axes(_AXES, xlabel=unit, ylabel="% of each")
         for k, numbers in enumerate(values.values()):
             share = 100 * np.histogram(np.clip(numbers, low, high), edges)[0] / max(1, len(numbers))
             axes.stairs(share, edges, color=_colour(k), linewidth=1.3)
@@ -135,7 +136,7 @@ def line_chart(
     if not xs:
         return Chart(title, (), None)
     with _figure(4.2, 2.4) as figure:
-        axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
+        axes = figure.add_axes(_AXES, xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
         for k, points in enumerate(series.values()):
             axes.plot(*np.transpose(points), ".-", color=_colour(k), linewidth=1.3, clip_on=False)
         if log:
@@ -158,7 +159,7 @@ def write_curves(metrics: PathLike, out: PathLike) -> None:
     table = read_table(metrics, ("epoch",)).apply(pd.to_numeric, errors="coerce")
     table = table.set_index("epoch").replace([np.inf, -np.inf], np.nan)
     with _figure(14.4, 4) as figure:
-        figure.set_facecolor("white")
+        figure.set(facecolor="white", layout_engine="constrained")
         for k, (prefix, title) in enumerate(_PANELS, start=1):
             axes = figure.add_subplot(1, 3, k, xlabel="epoch", ylabel=title)
             columns = [name for name in table if str(name).startswith(prefix)]
@@ -182,7 +183,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with style.context(["default", _STYLE]):  # whatever the user's matplotlibrc says
-        yield Figure(figsize=(width, height), layout="constrained")
+        yield Figure(figsize=(width, height))
 
 
 def _svg(figure: Figure) -> Markup:

@@ -90,6 +90,7 @@ def test_where_no_page_can_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_seed_of_hashes(tmp_path: Path) -> None:
     """Both pages and the curves, from processes whose sets and dicts differ in order."""
     code = (
