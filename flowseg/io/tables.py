@@ -41,8 +41,8 @@ def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     FlowsegError
-        If the file is missing, empty, not UTF-8 or lacks a column, or a row has another number
-        of fields or more than 67 million characters.
+        If the file is missing, empty, not UTF-8, lacks a column or has it twice, or a row has
+        another number of fields or more than 67 million characters.
     """
     import pandas as pd
 
@@ -64,6 +64,9 @@ def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise FlowsegError(_reason(str(error)), file=path) from error
     table.columns = pd.Index(table.iloc[0], name=None)
+    twice = table.columns[table.columns.duplicated() & (table.columns != "")]
+    if len(twice):
+        raise FlowsegError(f"has two columns {twice[0]!r}", file=path, remedy="rename one of them")
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise FlowsegError(

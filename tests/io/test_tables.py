@@ -47,6 +47,7 @@ def test_blank_rows_beside_blank_fields(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\n", "is empty"),
         (b"a,b\n", "has no column 'id'; its first row must name the columns id"),
+        (b"id,b,b,,\n1,2,3,,\n", "has two columns 'b'"),
         (b"id,b\n1,2\n3\n", "row 3 has 1 fields, not 2"),
         (b'id,b,c\n"1,\n2",2,\n\n1,3\n', "row 4 has 2 fields, not 3"),
         (b"id,b\n1,2,3\n", "row 2 has 3 fields, not 2"),
