@@ -1,16 +1,14 @@
-"""Calibration: the sweep against the real thing, the choice, and the guards against luck."""
+"""Calibration: the choice of settings and the guards against overfitting."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flowseg import FlowsegError, competition_score, flows_to_labels, labels_to_flows
-from flowseg.arrays.rle import Masks
+from flowseg import FlowsegError
 from flowseg.config.schema import CellTypeSettings
 from flowseg.evaluation.calibration import (
     _choose,
@@ -19,68 +17,8 @@ from flowseg.evaluation.calibration import (
     calibrate,
     default_grid,
 )
-from flowseg.evaluation.threshold_grid import Sample, ThresholdGrid, score_grid
-from flowseg.inference.flow_field import load_fields, save_fields
-
-CELL = CellTypeSettings(diameter=12.0)
-GRID = ThresholdGrid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8, 0.0), (0, 15, 40, 70))
-
-
-def sample(seed, name="a", group=None, shift=0.0):
-    """Touching cells, their flows and logits noisy; cellprob is `shift` too low."""
-    rng = np.random.default_rng(seed)
-    shape = (70, 80)
-    points = rng.uniform((0, 0), shape, size=(35, 2))
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    distance = np.hypot(y[..., None] - points[:, 0], x[..., None] - points[:, 1])
-    labels = np.where(distance.min(axis=-1) < 7, distance.argmin(axis=-1) + 1, 0)
-    flows = labels_to_flows(labels) + rng.normal(0, 0.25, (2, *shape)).astype(np.float32)
-    depth = 7 - distance.min(axis=-1)
-    cellprob = (depth / 3 + rng.normal(0, 0.4, shape) - shift).astype(np.float32)
-    return Sample(
-        image_id=name,
-        cell_type="blob",
-        group=group or name,
-        truth=Masks.from_labels(labels),
-        flows=flows,
-        cellprob=cellprob,
-    )
-
-
-def direct(one, cell):
-    labels = flows_to_labels(
-        one.flows,
-        one.cellprob,
-        cellprob_threshold=cell.cellprob_threshold,
-        flow_threshold=cell.flow_threshold,
-        min_size=cell.min_size,
-    )
-    return competition_score(one.truth, labels)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_sweep_is_the_dynamics_run_at_each_setting(seed):
-    one = sample(seed)
-    scores = score_grid(one, GRID)
-    places = list(itertools.product(*map(range, GRID.shape)))
-    assert [scores[place] for place in places] == [
-        direct(one, GRID.settings_at(place, CELL)) for place in places
-    ]
-    for axis in range(3):
-        assert np.ptp(scores, axis=axis).max() > 0, "each setting matters"
-
-
-def test_overlapping_truth_and_images_without_cells():
-    one = sample(0)
-    twice = [one.truth.dense(i) for i in range(len(one.truth))] + [one.truth.dense(0)]
-    doubled = replace(one, truth=Masks.from_dense(twice))
-    bare = replace(
-        one, truth=Masks.from_dense([], (70, 80)), cellprob=np.full((70, 80), -9, np.float32)
-    )
-    for case in (doubled, bare, replace(bare, truth=one.truth), replace(one, truth=bare.truth)):
-        scores = score_grid(case, GRID)
-        for place in ((0, 0, 0), (2, 1, 1), (3, 3, 3)):
-            assert scores[place] == direct(case, GRID.settings_at(place, CELL))
+from flowseg.evaluation.threshold_grid import ThresholdGrid
+from helpers.samples import CELL, GRID, sample, score_directly
 
 
 def test_the_grid_holds_the_start_and_keeps_neighbours_together():
@@ -108,12 +46,12 @@ def test_a_shift_that_all_images_share_is_found():
     assert result.cell_types["other"] == CELL
     assert list(result.tunings) == ["blob"]
     default, tuned = (
-        np.mean([direct(one, cell) for one in samples]) for cell in (CELL, tuning.tuned)
+        np.mean([score_directly(one, cell) for one in samples]) for cell in (CELL, tuning.tuned)
     )
     assert tuning.default_score == pytest.approx(default)
     assert tuning.tuned_score == pytest.approx(tuned)
     assert [result.scores[one.image_id].default for one in samples] == [
-        direct(one, CELL) for one in samples
+        score_directly(one, CELL) for one in samples
     ]
     assert np.mean([pair.calibrated for pair in result.scores.values()]) == pytest.approx(
         tuning.nested_score
@@ -128,7 +66,7 @@ def test_each_group_is_scored_at_what_the_others_choose():
         others = [one for one in samples if one.group != f"well{well}"]
         chosen = calibrate(others, {"blob": CELL}).tunings["blob"].tuned
         for one in samples[2 * well : 2 * well + 2]:
-            assert result.scores[one.image_id].calibrated == direct(one, chosen)
+            assert result.scores[one.image_id].calibrated == score_directly(one, chosen)
 
 
 def test_wells_that_disagree_keep_the_default():
@@ -215,39 +153,3 @@ def test_intervals(rng):
     assert low < narrow[0] < narrow[1] < high
     with pytest.raises(FlowsegError, match="one image at least"):
         bootstrap_interval([], rng)
-
-
-def test_fields_come_back_as_half_floats(tmp_path):
-    one = sample(0)
-    path = tmp_path / "a.npz"
-    save_fields(path, one.flows, one.cellprob)
-    flows, cellprob = load_fields(path)
-    assert flows.dtype == cellprob.dtype == np.float32
-    np.testing.assert_array_equal(flows, one.flows.astype(np.float16))
-    np.testing.assert_array_equal(cellprob, one.cellprob.astype(np.float16))
-    first = path.read_bytes()
-    save_fields(path, one.flows, one.cellprob)
-    assert path.read_bytes() == first
-    assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
-    halved = replace(one, flows=flows, cellprob=cellprob)
-    assert np.abs(score_grid(halved, GRID) - score_grid(one, GRID)).max() < 0.02
-
-
-@pytest.mark.parametrize("damage", ["missing", "cut", "text", "array", "pickle", "other"])
-def test_fields_that_cannot_be_read(tmp_path, damage):
-    path = tmp_path / "a.npz"
-    save_fields(path, np.zeros((2, 4, 4)), np.zeros((4, 4)))
-    if damage == "missing":
-        path.unlink()
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[:200])
-    elif damage == "text":
-        path.write_text("no field")
-    elif damage in ("array", "pickle"):
-        with path.open("wb") as file:
-            np.save(file, np.array([{}]) if damage == "pickle" else np.zeros(3))
-    else:
-        np.savez(path, flows=np.zeros((2, 4, 4)))
-    with pytest.raises(FlowsegError, match="no flow field") as caught:
-        load_fields(path)
-    assert caught.value.file is not None

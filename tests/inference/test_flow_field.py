@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,16 @@ import pytest
 import torch
 
 from flowseg.arrays.intensity import normalize
+from flowseg.errors import FlowsegError
 from flowseg.flow import backend, dynamics, residuals
 from flowseg.inference import rescale
-from flowseg.inference.flow_field import DeviceField, compute_labels, field_to_labels
+from flowseg.inference.flow_field import (
+    DeviceField,
+    compute_labels,
+    field_to_labels,
+    load_fields,
+    save_fields,
+)
 from flowseg.inference.options import settings_for
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.tiles import predict_rescaled
@@ -77,3 +85,38 @@ def test_cuda_finds_what_the_cpu_finds(slopes: Segmenter, blobs: np.ndarray) -> 
     host = predict_rescaled(slopes.ensemble, grey, settings.diameter)
     labels, _ = compute_labels(host._replace(maps=host.maps.cuda()), blobs.shape, settings)
     assert np.mean(labels == expected) > 0.999
+
+
+def test_fields_come_back_as_half_floats(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    flows, cellprob = rng.normal(size=(2, 9, 11)), rng.normal(size=(9, 11))
+    path = tmp_path / "a.npz"
+    save_fields(path, flows, cellprob)
+    loaded = load_fields(path)
+    for saved, found in zip((flows, cellprob), loaded, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, saved.astype(np.float16))
+    first = path.read_bytes()
+    save_fields(path, flows, cellprob)
+    assert path.read_bytes() == first
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "text", "array", "pickle", "other"])
+def test_fields_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.npz"
+    save_fields(path, np.zeros((2, 4, 4)), np.zeros((4, 4)))
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "text":
+        path.write_text("no field")
+    elif damage in ("array", "pickle"):
+        with path.open("wb") as file:
+            np.save(file, np.array([{}]) if damage == "pickle" else np.zeros(3))
+    else:
+        np.savez(path, flows=np.zeros((2, 4, 4)))
+    with pytest.raises(FlowsegError, match="no flow field") as caught:
+        load_fields(path)
+    assert caught.value.file is not None
