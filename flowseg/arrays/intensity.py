@@ -1,4 +1,4 @@
-"""Intensities and sizes: grey, normalised, resized. An image is (H, W) float32."""
+"""Intensities: colour to grey, normalisation by percentiles. An image is (H, W) float32."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 class Span(NamedTuple):
-    """What becomes 0 and 1 when an image is normalised, and what an invalid pixel takes."""
+    """Percentiles of an image: `low` becomes 0, `high` 1, and invalid pixels `middle`."""
 
     low: float
     middle: float
@@ -66,7 +66,7 @@ def intensity_span(image: npt.NDArray[np.float32]) -> Span:
     """1st, 50th and 99th percentile of the finite pixels; all 0 where there is none.
 
     Where the 1st and the 99th are equal but the image is not constant, its least and largest
-    values take their place.
+    values replace them.
     """
     image = np.asarray(image, np.float32)
     finite = np.isfinite(image)
@@ -86,7 +86,7 @@ def normalize(image: npt.NDArray[np.float32], span: Span | None = None) -> npt.N
     ----------
     image : ndarray, (H, W)
     span : Span, optional
-        From :func:`intensity_span` of the whole, where the image is a part of it.
+        From :func:`intensity_span` of the whole image, of which this is a part.
 
     Returns
     -------
