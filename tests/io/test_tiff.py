@@ -70,6 +70,7 @@ def test_a_tiff_that_claims_too_much(tmp_path: Path, noise: np.ndarray) -> None:
             read(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [2, 5])
 def test_pages_that_go_round_end(tmp_path: Path, noise: np.ndarray, pages: int) -> None:
     path = tmp_path / "a.tif"
