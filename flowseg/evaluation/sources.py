@@ -1,4 +1,4 @@
-"""Truth and predictions as masks, from every kind of file they come in."""
+"""Reads truth and predictions from files: the masks of each image, by image id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.rle import Masks, fault_reason, parse_runs
+from flowseg.arrays.rle import Masks, RunLengthError
 from flowseg.data import livecell
 from flowseg.data.folder import read_instances, read_label_file
 from flowseg.data.sartorius import read_annotations
@@ -34,7 +34,7 @@ class Source:
     shape : (int, int)
         Height and width in pixels.
     cell_type : str
-        Blank where the file does not tell.
+        Blank where it is not known.
     masks : callable
         Gives the image's `Masks`.
     """
@@ -76,12 +76,12 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
         A submission CSV (columns `id` and `predicted`) or a folder of label images, as for the
         truth.
     truth : mapping of Source
-        Where the sizes of a submission's images come from.
+        Holds the shapes of a submission's images.
 
     Raises
     ------
     FlowsegError
-        For an image that the truth does not know, one of another size, or a row that is no mask.
+        If an image is not in the truth or has another shape, or a row is no mask.
     """
     path = Path(path)
     if path.is_dir():
@@ -110,14 +110,14 @@ def _submission(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
     for image_id in sorted(rows):
         shape = truth[image_id].shape
         filled = [(number, text) for number, text in rows[image_id] if text.strip()]
-        masks, faults = parse_runs([text for _, text in filled], shape)
-        for (number, _), fault in zip(filled, faults.tolist(), strict=True):
-            if fault:
-                raise FlowsegError(
-                    f"row {number}: 'predicted' {fault_reason(fault)}",
-                    file=path,
-                    remedy="`flowseg validate` lists every such row",
-                )
+        try:
+            masks = Masks.from_strings([text for _, text in filled], shape)
+        except RunLengthError as error:
+            raise FlowsegError(
+                f"row {filled[error.index][0]}: 'predicted' {error.reason}",
+                file=path,
+                remedy="`flowseg validate` lists every such row",
+            ) from error
         found[image_id] = Source(shape, truth[image_id].cell_type, partial(_given, masks))
     return found
 
@@ -168,4 +168,4 @@ def _size(shape: Shape) -> str:
 def _unknown(path: Path, expected: str) -> FlowsegError:
     if not path.exists():
         return FlowsegError("is missing", file=path, remedy=f"name {expected}")
-    return FlowsegError("is of no known kind", file=path, remedy=f"name {expected}")
+    return FlowsegError("has an unknown format", file=path, remedy=f"name {expected}")
