@@ -122,7 +122,11 @@ def test_a_prediction_killed_in_its_writes(
 
     def work(home: Path) -> None:
         outputs = Formats(
-            submission=home / "submission.csv", labels=home / "labels", overlays=home / "overlays"
+            submission=home / "submission.csv",
+            labels=home / "labels",
+            overlays=home / "overlays",
+            coco=home / "coco.json",
+            cells=home / "cells.csv",
         )
         assert predict(tmp_path / "wild.safetensors", images, outputs, device="cpu").cells > 100
 
