@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -233,7 +233,7 @@ def confident_cells(
 
 
 def _group_by_type(
-    images: Sequence[Path], cell_type: str | None, known: Iterable[str]
+    images: Sequence[Path], cell_type: str | None, known: Collection[str]
 ) -> dict[str | None, list[Path]]:
     """The images by cell type; None where the model is to classify it."""
     # Only a model of the competition knows what the names of its images mean.
@@ -241,8 +241,9 @@ def _group_by_type(
     groups: dict[str | None, list[Path]] = {}
     for path in images:
         groups.setdefault(cell_type or type_of_name(path.stem, types), []).append(path)
-    for name in groups.keys() - {None, *known}:
-        _log.warning("%d images left out: the model does not know %s", len(groups[name]), name)
+    for name, paths in groups.items():
+        if name is not None and name not in known:
+            _log.warning("%d images left out: the model does not know %s", len(paths), name)
     return groups
 
 
