@@ -222,9 +222,10 @@ def test_linked_files_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_of_the_package_exist(page: str) -> None:
     """Also those that docs/architecture.md sends a newcomer to."""
-    paths = re.findall(r"`((?:flowseg/)?[a-z_]+/(?:[a-z_]+\.(?:py|json))?)`", PAGES[page])
+    paths = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.(?:py|json))?)[` ]", PAGES[page])
     for path in paths:
-        if page == "architecture.md" or path.startswith("flowseg/"):
+        ours = ("flowseg/", "benchmarks/", "configs/", "tests/")
+        if page == "architecture.md" or path.startswith(ours):
             assert (ROOT / path).exists() or (ROOT / "flowseg" / path).exists(), path
 
 
