@@ -97,7 +97,7 @@ def test_a_training_killed_in_its_writes(
     start(data, tmp_path / "whole")
     assert until_finished(lambda: start(data, tmp_path / "killed"), kill, seed=1) >= 3
     assert any(path.name.startswith(".part-") for path in tmp_path.rglob("*"))
-    for path in tmp_path.rglob(".part-*"):  # they look alive: this process wrote them
+    for path in tmp_path.rglob(".part-*"):
         path.unlink()
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
