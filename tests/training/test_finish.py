@@ -12,6 +12,7 @@ from helpers.runs import save_wild_network
 from helpers.training import CPU, record
 
 
+@pytest.mark.slow
 def test_overlays_show_prediction_and_truth_side_by_side(stage: Stage) -> None:
     save_wild_network(stage.folder / "best.safetensors")
     images = stage.folder.parent
