@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from flowseg.io.images import read_image
 from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.run_folder import read_summary
