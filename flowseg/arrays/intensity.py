@@ -15,23 +15,10 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """One channel of an image of any kind, values as stored.
+    """One channel of an image of bool, integer or float, values as stored: (H, W) float32.
 
-    Parameters
-    ----------
-    image : ndarray, (H, W) or (H, W, C)
-        Bool, integer or float. C = 1: grey; 2: grey and alpha; 3: red, green, blue; 4: with alpha.
-
-    Returns
-    -------
-    ndarray, (H, W) float32
-        Colour is weighted as ITU-R BT.601; a grey picture stored as colour keeps its values.
-        Alpha is left out.
-
-    Raises
-    ------
-    FlowsegError
-        If the array is no such image.
+    (H, W, C) may be grey (C = 1), RGB (3), or either with alpha (2, 4), which is left out. Colour
+    is weighted as ITU-R BT.601; a grey picture stored as colour keeps its values.
 
     Examples
     --------
@@ -80,23 +67,11 @@ def intensity_span(image: npt.NDArray[np.float32]) -> Span:
 
 
 def normalize(image: npt.NDArray[np.float32], span: Span | None = None) -> npt.NDArray[np.float32]:
-    """Scale an image so that its 1st percentile becomes 0 and its 99th 1; not clipped.
+    """Scale an (H, W) image so that its 1st percentile becomes 0, its 99th 1; not clipped.
 
-    Parameters
-    ----------
-    image : ndarray, (H, W)
-    span : Span, optional
-        From :func:`intensity_span` of the whole image, of which this is a part.
-
-    Returns
-    -------
-    ndarray, (H, W) float32
-        Finite everywhere. A constant image becomes zeros.
-
-    Notes
-    -----
-    Pixels that are not finite do not count for the percentiles and take the median of those that
-    are; an image without a finite pixel becomes zeros.
+    Where the image is a part of a larger one, `span` is that of the whole. Pixels that are not
+    finite do not count for the percentiles and take the median of those that are. A constant image,
+    or one without a finite pixel, becomes zeros.
 
     Examples
     --------

@@ -29,22 +29,9 @@ def polygons_to_masks(
 ) -> Masks:
     """The masks of `count` cells, each the union of its polygons.
 
-    Parameters
-    ----------
-    polygons : sequence of array-like
-        Each ``x0, y0, x1, y1, ...`` in pixels; the first pixel spans 0 to 1.
-    owners : array-like, (len(polygons),) int
-        Which cell, 0 to count - 1, each polygon belongs to.
-    count : int
-        Number of cells.
-    shape : (int, int)
-        Height and width of the image; what lies outside is cut off.
-
-    Returns
-    -------
-    Masks
-        `count` masks; a polygon that holds no pixel's centre adds nothing, so a mask may be
-        empty.
+    A polygon is ``x0, y0, x1, y1, ...`` in pixels, where the first pixel spans 0 to 1, and belongs
+    to the cell of its number in `owners`. What lies outside the image is cut off, and a polygon
+    that holds no pixel's centre adds nothing, so a mask may be empty.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.rle import Masks, RunLengthError
+from flowseg.arrays.rle import FAULTS, Masks, parse_runs
 from flowseg.data import livecell
 from flowseg.data.folder import read_instances, read_label_file
 from flowseg.data.sartorius import read_annotations
@@ -110,14 +110,14 @@ def _submission(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
     for image_id in sorted(rows):
         shape = truth[image_id].shape
         filled = [(number, text) for number, text in rows[image_id] if text.strip()]
-        try:
-            masks = Masks.from_strings([text for _, text in filled], shape)
-        except RunLengthError as error:
-            raise FlowsegError(
-                f"row {filled[error.index][0]}: 'predicted' {error.reason}",
-                file=path,
-                remedy="`flowseg validate` lists every such row",
-            ) from error
+        masks, faults = parse_runs([text for _, text in filled], shape)
+        for (number, _), fault in zip(filled, faults.tolist(), strict=True):
+            if fault:
+                raise FlowsegError(
+                    f"row {number}: 'predicted' {FAULTS[fault]}",
+                    file=path,
+                    remedy="`flowseg validate` lists every such row",
+                )
         found[image_id] = Source(shape, truth[image_id].cell_type, partial(_given, masks))
     return found
 
