@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,6 @@ from flowseg.errors import FlowsegError
 __all__ = [
     "from_mapping",
     "is_complete",
-    "json_schema",
     "load_config",
     "read_settings",
     "to_mapping",
@@ -125,11 +123,6 @@ def from_mapping(kind: type[_T], values: object, file: str | os.PathLike[str] | 
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise user_error(error, file) from error
-
-
-def json_schema() -> str:
-    """The JSON schema of a config, by which editors complete and check its YAML."""
-    return json.dumps(TypeAdapter(Config).json_schema(), indent=2) + "\n"
 
 
 def _merge(

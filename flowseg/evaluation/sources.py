@@ -27,17 +27,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """The masks of one image, read when asked for.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Height and width in pixels.
-    cell_type : str
-        Blank where it is not known.
-    masks : callable
-        Gives the image's `Masks`.
-    """
+    """The masks of one image, read when asked for; the cell type is blank where it is unknown."""
 
     shape: Shape
     cell_type: str
@@ -47,12 +37,9 @@ class Source:
 def read_truth(path: PathLike) -> dict[str, Source]:
     """The truth of each image, by image id.
 
-    Parameters
-    ----------
-    path : path
-        A `train.csv` (or .csv.gz), a COCO JSON file (polygons or run lengths; the image's id is
-        its file name without suffix), or a folder: of label images (the id is the file name
-        without suffix), or of images and labels (see `flowseg.io.paths.find_labels`).
+    From a `train.csv` (or .csv.gz), a COCO JSON file (polygons or run lengths), or a folder: of
+    label images, or of images and labels (see `flowseg.io.paths.find_labels`). Where it is that of
+    a file, the id is its name without suffix.
     """
     path = Path(path)
     if path.is_dir():
@@ -70,18 +57,13 @@ def read_truth(path: PathLike) -> dict[str, Source]:
 def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, Source]:
     """The prediction of each image, by image id.
 
-    Parameters
-    ----------
-    path : path
-        A submission CSV (columns `id` and `predicted`) or a folder of label images, as for the
-        truth.
-    truth : mapping of Source
-        Holds the shapes of a submission's images.
+    From a submission CSV (columns `id` and `predicted`), whose images have the sizes of the truth,
+    or a folder of label images, as for the truth.
 
     Raises
     ------
     FlowsegError
-        If an image is not in the truth or has another shape, or a row is no mask.
+        For an image that the truth does not know, one of another size, or a row that is no mask.
     """
     path = Path(path)
     if path.is_dir():

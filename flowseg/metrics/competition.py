@@ -271,10 +271,6 @@ class Contingency:
 def compare(truth: Objects, pred: Objects) -> Contingency:
     """The contingency table of one image.
 
-    Parameters
-    ----------
-    truth, pred : (H, W) integer label image, list of (H, W) bool masks, or Masks
-
     Examples
     --------
     >>> table = compare([[1, 1, 0, 2]], [[7, 7, 7, 0]])

@@ -26,10 +26,6 @@ _CHUNK = 64  # pixels; about one cell's width, so that a chunk holds one or two 
 def shared_pixels(truth: Objects, pred: Objects) -> Table:
     """Areas of both sides' objects, and the pixels each pair shares where it shares any.
 
-    Parameters
-    ----------
-    truth, pred : (H, W) integer label image, list of (H, W) bool masks, or Masks
-
     Returns
     -------
     truth_areas, pred_areas : (N,) and (M,) int64
