@@ -8,9 +8,6 @@ import numpy as np
 
 from flowseg.arrays.jit import jit
 
-__all__ = ["connected_components", "find_root"]
-
-
 @jit
 def find_root(parents: Any, pixel: int) -> int:
     """The root of a pixel in a union-find forest; path halving (Tarjan and van Leeuwen, 1984)."""

@@ -16,15 +16,6 @@ from flowseg.config.schema import Config
 from flowseg.config.validation import RENAMED, nearest, short_repr, user_error, with_current_names
 from flowseg.errors import FlowsegError
 
-__all__ = [
-    "from_mapping",
-    "is_complete",
-    "load_config",
-    "read_settings",
-    "to_mapping",
-    "to_yaml",
-]
-
 _MAX_YAML = 2**16
 
 _T = TypeVar("_T")

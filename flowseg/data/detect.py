@@ -13,8 +13,6 @@ from flowseg.data.sartorius import read_sartorius
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
 
-__all__ = ["Layout", "detect_layout", "read_records"]
-
 Layout = Literal["competition", "livecell", "folder"]
 
 

@@ -19,8 +19,6 @@ from flowseg.io.images import image_shape, read_labels
 from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
-__all__ = ["CELL_TYPE", "TYPE_TABLE", "read_folder", "read_instances", "read_label_file"]
-
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
 

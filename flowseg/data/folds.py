@@ -14,8 +14,6 @@ from flowseg.io.binary import open_binary
 from flowseg.io.paths import PathLike, check_name
 from flowseg.io.tables import write_table
 
-__all__ = ["TRAIN_ONLY", "assign_folds", "read_ids", "split_fold", "write_folds"]
-
 TRAIN_ONLY = -1
 """The fold of an image that is used for training only, never for validation."""
 

@@ -13,8 +13,6 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple
 
-__all__ = ["Item", "scan_items"]
-
 _CHUNK = 2**20
 _MAX_ITEM = 2**26
 _AHEAD = 32  # more characters than a literal, an escape or the cut part of a number has

@@ -24,8 +24,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.paths import PathLike, check_name, sha256_of
 
-__all__ = ["CELL_TYPES", "FOLDER", "SPLITS", "Polygons", "read_livecell"]
-
 FOLDER = "LIVECell_dataset_2021"
 """Name of the data set's folder, in the public release and in the competition's mirror."""
 

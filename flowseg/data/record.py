@@ -15,9 +15,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.images import read_image
 
-__all__ = ["Annotation", "Record", "select_names", "size_differs"]
-
-
 class Annotation(Protocol):
     """Masks that are read or drawn on demand."""
 

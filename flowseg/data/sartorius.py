@@ -18,16 +18,6 @@ from flowseg.io.tables import read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CELL_TYPES",
-    "COLUMNS",
-    "FLAWED_IDS",
-    "AnnotatedImage",
-    "group_of_sample",
-    "read_annotations",
-    "read_sartorius",
-]
-
 CELL_TYPES = ("shsy5y", "astro", "cort")
 
 COLUMNS = (

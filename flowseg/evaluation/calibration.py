@@ -23,15 +23,6 @@ from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.threshold_grid import Sample, ThresholdGrid, score_grid
 
-__all__ = [
-    "Calibration",
-    "Scores",
-    "Tuning",
-    "bootstrap_interval",
-    "calibrate",
-    "default_grid",
-]
-
 Floats = NDArray[np.float64]
 Names = NDArray[np.str_]
 Index = tuple[int, int, int]

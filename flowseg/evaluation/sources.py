@@ -20,8 +20,6 @@ from flowseg.formats.submission import read_submission
 from flowseg.io.images import image_shape
 from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels
 
-__all__ = ["Source", "read_predictions", "read_truth"]
-
 Shape = tuple[int, int]
 
 

@@ -20,8 +20,6 @@ from flowseg.io.atomic import write_text
 from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.paths import PathLike
 
-__all__ = ["CocoImage", "coco_image", "read_coco", "write_coco"]
-
 Shape = tuple[int, int]
 
 

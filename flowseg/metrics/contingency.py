@@ -12,8 +12,6 @@ from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
-__all__ = ["Objects", "as_masks", "shared_pixels"]
-
 Objects: TypeAlias = Masks | NDArray[Any] | Sequence[ArrayLike]
 
 Table: TypeAlias = tuple[
