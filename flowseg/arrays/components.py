@@ -8,6 +8,7 @@ import numpy as np
 
 from flowseg.arrays.jit import jit
 
+
 @jit
 def find_root(parents: Any, pixel: int) -> int:
     """The root of a pixel in a union-find forest; path halving (Tarjan and van Leeuwen, 1984)."""

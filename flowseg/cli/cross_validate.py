@@ -7,6 +7,7 @@ import argparse
 from flowseg.cli import say
 from flowseg.cli.training_options import add_training_arguments, resolve
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_training_arguments(parser)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 from flowseg.cli import say
 from flowseg.formats.writers import WRITERS, Formats
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(

@@ -9,6 +9,7 @@ from flowseg.cli import add_device_argument, say
 from flowseg.cli.export import add_output_arguments, parse_outputs
 from flowseg.config.choices import TTA_CHOICES
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     source = parser.add_mutually_exclusive_group(required=True)

@@ -9,6 +9,7 @@ from flowseg.cli import say
 from flowseg.cli.predict import add_images_argument, add_model_arguments
 from flowseg.io.paths import find_inputs
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_images_argument(parser, required=True)

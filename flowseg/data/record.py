@@ -15,6 +15,7 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.images import read_image
 
+
 class Annotation(Protocol):
     """Masks that are read or drawn on demand."""
 

@@ -24,6 +24,7 @@ from flowseg.metrics.other import (
     pooled_precision,
 )
 
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageResult:
     """The result of one image.

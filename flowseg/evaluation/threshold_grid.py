@@ -18,6 +18,7 @@ from flowseg.config.schema import CellTypeSettings
 from flowseg.flow.representation import find_instances
 from flowseg.metrics.competition import Contingency, compare
 
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
     """One image that the network was not trained on: its ground truth and its flow field.

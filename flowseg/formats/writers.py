@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentedImage:
     """One image with its cells, as writers take it.

@@ -18,6 +18,7 @@ from flowseg.inference.rescale import rescale_maps
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
+
 class FlowField(NamedTuple):
     """The output of an ensemble for one image of H x W pixels.
 

@@ -24,6 +24,7 @@ from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.checkpoint import Card, load_network
 from flowseg.network.unet import FlowNetwork
 
+
 class Prediction(NamedTuple):
     """The instances of one image and the flow field they come from.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowseg.errors import FlowsegError
 
+
 @cache
 def load_cv2() -> Any:
     """Import OpenCV, or say what a bare server lacks.

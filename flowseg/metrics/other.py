@@ -16,6 +16,7 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import require
 from flowseg.metrics.competition import Contingency, Counts
 
+
 def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
     """TP / (TP + FP + FN) at one threshold, the counts of all images summed before.
 

@@ -15,6 +15,7 @@ from flowseg.training.run_folder import (
     find_finished,
 )
 
+
 def find_models(paths: Sequence[PathLike] | None, runs: PathLike = "runs") -> list[Path]:
     """The checkpoints to use.
 

@@ -14,6 +14,7 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.mask_repair import SMALL, STRAIGHT, Defects, find_defects
 from flowseg.data.record import Record
 
+
 @dataclass(frozen=True, kw_only=True)
 class QualityFlag:
     """A reason to doubt an annotation.

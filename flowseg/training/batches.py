@@ -26,6 +26,7 @@ from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import local_world_size
 
+
 class Batch(NamedTuple):
     """B crops of S x S pixels and their targets.
 

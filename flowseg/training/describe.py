@@ -26,6 +26,7 @@ from flowseg.training.run_folder import (
     read_summary,
 )
 
+
 def describe(path: PathLike) -> str:
     """Describe a checkpoint, or the folder of a run or a cross validation and its best checkpoint.
 

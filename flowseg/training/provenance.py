@@ -20,6 +20,7 @@ from flowseg.config.schema import Config
 from flowseg.data.record import Record
 from flowseg.io.paths import sha256_of
 
+
 def fingerprint(records: Iterable[Record]) -> str:
     """The SHA-256 of the images' ids, cell types, sizes in pixels and in bytes, and masks."""
     total = hashlib.sha256()

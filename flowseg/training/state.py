@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowseg.network.checkpoint import read_tensors, save_tensors
 
+
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write nested mappings of tensors and JSON values to a file, atomically.
 
