@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,7 +45,10 @@ def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
     """
     labels = check_labels(labels)
     rows, columns = np.nonzero(labels)
-    ids, owner, area = np.unique(labels[rows, columns], return_inverse=True, return_counts=True)
+    ids, owner, area = fastremap.unique(
+        labels[rows, columns], return_inverse=True, return_counts=True
+    )
+    owner = owner.astype(np.int64)  # of no cell at all it is unsigned
     count = len(ids)
 
     def mean(values: NDArray[Any]) -> NDArray[np.float64]:

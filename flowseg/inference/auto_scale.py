@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Protocol
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
@@ -94,7 +95,8 @@ def _measure(model: Model, grey: Floats, settings: CellTypeSettings) -> tuple[fl
     labels, field = compute_labels(
         predict_rescaled(model.ensemble, crop, diameter), crop.shape, settings
     )
-    areas = np.bincount(labels.reshape(-1))[1:]
+    ids, areas = fastremap.unique(labels, return_counts=True)
+    areas = areas[ids > 0]
     if not areas.size:
         return 0.0, diameter
     confidence = instance_scores(labels, field.flows, field.cellprob) * areas
