@@ -52,7 +52,8 @@ def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
     count = len(ids)
 
     def mean(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(owner, values, count) / np.maximum(area, 1)
+        means: NDArray[np.float64] = np.bincount(owner, values, count) / np.maximum(area, 1)
+        return means
 
     y, x = mean(rows), mean(columns)
     dy, dx = rows - y[owner], columns - x[owner]
@@ -82,15 +83,8 @@ def cell_rows(
 ) -> list[list[Any]]:
     """The rows of one image, in the order of `COLUMNS`.
 
-    Parameters
-    ----------
-    image_id : str
-    labels : (H, W) integer
-    cell_type : str
-    cellprob : (H, W) float, optional
-        Logits; the column holds their mean over each cell, blank where they are not given.
-    scores : (N,) float, optional
-        Confidence of each cell, ids ascending; blank where they are not given.
+    The column cellprob is the mean of the (H, W) logits over each cell, score its confidence of
+    the (N,); blank where they are not given.
     """
     cells = measure_cells(labels)
     means: NDArray[Any] | None = None

@@ -25,35 +25,20 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
-    """One annotated image of a COCO file.
-
-    Attributes
-    ----------
-    file_name : str
-    shape : (int, int)
-        Height and width in pixels.
-    category : str
-        That of all its annotations; blank where they are of several, or of none.
-    segmentations : tuple
-        Of each annotation: polygons, run lengths, or None.
-    file : Path
-        The COCO file, for messages.
-    """
+    """One annotated image of a COCO file."""
 
     file_name: str
     shape: Shape
+    """Height and width in pixels."""
     category: str
+    """That of all its annotations; blank where they are of several, or of none."""
     segmentations: tuple[Any, ...]
+    """Of each annotation: polygons, run lengths, or None."""
     file: Path
+    """The COCO file, for messages."""
 
     def masks(self) -> Masks:
-        """One mask for each annotation, in the order of the file.
-
-        Raises
-        ------
-        FlowsegError
-            If a segmentation cannot be read.
-        """
+        """One mask for each annotation, in the order of the file."""
         polygons = [drawn if isinstance(drawn, list) else [] for drawn in self.segmentations]
         owners = [index for index, rings in enumerate(polygons) for _ in rings]
         try:
@@ -74,11 +59,8 @@ class CocoImage:
 def read_coco(path: PathLike) -> list[CocoImage]:
     """The images of a COCO file with their annotations.
 
-    Parameters
-    ----------
-    path : path
-        `annotations` may be a list or, as in the competition's copy of LIVECell, a dict by id;
-        polygons, run lengths and packed run lengths are read when their masks are asked for.
+    These may be a list or, as in the competition's copy of LIVECell, a dict by id; polygons, run
+    lengths and packed run lengths are read when their masks are asked for.
 
     Raises
     ------
@@ -107,11 +89,7 @@ def read_coco(path: PathLike) -> list[CocoImage]:
             found.append(image)
     except OSError as error:
         raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
-    except RecursionError as error:
-        raise FlowsegError(
-            "is no COCO annotation file: it is nested too deeply", file=path
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FlowsegError(
             f"is no COCO annotation file ({type(error).__name__}: {error})", file=path
         ) from error
@@ -129,22 +107,8 @@ def coco_image(
 ) -> dict[str, Any]:
     """One image and its cells, ids ascending, as `write_coco` takes them.
 
-    Masks are COCO's run lengths (down columns), exact to the pixel, with their holes.
-
-    Parameters
-    ----------
-    file_name : str
-        Of the image.
-    labels : (H, W) integer
-    cell_type : str
-        Becomes the category.
-    scores : (N,) float, optional
-        Confidence of each cell, ids ascending.
-
-    Returns
-    -------
-    dict
-        Holds plain values only, so that JSON can keep it.
+    Masks are COCO's run lengths (down columns), exact to the pixel, with their holes. The cell type
+    becomes the category; (N,) scores are the cells' confidence. All values are plain, for JSON.
 
     Examples
     --------
