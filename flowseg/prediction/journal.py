@@ -20,15 +20,7 @@ from flowseg.io.paths import PathLike, sha256_of
 
 
 class Journal:
-    """The finished images of one run.
-
-    Parameters
-    ----------
-    submission : path
-        The CSV that the run will write; the journal lies beside it in a folder of its own.
-    key : str
-        From :func:`run_key`; a run with other models or settings has another journal.
-    """
+    """The finished images of one run, of the `run_key`, in a folder beside its submission."""
 
     def __init__(self, submission: PathLike, key: str) -> None:
         submission = Path(submission)

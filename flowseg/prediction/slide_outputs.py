@@ -39,25 +39,10 @@ def write_slide(
     paths: Mapping[str, Path],
     cluster: Cluster | None = None,
 ) -> list[str]:
-    """Segment a slide, write its files, and return the run lengths of its instances.
+    """Segment a slide, here or on a cluster, and return its texts as `mask_texts` does.
 
-    Parameters
-    ----------
-    paths : mapping
-        Files by output: "labels", a BigTIFF or a Zarr array, and "overlays", a PNG that is
-        reduced to at most 4,000 pixels.
-    cluster : Cluster, optional
-        Computes the labels; by default this machine does.
-
-    Returns
-    -------
-    list of str
-        As in a submission; one empty text where there is no instance.
-
-    Raises
-    ------
-    FlowsegError
-        For other outputs, or if the slide cannot be read.
+    Its files may be "labels", a BigTIFF or a Zarr array, and "overlays", a PNG that is reduced to
+    at most 4,000 pixels.
     """
     unsupported = sorted(paths.keys() - _SUPPORTED)
     if unsupported:
