@@ -42,16 +42,7 @@ TRAIN_IMAGES, TEST_IMAGES, LIVECELL_IMAGES = 18, 6, (4, 1)
 class DemoResult:
     """The score on the test images, which were not trained on, and where the files are.
 
-        Attributes
-        ----------
-        score : float
-            Competition score.
-        data, run : Path
-            Folders of the synthetic data and of the training.
-    outputs : Formats
-        Paths of the predictions.
-        exploration, report : Path
-            Pages on the data and on the score.
+    `data` and `run` are folders, `exploration` and `report` pages on the data and on the score.
     """
 
     score: float

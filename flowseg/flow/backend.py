@@ -30,21 +30,9 @@ class FieldLoops(NamedTuple):
 
 
 def field_loops(flows: Floats, cellprob: Floats, device: str, on_device: Any = None) -> FieldLoops:
-    """The loops over a flow field on a device.
+    """The loops over flows (2, H, W) and cellprob (H, W) on `cpu` or a CUDA device.
 
-    Parameters
-    ----------
-    flows : (2, H, W) float32
-    cellprob : (H, W) float32
-    device : str
-        `cpu` or a CUDA device.
-    on_device : tensor (3, H, W), optional
-        Flows and cellprob, if they are on that device already; else they are copied there.
-
-    Raises
-    ------
-    FlowsegError
-        Where there is no such device, or no Triton to compile for it.
+    `on_device` is a tensor (3, H, W) of both, if they are on that device already.
     """
     if device == "cpu":
         from flowseg.flow import dynamics, residuals

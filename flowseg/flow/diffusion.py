@@ -35,9 +35,7 @@ def diffuse(table: Ints, offsets: Longs, columns: Longs, flows: Floats) -> None:
     offsets : (P + 1,) int64
         Where each component's runs begin.
     columns : (R,) int64
-        Column of `flows` that the first pixel of each run is written to.
-    flows : (2, M) float32
-        Written to; a pixel without flow is left as it is.
+        Column of `flows` (2, M) that the first pixel of each run is written to.
     """
     diffuse_planned(table, offsets, make_plan(table, offsets), columns, flows)
 

@@ -104,18 +104,7 @@ class _Basins:
 def merge_basins(
     runs: Runs, flows: Floats, residuals: bool, flow_residuals: FlowResiduals
 ) -> tuple[Ints, Longs, Doubles]:
-    """Merge basins that are one cell.
-
-    Parameters
-    ----------
-    runs : Runs
-        Of the image of basins; components with id 0 are background.
-    flows : (2, H, W) float32
-    residuals : bool
-        Whether the residual of every cell is wanted.
-    flow_residuals : callable
-        From (table, offsets) to sums, as
-        :func:`flowseg.flow.residuals.flow_residuals` of these flows.
+    """Merge basins that are one cell; `flow_residuals` is that of these flows.
 
     Returns
     -------

@@ -19,13 +19,7 @@ Floats = NDArray[np.float32]
 
 
 def check_flows(flows: ArrayLike, cellprob: ArrayLike | None = None) -> tuple[Floats, Floats]:
-    """`flows` and `cellprob` as contiguous float32 arrays, or an error that says what is wrong.
-
-    Raises
-    ------
-    FlowsegError
-        Where a shape is wrong, the shapes differ, or a value is not finite.
-    """
+    """`flows` and `cellprob` as contiguous float32 arrays, or an error that says what is wrong."""
     field = np.ascontiguousarray(flows, dtype=np.float32)
     if field.ndim != 3 or field.shape[0] != 2:
         raise FlowsegError(f"flows must have the shape (2, H, W), not {field.shape}")
@@ -43,25 +37,10 @@ def check_flows(flows: ArrayLike, cellprob: ArrayLike | None = None) -> tuple[Fl
 
 
 def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
-    """Mean squared difference between the flows and those that the labels have.
+    """Mean squared difference between unit flows and those that the labels have, for ids 1..N.
 
-    Parameters
-    ----------
-    labels : (H, W) integer
-        0 is background.
-    flows : (2, H, W) float32
-        Unit scale, (dy, dx).
-
-    Returns
-    -------
-    errors : (N,) float32
-        One for each id 1..N, N the largest id; 0 perfect, about 2 unrelated, 4 opposite; NaN for an
-        id without pixels.
-
-    Notes
-    -----
-    The flow error of Cellpose (Stringer et al., Nature Methods 18, 2021, `flow_error`), with flows
-    of unit length.
+    It is 0 where perfect, about 2 unrelated, 4 opposite, NaN for an id without pixels: the flow
+    error of Cellpose (Stringer et al., Nature Methods 18, 2021, `flow_error`), of unit length.
     """
     image = check_labels(labels)
     field, _ = check_flows(flows)
@@ -84,17 +63,7 @@ def flow_errors(labels: ArrayLike, flows: ArrayLike) -> Floats:
 def flow_residuals(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.float64]:
     """Sum of squared differences between the flows and those that connected components have.
 
-    Parameters
-    ----------
-    table : (4, R) int32
-        Row, start, stop, and cell of each run, by component, in reading order within each.
-    offsets : (P + 1,) int64
-        Where each component's runs begin.
-    flows : (2, H, W) float32
-
-    Returns
-    -------
-    sums : (P,) float64
+    Components are given as for :func:`flowseg.flow.diffusion.diffuse`; the sums are (P,).
     """
     ends = np.cumsum(table[2] - table[1], dtype=np.int64)
     columns = ends - (table[2] - table[1])
@@ -105,17 +74,10 @@ def flow_residuals(table: Ints, offsets: Longs, flows: Floats) -> NDArray[np.flo
 
 
 def instance_scores(labels: ArrayLike, flows: ArrayLike, cellprob: ArrayLike) -> Floats:
-    """Confidence of each instance: mean probability of its pixels, times the fit of its flows.
+    """Confidence of the instances 1..N: mean probability of the pixels, times the fit of the flows.
 
-    Returns
-    -------
-    scores : (N,) float32
-        One for each id 1..N, from 0 to 1; NaN for an id without pixels.
-
-    Notes
-    -----
-    This package's own: the probability is the sigmoid of cellprob, and the fit is 1 minus a quarter
-    of the flow error, which is 4 where the flows are opposite.
+    It is from 0 to 1, NaN for an id without pixels. The probability is the sigmoid of cellprob, and
+    the fit is 1 minus a quarter of the flow error, which is 4 where the flows are opposite.
     """
     image = check_labels(labels)
     _, prob = check_flows(flows, cellprob)

@@ -42,14 +42,9 @@ class Runs(NamedTuple):
 
 
 def find_runs(labels: Ints, background: bool = False) -> Runs:
-    """Cut a label image into runs and join them into connected components.
+    """Cut a C-contiguous label image into runs and join them into connected components.
 
-    Parameters
-    ----------
-    labels : (H, W) int32
-        C-contiguous, not negative.
-    background : bool
-        Whether id 0 has runs too.
+    With `background` id 0 has runs too.
 
     Examples
     --------

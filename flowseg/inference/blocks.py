@@ -73,16 +73,7 @@ def assemble(
 
 
 class RowMasks:
-    """The masks of a label image that comes some rows at a time.
-
-    Examples
-    --------
-    >>> collected = RowMasks(2)
-    >>> for rows in ([[1, 1]], [[1, 2]]):
-    ...     collected.add(np.array(rows, np.int32))
-    >>> collected.masks().to_strings()
-    ['1 3', '4 1']
-    """
+    """The masks of a label image that comes some rows at a time."""
 
     def __init__(self, width: int) -> None:
         self.shape = (0, width)

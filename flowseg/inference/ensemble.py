@@ -31,24 +31,12 @@ _AUGMENTATIONS = {
 class Ensemble:
     """One or several networks on a device, and the test-time augmentations they see.
 
-    A pickle or a deep copy carries the weights; it picks its device and compiles anew.
+    The networks are copied. A pickle or a deep copy carries the weights; it picks its device and
+    compiles anew. Parameters are those of :class:`flowseg.Segmenter`, and `tile`, the edge of the
+    square that is computed at once, without its halo, which bounds the memory.
 
-    Parameters
-    ----------
-    networks : sequence of FlowNetwork
-        Of one number of cell types and one diameter; they are copied.
-    device : str
-        "auto", "cpu", "cuda", "cuda:1" or "mps".
-    precision : {"auto", "float32", "bfloat16", "float16"}
-        Number type of the convolutions.
-    tta : {1, 2, 4, 8}
-        Augmentations averaged: 2 adds the half turn, 4 the quarter turns, 8 their mirror images.
-        The output for an image transformed by any of them is the output transformed.
-    compile : bool
-        Whether torch.compile translates the networks first; needs a C++ compiler and takes most of
-        a minute for each new size of images.
-    tile : int
-        Edge of the square that is computed at once, without its halo; bounds the memory.
+    Of the augmentations 2 add the half turn, 4 the quarter turns, 8 their mirror images. The output
+    for an image transformed by any of them is the output transformed.
 
     Attributes
     ----------

@@ -23,6 +23,7 @@ from flowseg.config.loading import from_mapping, to_mapping
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
+from flowseg.io.paths import PathLike
 from flowseg.network.unet import FlowNetwork
 
 FORMAT = 1
@@ -61,14 +62,14 @@ class Card:
         return json.dumps(content)
 
     @classmethod
-    def from_json(cls, text: str, file: str) -> Card:
-        """Read a card; `file` is named in messages.
-
-        Raises
-        ------
-        FlowsegError
-            If the text is no card, or one of a later format.
-        """
+    def from_json(cls, text: str | None, file: PathLike) -> Card:
+        """Read a card; `file` is named in messages, None is the text of a file without a card."""
+        if text is None:
+            raise FlowsegError(
+                "is a safetensors file without a flowseg card",
+                file=file,
+                remedy="give a best.safetensors or last.safetensors that flowseg wrote",
+            )
         try:
             content = json.loads(text)
             version = content["format"]
@@ -93,12 +94,12 @@ class Card:
             raise FlowsegError("its card is damaged", file=file) from error
 
 
-def save_network(path: str | os.PathLike[str], weights: Mapping[str, Tensor], card: Card) -> None:
+def save_network(path: PathLike, weights: Mapping[str, Tensor], card: Card) -> None:
     """Write the weights of a :class:`FlowNetwork` and their card to one file, atomically."""
     save_tensors(path, weights, card.to_json())
 
 
-def read_card(path: str | os.PathLike[str]) -> Card:
+def read_card(path: PathLike) -> Card:
     """The card of a checkpoint, without reading its weights.
 
     Raises
@@ -107,10 +108,10 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         If the file is missing, damaged, no checkpoint of flowseg, or of a later format.
     """
     with _open(path) as file:
-        return _card(_text(file), path)
+        return Card.from_json(_text(file), path)
 
 
-def load_network(path: str | os.PathLike[str]) -> tuple[FlowNetwork, Card]:
+def load_network(path: PathLike) -> tuple[FlowNetwork, Card]:
     """The network of a checkpoint, in evaluation mode on the CPU, and its card.
 
     Raises
@@ -119,31 +120,16 @@ def load_network(path: str | os.PathLike[str]) -> tuple[FlowNetwork, Card]:
         If the file is missing, damaged, no checkpoint of flowseg, or of a later format.
     """
     tensors, text = read_tensors(path)
-    card = _card(text, path)
+    card = Card.from_json(text, path)
     with torch.device("meta"):  # shapes without memory: the card may claim what the file lacks
         _check_weights(FlowNetwork(card.network, len(card.cell_types)), tensors, path)
     network = FlowNetwork(card.network, len(card.cell_types))
-    load_weights(network, tensors, path)
+    network.load_state_dict(tensors)
     return network.eval(), card
 
 
-def load_weights(
-    network: FlowNetwork, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
-) -> None:
-    """Copy `tensors` into `network`; every name and shape must fit.
-
-    Raises
-    ------
-    FlowsegError
-        Naming what is missing, unexpected, or of another shape (``key: shape -> shape``).
-    """
-    _check_weights(network, tensors, path)
-    network.load_state_dict(dict(tensors))
-
-
-def _check_weights(
-    network: FlowNetwork, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
-) -> None:
+def _check_weights(network: FlowNetwork, tensors: Mapping[str, Tensor], path: PathLike) -> None:
+    """Refuse weights that are missing, unexpected, or of another shape."""
     weights = network.state_dict()
     faults = [f"{key}: missing" for key in weights if key not in tensors]
     faults += [f"{key}: unexpected" for key in tensors if key not in weights]
@@ -159,7 +145,7 @@ def _check_weights(
         )
 
 
-def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], text: str) -> None:
+def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], text: str) -> None:
     """Write named tensors and one text to a safetensors file, atomically."""
     # Copies: safetensors refuses tensors that share memory or are not contiguous.
     copies = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
@@ -169,7 +155,7 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], te
         temporary.write_bytes(save(copies, {_KEY: text}))
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str | None]:
+def read_tensors(path: PathLike) -> tuple[dict[str, Tensor], str | None]:
     """The named tensors of a safetensors file and its text, None where it has none of ours."""
     with _open(path) as file:
         try:
@@ -186,7 +172,7 @@ def _text(file: Any) -> str | None:
     return None if text is None else str(text)
 
 
-def _open(path: str | os.PathLike[str]) -> Any:
+def _open(path: PathLike) -> Any:
     if not Path(path).is_file():
         raise FlowsegError("there is no such checkpoint", file=path)
     try:
@@ -199,13 +185,3 @@ def _open(path: str | os.PathLike[str]) -> Any:
             file=path,
             remedy="flowseg reads safetensors only",
         ) from error
-
-
-def _card(text: str | None, path: str | os.PathLike[str]) -> Card:
-    if text is None:
-        raise FlowsegError(
-            "is a safetensors file without a flowseg card",
-            file=path,
-            remedy="give a best.safetensors or last.safetensors that flowseg wrote",
-        )
-    return Card.from_json(text, os.fspath(path))

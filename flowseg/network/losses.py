@@ -31,22 +31,8 @@ def flow_loss(
 ) -> Losses:
     """Flow error, binary cross entropy and Dice loss of cellprob, cell-type cross entropy.
 
-    Parameters
-    ----------
-    output : NetworkOutput
-        For B images.
-    flows : Tensor, shape (B, 2, H, W), float32
-        Unit vectors inside cells, zero outside.
-    inside : Tensor, shape (B, H, W), float32
-        1 inside cells, 0 outside.
-    cell_type : Tensor, shape (B,), int64
-        Index of each image's cell type; -1 where it is unknown.
-    flow_scale : float
-        The network regresses this many times the flows.
-
-    Returns
-    -------
-    Losses
+    Targets are those of :class:`flowseg.training.batches.Batch`, a cell type of -1 if unknown; the
+    network regresses `flow_scale` times the flows.
 
     Notes
     -----

@@ -24,11 +24,11 @@ from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource
 from flowseg.io.paths import PathLike, find_images
 from flowseg.prediction.batch import Batch
+from flowseg.prediction.find_models import find_models
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
 from flowseg.prediction.slide_outputs import write_slide
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
-from flowseg.training.run_folder import checkpoint_at
 
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
@@ -89,7 +89,7 @@ def predict(
     Parameters
     ----------
     models : path or sequence of path
-        A checkpoint, or several that are averaged.
+        A checkpoint, or a run's or a cross validation's folder; several models are averaged.
     images : path or sequence of path
         A folder, a glob or a file; or a list of files, such as that of
         :func:`flowseg.io.paths.find_inputs`. Their names without suffix are the image ids; those
@@ -122,8 +122,7 @@ def predict(
     >>> outputs = Formats(submission="submission.csv", labels="labels", coco="cells.json")
     >>> found = predict("runs/all-fold0", "images", outputs)  # doctest: +SKIP
     """
-    models = [models] if isinstance(models, str | os.PathLike) else models
-    checkpoints = [checkpoint_at(model) for model in models]
+    checkpoints = find_models([models] if isinstance(models, str | os.PathLike) else models)
     if isinstance(images, str | os.PathLike):
         images = find_images(images)
     files = [Path(image) for image in images]

@@ -23,28 +23,9 @@ def cut_crop(
 ) -> Labelled:
     """Cut a square crop with a random position, rotation, scale and flip.
 
-    Parameters
-    ----------
-    image : ndarray, shape (H, W), float32
-        Normalised.
-    labels : ndarray, shape (H, W), int32
-        0 = background.
-    zoom : float
-        Pixels of the crop for one pixel of the image, before the random scale.
-    margin : int
-        Pixels that the labels reach beyond the image crop on each side, so that a cell cut by
-        the crop keeps its true centre.
-    config : AugmentConfig
-        Limits of the augmentation.
-    rng : numpy.random.Generator
-        Source of all random numbers.
-
-    Returns
-    -------
-    image : ndarray, shape (crop, crop), float32
-        Outside the image it holds the image's median.
-    labels : ndarray, shape (crop + 2 margin, crop + 2 margin), int32
-        Zero outside the image.
+    `zoom` is the number of pixels of the crop for one pixel of the image, before the random scale.
+    The labels of the crop reach `margin` pixels beyond it on each side, so that a cell cut by the
+    crop keeps its true centre. Outside the image it holds the image's median and no labels.
     """
     cv2 = load_cv2()
     scale = zoom * config.scale ** rng.uniform(-1, 1)
@@ -80,28 +61,11 @@ def cut_crop(
 def paste_cells(
     crop: Labelled, source: Labelled, share: float, rng: np.random.Generator
 ) -> Labelled:
-    """Copy-paste augmentation: lay some cells of one crop over another, at their positions.
+    """Copy-paste augmentation: lay a share of the cells of `source` over a crop of the same size.
 
-    Parameters
-    ----------
-    crop, source : tuple of ndarray
-        Image and labels of the crop that is pasted over and of the one whose cells are pasted, of
-        one size, from :func:`cut_crop`.
-    share : float
-        Probability with which each cell of the source is pasted.
-    rng : numpy.random.Generator
-        Source of all random numbers.
-
-    Returns
-    -------
-    tuple of ndarray
-        Pasted cells cover those of `crop`; their ids follow its ids. The images are blended within
-        a few pixels around them, after a shift that makes both backgrounds equally bright.
-
-    Notes
-    -----
-    A cell that a pasted one cuts in two becomes two connected components, each of which is trained
-    on as a cell of its own.
+    Pasted cells cover those of `crop`; their ids follow its ids. The images are blended within a
+    few pixels around them, after a shift that makes both backgrounds equally bright. A cell that a
+    pasted one cuts in two becomes two connected components, each trained on as a cell of its own.
     """
     cv2 = load_cv2()
     (image, labels), (other, cells) = crop, source

@@ -16,13 +16,6 @@ def average_weights(network: FlowNetwork, decay: float) -> AveragedModel:
 
     The first update copies; the k-th after it has the decay min(`decay`, k / (k + 9)), so that a
     young average forgets the initial weights. Batch statistics are averaged as well.
-
-    Parameters
-    ----------
-    network : FlowNetwork
-        On the device where it is trained.
-    decay : float
-        From 0 to below 1.
     """
 
     def update(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,16 +49,8 @@ class Batch(NamedTuple):
 class CropDataset(Dataset[Batch]):
     """An endless sequence of augmented crops; crop i is a function of the seed and i alone.
 
-    Parameters
-    ----------
-    records : sequence of Record
-        The training images.
-    config : Config
-        Its cell types have known diameters, and their order numbers them.
-    extra : sequence of Record
-        More images; ``config.data.extra_weight`` crops of them for each crop of `records`.
-    balance : float
-        As in :class:`flowseg.config.schema.ScheduleConfig`.
+    The cell types of `config` have known diameters, and their order numbers them. For each crop of
+    `records` there are ``config.data.extra_weight`` crops of the images `extra`.
     """
 
     def __init__(
@@ -137,31 +128,18 @@ class CropDataset(Dataset[Batch]):
 def batches(
     dataset: CropDataset, firsts: range, batch_size: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """Load batches with a `DataLoader`; they do not depend on the number of workers.
+    """Load batches of consecutive crops; they do not depend on the number of workers.
 
-    Parameters
-    ----------
-    dataset : CropDataset
-    firsts : range
-        The number of the first crop of each batch.
-    batch_size : int
-        Consecutive crops of one batch.
-    workers : int
-        Loader processes; spawned, since a fork after numba or torch has started threads may hang.
-    pin : bool
-        Whether batches lie in pinned memory, from which CUDA copies without waiting.
-
-    Raises
-    ------
-    FlowsegError
-        If an image cannot be read.
+    `firsts` are the numbers of the first crop of each batch. With `pin` batches lie in pinned
+    memory, from which CUDA copies without waiting.
     """
     loader = DataLoader(
         _BatchDataset(dataset, batch_size),
         batch_size=None,  # an item is a batch
         sampler=firsts,
         num_workers=workers,
-        multiprocessing_context=multiprocessing.get_context("spawn") if workers else None,
+        # A fork after numba or torch has started threads may hang.
+        multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_one_thread,
         pin_memory=pin,
     )

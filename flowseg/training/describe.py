@@ -31,11 +31,6 @@ def describe(path: PathLike) -> str:
     """Describe a checkpoint, or the folder of a run or a cross validation and its best checkpoint.
 
     The checkpoint of a cross validation is its first fold's; all have the same thresholds.
-
-    Raises
-    ------
-    FlowsegError
-        If it is neither.
     """
     path = Path(path)
     if not path.is_dir():

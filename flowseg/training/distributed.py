@@ -31,23 +31,9 @@ _control_group: dist.ProcessGroup | None = None
 
 @contextmanager
 def distributed_session(device: str) -> Iterator[torch.device]:
-    """Join the process group under torchrun and leave it at the end; nothing outside torchrun.
+    """Join the process group under torchrun and leave it at the end; yields this rank's device.
 
-    Parameters
-    ----------
-    device : str
-        As for :func:`flowseg.train`; with "auto" or "cuda" each rank takes the CUDA device of its
-        local rank.
-
-    Yields
-    ------
-    torch.device
-        That of this rank.
-
-    Raises
-    ------
-    FlowsegError
-        If the device is not available, or the other ranks cannot be reached.
+    With "auto" or "cuda" each rank takes the CUDA device of its local rank.
     """
     rank_device = pick_device(local_device(device))
     if not under_torchrun() or dist.is_initialized():

@@ -20,17 +20,7 @@ _RMS = 0.2  # root mean square of an update at rate 1, about that of AdamW
 
 
 def learning_rate(step: int, steps: int, schedule: ScheduleConfig) -> float:
-    """The learning rate of one step: a linear warm-up, then half a cosine down to zero.
-
-    Parameters
-    ----------
-    step : int
-        0 ... `steps` - 1.
-    steps : int
-        Of the whole stage.
-    schedule : ScheduleConfig
-        Its peak and its warm-up.
-    """
+    """The learning rate of one of `steps` steps: a linear warm-up, then half a cosine to zero."""
     warmup = max(1, round(schedule.warmup_fraction * steps))
     if step < warmup:
         return schedule.learning_rate * (step + 1) / warmup
@@ -43,16 +33,8 @@ class Muon(torch.optim.Optimizer):
 
     A kernel counts as a matrix: its output channels by all else. Of the singular values of a
     momentum few are large; brought near 1, the small ones teach as much. (torch's own Muon takes
-    matrices only, and came after the oldest torch that flowseg works with.)
-
-    Parameters
-    ----------
-    kernels : iterable of Tensor
-        Of two dimensions or more.
-    weight_decay : float
-        Decoupled, as in AdamW.
-    dtype : torch.dtype
-        Of the matrix products; bfloat16 is precise enough, and faster where it is native.
+    matrices only, and came after the oldest torch that flowseg works with.) The matrix products
+    are computed in `dtype`: bfloat16 is precise enough, and faster where it is native.
 
     References
     ----------
@@ -91,15 +73,6 @@ class MuonAdamW(torch.optim.Optimizer):
 
     First and last layers, norms and biases are no matrices between hidden channels. The two are
     one optimiser for `torch.amp.GradScaler`: after an overflow of float16 neither steps.
-
-    Parameters
-    ----------
-    network : FlowNetwork
-        The network to train.
-    weight_decay : float
-        Of both.
-    dtype : torch.dtype
-        As in :class:`Muon`.
     """
 
     def __init__(self, network: FlowNetwork, weight_decay: float, dtype: torch.dtype) -> None:
@@ -131,13 +104,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return {name: {str(k): state[k] for k in state} for name, state in states.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, before the first step or after any.
-
-        Raises
-        ------
-        ValueError, LookupError
-            If a tensor is missing, unexpected, or of another shape than its weight.
-        """
+        """Load what :meth:`state_dict` returned; ValueError or LookupError if it does not fit."""
         if not any(state_dict.values()):  # as it was before the first step
             return
         if state_dict.keys() != self.parts.keys():

@@ -83,32 +83,19 @@ class Plan:
 def plan_training(
     config: Config, data: Path, pretrain: str = NONE, train_only: PathLike | None = None
 ) -> Plan:
-    """Read the data and decide how to train on all folds but ``config.data.fold``.
-
-    Parameters
-    ----------
-    config, data, pretrain, train_only
-        As for :func:`flowseg.train`.
-
-    Raises
-    ------
-    FlowsegError
-        If the data cannot be read or are too few, a cell type has no images or no cells, or the
-        settings do not fit each other or the checkpoint.
-    """
-    return _plan(config, data, pretrain, train_only, all_folds=False)[0]
+    """Read the data and decide how to train on all folds but ``config.data.fold``."""
+    return plan_folds(config, data, pretrain, train_only, only=config.data.fold)[0]
 
 
 def plan_folds(
-    config: Config, data: Path, pretrain: str = NONE, train_only: PathLike | None = None
+    config: Config,
+    data: Path,
+    pretrain: str = NONE,
+    train_only: PathLike | None = None,
+    *,
+    only: int | None = None,
 ) -> list[Plan]:
-    """As :func:`plan_training`, for every fold in turn; data are read and decoded once."""
-    return _plan(config, data, pretrain, train_only, all_folds=True)
-
-
-def _plan(
-    config: Config, data: Path, pretrain: str, train_only: PathLike | None, *, all_folds: bool
-) -> list[Plan]:
+    """As :func:`plan_training`, for every fold or `only` one; data are read and decoded once."""
     _check_crop_size(config)
     if pretrain not in (NONE, LIVECELL):
         config = replace(config, network=_inherited(config.network, checkpoint_at(pretrain)))
@@ -125,7 +112,7 @@ def _plan(
     ]
     extra: dict[Path, list[Record]] = {}
     plans = []
-    for fold in range(settings.folds) if all_folds else (settings.fold,):
+    for fold in range(settings.folds) if only is None else (only,):
         fold_config = replace(config, data=replace(settings, fold=fold))
         training, _ = split_fold(repaired, folds, fold)
         _, validation = split_fold(records, folds, fold)

@@ -106,13 +106,7 @@ def _pretrain(
 
 
 def inherit(network: FlowNetwork, path: Path) -> None:
-    """Load the weights of a checkpoint, but for its cell-type head; the architectures must agree.
-
-    Raises
-    ------
-    FlowsegError
-        If they do not, or the checkpoint cannot be read.
-    """
+    """Load the weights of a checkpoint of the same architecture, but for its cell-type head."""
     other, _ = load_network(path)
     if other.config != network.config:
         raise FlowsegError(

@@ -122,19 +122,7 @@ def train(
 def train_plan(
     plan: Plan, out: Path, device: torch.device, *, resume: bool = False, tensorboard: bool = False
 ) -> TrainResult:
-    """As :func:`train`, for a plan that was made and images that were checked before.
-
-    Parameters
-    ----------
-    plan : Plan
-        From :func:`flowseg.training.plan.plan_training`.
-    out : Path
-        The run's folder.
-    device : torch.device
-        That of this rank.
-    resume, tensorboard
-        As for :func:`train`.
-    """
+    """As :func:`train`, for a plan that was made and images that were checked before."""
     origin = plan.origin(device)
     assert_same_on_all_ranks(to_yaml(plan.config), origin)
     with on_rank_zero(open_run_folder(out, plan.config, origin, resume=resume)) as has_state:

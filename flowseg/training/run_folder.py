@@ -73,13 +73,7 @@ def find_finished(folder: Path, *stages: StageName) -> list[Path]:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """How the run in `folder` ended, None where it has not.
-
-    Raises
-    ------
-    FlowsegError
-        If the file is damaged.
-    """
+    """How the run in `folder` ended, None where it has not."""
     return _read_json(folder / SUMMARY, remedy="remove it, and resume the run")
 
 
@@ -90,13 +84,7 @@ def write_summary(folder: Path, stage: StageName, results: Mapping[str, Any]) ->
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` started from: data, checkpoint, device; empty where none is stored.
-
-    Raises
-    ------
-    FlowsegError
-        If the file is damaged.
-    """
+    """What a run started from: data, checkpoint, device; empty where none is stored."""
     return _read_json(folder / ORIGIN, remedy="start a new --out") or {}
 
 
@@ -105,11 +93,6 @@ def lock_run_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Make `folder` and let one training at a time into it.
 
     The system frees the lock however the process ends; its loader processes do not hold it.
-
-    Raises
-    ------
-    FlowsegError
-        If another training is in it and `wait` is false, or the folder cannot be written to.
     """
     ensure_writable_folder(folder)
     lock = FileLock(folder / LOCK)
@@ -135,27 +118,9 @@ def open_run_folder(
 ) -> Iterator[bool]:
     """Lock the run's folder and start or resume the run there.
 
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    config : Config
-        Written to a new run's folder; a resumed run must have the same.
-    origin : mapping
-        As `config`, for all else that decides the weights.
-    resume : bool
-        Whether the folder must hold a run, or must hold none.
-
-    Yields
-    ------
-    bool
-        Whether there is a training state to load: a run that ended in its pre-training has none.
-
-    Raises
-    ------
-    FlowsegError
-        If the folder holds no run to resume, a run of other settings, or anything when not
-        resuming.
+    The settings and the origin, which is all else that decides the weights, are written to a new
+    run's folder; a resumed run must have the same. Yields whether there is a training state to
+    load: a run that ended in its pre-training has none.
     """
     if resume and not (folder / CONFIG).is_file():
         raise FlowsegError(

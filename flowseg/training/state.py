@@ -24,15 +24,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What :func:`write_state` wrote.
-
-    Raises
-    ------
-    FlowsegError
-        If there is no such file or it is damaged.
-    ValueError, TypeError, AttributeError
-        If the file is another one.
-    """
+    """What :func:`write_state` wrote; ValueError, TypeError or AttributeError for another file."""
     tensors, text = read_tensors(path)
     nested: dict[str, Any] = {}
     for names, value in (tensors | json.loads(text or "")).items():

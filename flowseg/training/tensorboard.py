@@ -16,13 +16,7 @@ _GROUPS = {"loss": "losses", "score": "scores"}
 
 
 def load_writer() -> Any:
-    """TensorBoard's writer class.
-
-    Raises
-    ------
-    FlowsegError
-        If the package is missing.
-    """
+    """TensorBoard's writer class, or an error where the package is missing."""
     require("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
@@ -30,13 +24,7 @@ def load_writer() -> Any:
 
 
 class Board:
-    """Writes the rows of `metrics.csv` and the overlays as TensorBoard events.
-
-    Parameters
-    ----------
-    run : Path
-        The run's folder; the events go into ``tensorboard/`` in it.
-    """
+    """Writes the rows of `metrics.csv` and the overlays as TensorBoard events into a run."""
 
     def __init__(self, run: Path) -> None:
         self._new = partial(load_writer(), str(run / TENSORBOARD))

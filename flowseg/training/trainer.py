@@ -62,10 +62,8 @@ class Stage:
         All settings; its cell types have known diameters, and their order numbers them.
     schedule : ScheduleConfig
         The one of `config` that this stage follows.
-    training, validation : sequence of Record
+    training, validation, extra : sequence of Record
         Disjoint; where `validation` is empty the last weights are the best.
-    extra : sequence of Record
-        Also trained on, as often as ``config.data.extra_weight`` says.
     provenance : mapping
         Goes on the card; its ``"stage"`` is the stage's name.
     on_epoch : callable, optional
@@ -101,33 +99,11 @@ def train_stage(
 ) -> StageResult:
     """Train `network` through a stage and leave its best and last weights in the folder.
 
-    Parameters
-    ----------
-    stage : Stage
-        Data and settings.
-    network : FlowNetwork
-        With its initial weights; ignored when resuming.
-    device : torch.device
-        Where to compute.
-    resume : bool
-        Continue from the folder's state.
-
-    Returns
-    -------
-    StageResult
-
-    Raises
-    ------
-    FlowsegError
-        If the loss is no longer a number, the state does not fit, an image cannot be read, or a
-        file cannot be written.
-
-    Notes
-    -----
-    Crop i is a function of the seed and i alone and the learning rate one of the step, so that a
-    stage resumed after an epoch ends with the weights of an undisturbed one. Several processes
-    (see :mod:`flowseg.training.distributed`) train on the crops that one process with a batch as
-    large as all of theirs would take; each normalises its share of the batch by itself.
+    With `resume` it continues from the folder's state. Crop i is a function of the seed and i alone
+    and the learning rate one of the step, so that a stage resumed after an epoch ends with the
+    weights of an undisturbed one. Several processes (see :mod:`flowseg.training.distributed`) train
+    on the crops that one process with a batch as large as all of theirs would take; each normalises
+    its share of the batch by itself.
     """
     if device.type == "cuda":
         # Else cuDNN may choose sums whose order changes from run to run.
@@ -158,17 +134,7 @@ def train_stage(
 
 
 class Trainer:
-    """Everything that changes while a stage runs: weights, their average, optimiser, scores.
-
-    Parameters
-    ----------
-    stage : Stage
-        Data and settings.
-    network : FlowNetwork
-        The network to train, with its initial weights.
-    device : torch.device
-        Where to compute.
-    """
+    """Everything that changes while a stage runs: weights, their average, optimiser, scores."""
 
     def __init__(self, stage: Stage, network: FlowNetwork, device: torch.device) -> None:
         self.stage, self.schedule, self.device = stage, stage.schedule, device
@@ -374,13 +340,7 @@ class Trainer:
         write_state(self.stage.folder / STATE, self.state_dict())
 
     def load_state(self) -> None:
-        """Load the state from the stage's folder.
-
-        Raises
-        ------
-        FlowsegError
-            If it is damaged, or is that of another network or an older format.
-        """
+        """Load the state from the stage's folder, unless it is another network's or damaged."""
         path = self.stage.folder / STATE
         try:
             self.load_state_dict(from_rank_zero(lambda: read_state(path)))

@@ -15,7 +15,6 @@ from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import (
     Card,
     load_network,
-    load_weights,
     read_card,
     read_tensors,
     save_network,
@@ -150,12 +149,13 @@ def test_a_later_format_asks_for_a_newer_flowseg(tmp_path: Path, network: FlowNe
         read_card(path)
 
 
-def test_weights_that_do_not_fit_are_listed(network: FlowNetwork) -> None:
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path, network: FlowNetwork) -> None:
     weights = network.state_dict()
     weights["stem.weight"] = torch.zeros(5, 1, 3, 3)
     weights["extra"] = weights.pop("head.bias")
+    save_network(tmp_path / "w.safetensors", weights, CARD)
     with pytest.raises(FlowsegError) as caught:
-        load_weights(network, weights, "w")
+        load_network(tmp_path / "w.safetensors")
     message = str(caught.value)
     assert "head.bias: missing" in message
     assert "extra: unexpected" in message

@@ -393,7 +393,7 @@ def test_models_that_answer_together(model: Path, images: list[Path], tmp_path: 
     assert card.cell_types["a"].diameter == 21.5
     outputs = Formats(submission=tmp_path / "s.csv", disagreement=tmp_path / "apart")
     options = SegmentOptions(disagreement=True)
-    run(models, images, outputs.submission, outputs=outputs, options=options)
+    run(folds, images, outputs.submission, outputs=outputs, options=options)
     apart = read_image(tmp_path / "apart" / "i3.png")
     assert apart.dtype == np.uint8
     assert apart.max() > 0
