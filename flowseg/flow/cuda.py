@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
@@ -114,8 +115,6 @@ def _euler_steps(
 
 def to_device(array: Any, device: Any, dtype: Any = None) -> Any:
     """An array as a tensor on the device."""
-    import torch
-
     return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).to(device)
 
 
@@ -129,8 +128,6 @@ def diffuse(
 
 def flow_residuals(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64]:
     """`flowseg.flow.residuals.flow_residuals` of a flow field on a CUDA device."""
-    import torch
-
     if not table.shape[1]:
         return np.zeros(0)
     lengths = table[2] - table[1]
@@ -147,8 +144,6 @@ def flow_residuals(maps: Any, table: Ints, offsets: Longs) -> NDArray[np.float64
 
 def _expand(starts: Any, lengths: Any, device: Any) -> Any:
     """The index of each pixel of runs: `starts` plus 0, 1, 2, ... along each run."""
-    import torch
-
     ends = np.cumsum(lengths, dtype=np.int64)
     repeats = to_device(lengths, device, np.int64)
     shift = torch.repeat_interleave(to_device(starts - (ends - lengths), device), repeats)
@@ -161,8 +156,6 @@ def _component_flows(table: Ints, offsets: Longs, device: Any) -> Any:
     Components whose heat leaves single precision (long and thin ones) are computed on the CPU, in
     double precision.
     """
-    import torch
-
     plan = make_plan(table, offsets)
     lengths = (table[2] - table[1]).astype(np.int64)
     if not len(plan):
@@ -201,8 +194,6 @@ def _component_flows(table: Ints, offsets: Longs, device: Any) -> Any:
 
 def _heat(plan: Ints, pixels: Any, first: Longs, strides: Longs, seeds: Longs, size: int) -> Any:
     """The heat of all components after their rounds, each in a padded box of its own."""
-    import torch
-
     device = pixels.device
     heat = torch.zeros(size, dtype=torch.float32, device=device)
     share, other = torch.zeros_like(heat), torch.zeros_like(heat)
@@ -230,8 +221,6 @@ def _heat(plan: Ints, pixels: Any, first: Longs, strides: Longs, seeds: Longs, s
 
 def _climb(heat: Any, pixels: Any, stride: Any) -> Any:
     """Unit vectors up the heat, (2, n): as `flowseg.flow.diffusion`."""
-    import torch
-
     dy = heat[pixels + stride].double() - heat[pixels - stride].double()
     dx = heat[pixels + 1].double() - heat[pixels - 1].double()
     level = (dy == 0) & (dx == 0)
@@ -255,8 +244,6 @@ def follow_flows(flows: Floats, maps: Any, threshold: float, niter: int) -> Ints
 
     `flows` are those of `maps` on the host, where the few sinks are merged.
     """
-    import torch
-
     inside = maps[2] > float(np.float32(threshold))
     ranks = torch.cumsum(inside.reshape(-1), 0, dtype=torch.int32).reshape(inside.shape) * inside
     pixels = torch.nonzero(inside.reshape(-1))[:, 0].int()
