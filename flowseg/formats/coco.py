@@ -17,7 +17,7 @@ from flowseg.arrays.polygons import polygons_to_masks
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
-from flowseg.io.binary import MAX_PIXELS
+from flowseg.io.binary import MAX_PIXELS, open_binary
 from flowseg.io.paths import PathLike
 
 Shape = tuple[int, int]
@@ -68,8 +68,10 @@ def read_coco(path: PathLike) -> list[CocoImage]:
         If the file cannot be read, is no COCO file, or lists no image.
     """
     path = Path(path)
+    with open_binary(path) as file:
+        text = file.read()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         annotations = content["annotations"]
         names = {entry["id"]: entry["name"] for entry in content.get("categories", [])}
         images = {entry["id"]: entry for entry in content["images"]}
@@ -87,8 +89,6 @@ def read_coco(path: PathLike) -> list[CocoImage]:
                 file=path,
             )
             found.append(image)
-    except OSError as error:
-        raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FlowsegError(
             f"is no COCO annotation file ({type(error).__name__}: {error})", file=path

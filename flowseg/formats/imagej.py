@@ -59,13 +59,10 @@ def write_imagej_labels(path: PathLike, labels: NDArray[np.integer[Any]]) -> Non
 
 
 def outline_rings(labels: NDArray[np.int32]) -> Iterator[tuple[int, list[Ring]]]:
-    """The outlines of each cell, along the edges of its pixels.
+    """Each cell's id and outlines, along the edges of its pixels.
 
-    Yields
-    ------
-    int, list of (K, 2) int64
-        The cell's id, and closed rings of corners (x, y), holes included: a pixel is inside
-        where its centre is, by the even-odd rule. Pixels that touch at a corner share a ring.
+    These are closed rings of corners, (K, 2) x, y, holes included: a pixel is inside where its
+    centre is, by the even-odd rule. Pixels that touch at a corner share a ring.
 
     Examples
     --------

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from flowseg.arrays.labels import check_labels, equivalent_diameter, outlines, renumber
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
+from flowseg.io.binary import open_binary
 from flowseg.io.paths import PathLike
 
 LARGEST = 2**33
@@ -43,12 +44,10 @@ def read_seg(path: PathLike) -> NDArray[np.int32]:
         they are no label image of one plane.
     """
     path = Path(path)
-    try:
+    with open_binary(path) as file:
         if path.stat().st_size > LARGEST:
             raise FlowsegError(f"is larger than {LARGEST >> 30} GiB", file=path)
-        content = path.read_bytes()
-    except OSError as error:
-        raise FlowsegError(f"cannot be read: {error.strerror}", file=path) from error
+        content = file.read()
     try:
         masks = _load(content).get("masks")
         if not isinstance(masks, np.ndarray):

@@ -6,6 +6,7 @@ an image without instances has one row with a blank `predicted`; masks of one im
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,12 +96,11 @@ def write_submission(
     FlowsegError
         If an image comes twice, its masks overlap, or one of them is empty.
     """
-    import pandas as pd
-
     seen: set[str] = set()
     cells = 0
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        pd.DataFrame(columns=COLUMNS).to_csv(file, index=False, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
         for image_id, objects in predictions:
             if image_id in seen:
                 raise FlowsegError(f"the prediction of {image_id!r}: comes twice", file=path)
@@ -110,8 +110,7 @@ def write_submission(
                 if isinstance(objects, Masks | np.ndarray)
                 else objects
             )
-            rows = pd.DataFrame({"id": image_id, "predicted": list(texts)})
-            rows.to_csv(file, index=False, header=False, lineterminator="\n")
+            writer.writerows((image_id, text) for text in texts)
             cells += sum(bool(text) for text in texts)
     return cells
 

@@ -55,18 +55,10 @@ def check_name(name: str, *, file: PathLike | None = None) -> str:
 def find_images(pattern: PathLike) -> list[Path]:
     """The image files of a folder, a glob, or a single file, in natural order of their names.
 
-    Parameters
-    ----------
-    pattern : path
-        A folder (its own image files, not those of folders within), a file, a Zarr store (its name
-        ends in .zarr), or a glob of files or of Zarr stores.
-
-    Returns
-    -------
-    list of Path
-        At least one. Files are recognised by `IMAGE_SUFFIXES`, in upper or lower case; hidden
-        files are left out, and so are label images beside their image, such as `NAME_masks.tif`
-        beside `NAME.tif`. A single file is taken whatever its suffix.
+    A folder's are its own, not those of folders within. Files are recognised by `IMAGE_SUFFIXES`,
+    in upper or lower case, a single one is taken whatever its suffix; hidden files are left out,
+    and so are label images beside their image, such as `NAME_masks.tif` beside `NAME.tif`. A folder
+    or glob whose name ends in .zarr stands for Zarr arrays.
 
     Raises
     ------
@@ -123,19 +115,12 @@ def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
 
 
 def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The image files and the label files of a folder, each by image id.
+    """The image files and the label files of a folder, each by image id, in natural order.
 
-    Parameters
-    ----------
-    folder : path
-        Holds images and beside them label files: ``NAME.tif`` (or another image file) and
-        ``NAME_masks.tif``, ``NAME_cp_masks.tif`` (or .png) or ``NAME_seg.npy``; or images in
-        ``images/`` and label files in ``masks/``, there also with the names of their images.
-
-    Returns
-    -------
-    images, labels : dict of Path
-        In natural order of the files' names. An image may lack labels, and labels their image.
+    The folder holds images and beside them label files: ``NAME.tif`` (or another image file) and
+    ``NAME_masks.tif``, ``NAME_cp_masks.tif`` (or .png) or ``NAME_seg.npy``; or images in
+    ``images/`` and label files in ``masks/``, there also with the names of their images. An image
+    may lack labels, and labels their image.
 
     Raises
     ------
@@ -168,15 +153,7 @@ def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
 def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
     """The label files of a folder by image id, each with its image where that is in the folder.
 
-    Parameters
-    ----------
-    folder : path
-        As for `match_labels`; or label images only, each named as its image.
-
-    Raises
-    ------
-    FlowsegError
-        As `match_labels`; also if there is no label file.
+    The folder is as for `match_labels`, or holds label images only, each named as its image.
     """
     images, labels = match_labels(folder)
     if labels:

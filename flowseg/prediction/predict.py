@@ -36,18 +36,12 @@ _SLIDE = 2**24
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a prediction is distributed over machines.
-
-    Attributes
-    ----------
-    shard : Shard or None
-        Do this part of the images only, and write a CSV of its own.
-    dask : str or None
-        Address of the Dask scheduler whose workers compute whole slides; "local" starts some here.
-    """
+    """How a prediction is distributed over machines."""
 
     shard: Shard | None = None
+    """Do this part of the images only, and write a CSV of its own."""
     dask: str | None = None
+    """Address of the Dask scheduler whose workers compute slides; "local" starts some here."""
 
 
 @dataclass(frozen=True, kw_only=True)

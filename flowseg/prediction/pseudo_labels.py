@@ -148,7 +148,9 @@ def pseudo_label(
                     lambda _, row: (kept if limits.allow(row) else left_out).append(row),
                 )
         if not kept:
-            raise _nothing_kept(unknown, left_out, batch.failed)
+            if batch.failed and not left_out:
+                raise batch.failed[0]
+            raise _nothing_kept(unknown, left_out)
         write_text(part / ORIGIN, json.dumps(origin, indent=2) + "\n")
         write_table(part / TYPE_TABLE, pd.DataFrame(sorted(kept)))
     return PseudoLabels(sorted(kept), sorted([*left_out, *unknown]), batch.failed)
@@ -219,11 +221,7 @@ def _single_image(batch: Batch, path: Path) -> list[ImageSource]:
     return []
 
 
-def _nothing_kept(
-    unknown: Sequence[Pseudo], left_out: Sequence[Pseudo], failed: Sequence[FlowsegError]
-) -> FlowsegError:
-    if failed and not left_out:
-        return failed[0]
+def _nothing_kept(unknown: Sequence[Pseudo], left_out: Sequence[Pseudo]) -> FlowsegError:
     if unknown and not left_out:
         types = ", ".join(sorted({row.cell_type for row in unknown}))
         return FlowsegError(
