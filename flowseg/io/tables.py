@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
@@ -45,21 +46,40 @@ def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     path = Path(path)
+    csv.field_size_limit(_MAX_ROW)  # of the engine; its default is 131,072
     try:
-        rows = _read_rows(path)
+        with _open_text(path) as file:
+            # Python's engine, and the names as a row: a row that is too short is told from blanks.
+            rows = pd.read_csv(
+                cast("IO[str]", _Lines(file)),
+                header=None,
+                dtype=object,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                engine="python",
+            )
     except FileNotFoundError as error:
         raise FlowsegError("is missing", file=path) from error
     except UnicodeDecodeError as error:
         raise FlowsegError("is not a text file in UTF-8", file=path) from error
+    except pd.errors.EmptyDataError as error:
+        raise FlowsegError("is empty", file=path) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        problem = f"cannot be read: {error}"
-        raise out_of_memory(error, path) or FlowsegError(problem, file=path) from error
-    if not rows:
+        long = re.fullmatch(r"Expected (\d+) fields in line (\d+), saw (\d+).*", str(error))
+        problem = f"row {long[2]} has {long[3]} fields, not {long[1]}" if long else None
+        if "unexpected end of data" in str(error):
+            problem = "has a quotation mark that is never closed"
+        raise out_of_memory(error, path) or FlowsegError(
+            problem or f"cannot be read: {error}", file=path
+        ) from error
+    rows.index += 1
+    rows = rows[rows.notna().any(axis=1)]
+    if not len(rows):
         raise FlowsegError("is empty", file=path)
-    numbers, (names, *fields) = list(rows), rows.values()
-    for number, row in rows.items():
-        if len(row) != len(names):
-            problem = f"row {number} has {len(row)} fields, not {len(names)}"
+    names = list(rows.iloc[0])
+    for number, fields in rows.notna().sum(axis=1).items():
+        if fields != len(names):
+            problem = f"row {number} has {fields} fields, not {len(names)}"
             raise FlowsegError(problem, file=path)
     twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if twice is not None:
@@ -71,7 +91,7 @@ def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
             file=path,
             remedy=f"its first row must name the columns {','.join(columns)}",
         )
-    return pd.DataFrame(fields, index=numbers[1:], columns=names, dtype=object)
+    return rows.iloc[1:].set_axis(names, axis=1)
 
 
 def write_table(path: PathLike, table: pd.DataFrame) -> None:
@@ -89,28 +109,17 @@ def _open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _read_rows(path: Path) -> dict[int, list[str]]:
-    """The rows that are not blank, by number."""
-    csv.field_size_limit(_MAX_ROW)  # its default is 131,072
-    number, rows = 0, {}
-    with _open_text(path) as file:
-        try:
-            for number, row in enumerate(csv.reader(_lines(file), strict=True), start=1):
-                if row:
-                    rows[number] = row
-        except csv.Error as error:
-            if str(error) != "unexpected end of data":
-                raise ValueError(f"row {number + 1}: {error}") from error
-            problem = f"row {number + 1} has a quotation mark that is never closed"
-            raise FlowsegError(problem, file=path) from error
-    return rows
+class _Lines:
+    """A text file for pandas; what is no table is refused before it is in memory."""
 
+    def __init__(self, file: IO[str]) -> None:
+        self.readline = self.read = file.readline
+        self._file = file
 
-def _lines(file: IO[str]) -> Iterator[str]:
-    """Its lines; what is no text is refused before it is in memory."""
-    while line := file.readline(_MAX_ROW + 1):
-        if len(line) > _MAX_ROW:
-            raise ValueError(f"it has a row of more than {_MAX_ROW:,} characters")
-        if "\0" in line:
-            raise ValueError("it holds NUL characters, so it is no text")
-        yield line
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(_MAX_ROW + 1):
+            if len(line) > _MAX_ROW:
+                raise ValueError(f"it has a row of more than {_MAX_ROW:,} characters")
+            if "\0" in line:
+                raise ValueError("it holds NUL characters, so it is no text")
+            yield line

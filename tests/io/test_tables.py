@@ -53,7 +53,7 @@ def test_blank_rows_beside_blank_fields(tmp_path: Path) -> None:
         (b"id,b\n1,2,3\n", "row 2 has 3 fields, not 2"),
         (b'id,b\n"1\n2",3\n\n1,2,3\n', "row 4 has 3 fields, not 2"),
         (b"id,b\n\xff\xfe,2\n", "UTF-8"),
-        (b'id,b\n1,"2\n', "row 2 has a quotation mark that is never closed"),
+        (b'id,b\n1,"2\n', "has a quotation mark that is never closed"),
         (b"id,b\n1,\x002\n", "NUL"),
         (b"\x1f\x8b\x08garbage", "UTF-8"),
     ],
