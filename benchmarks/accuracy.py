@@ -145,11 +145,11 @@ class Peer:
         """How it learned a fold, having predicted its images; None if it cannot."""
         training, validation = split_fold(run.records, run.fold_of, fold)
         folder = self.out / f"fold{fold}"
-        as_user_error = {record.image_id: _diameter(run.config, record) for record in validation}
-        learned = self._learn(folder, training, crops, as_user_error)
+        diameters = {record.image_id: _diameter(run.config, record) for record in validation}
+        learned = self._learn(folder, training, crops, diameters)
         wanted = {
             image_id: diameter
-            for image_id, diameter in as_user_error.items()
+            for image_id, diameter in diameters.items()
             if not (folder / f"{image_id}{self.suffix}").is_file()
         }
         if learned is None or (wanted and self.python is None):
@@ -165,7 +165,7 @@ class Peer:
         folder: Path,
         training: Sequence[Record],
         crops: int,
-        as_user_error: Mapping[str, float],
+        diameters: Mapping[str, float],
     ) -> dict[str, Any] | None:
         task = {
             "ids": [record.image_id for record in training],
@@ -174,7 +174,7 @@ class Peer:
             "precision": self.precision,
         }
         # With all that its predictions depend on: they are kept as well.
-        asked = task | {"data": fingerprint(training), "told": as_user_error, "device": self.device}
+        asked = task | {"data": fingerprint(training), "told": diameters, "device": self.device}
         done = folder / "learned.json"
         if done.is_file():
             learned = dict(json.loads(done.read_text(encoding="utf-8")))

@@ -28,8 +28,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_checkpoint(run: Path) -> None:
     text = describe(run / "best.safetensors")
-    for as_user_error in ("channels 4, 8", "0.1235", "torch 2.13", "astro      34 px", "<= 0.7"):
-        assert as_user_error in text
+    for expected in ("channels 4, 8", "0.1235", "torch 2.13", "astro      34 px", "<= 0.7"):
+        assert expected in text
     assert "state" not in text
 
 

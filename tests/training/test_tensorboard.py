@@ -57,5 +57,5 @@ def test_an_epoch_that_is_repeated_replaces_the_one_before(tmp_path: Path) -> No
         board.close(tmp_path / "overlays", 1)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    as_user_error = [(event.step, event.value) for event in events.Scalars("losses/loss")]
-    assert as_user_error == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    losses = [(event.step, event.value) for event in events.Scalars("losses/loss")]
+    assert losses == [(1, 3.0), (2, 2.0), (3, 1.0)]
