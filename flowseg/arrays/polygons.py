@@ -108,4 +108,6 @@ def _union(owner: Ints, start: Ints, end: Ints, count: int, shape: tuple[int, in
     last = np.roll(first, -1)  # a run ends where the next begins; the last one ends as well
     start, end = start[first], end[last]
     offsets = np.searchsorted(start, np.arange(count + 1) * size)
-    return Masks(shape, start % size, end - start, offsets.astype(np.int64))
+    return Masks(
+        shape=shape, starts=start % size, lengths=end - start, offsets=offsets.astype(np.int64)
+    )

@@ -32,7 +32,7 @@ FAULTS = (
 """What each fault code of `parse_runs` says of a text; 0 is none."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Masks:
     """All masks of one image as run lengths, overlaps kept.
 
@@ -94,17 +94,19 @@ class Masks:
         counts = np.diff(self.offsets)[picked]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         runs = np.arange(offsets[-1]) + np.repeat(self.offsets[picked] - offsets[:-1], counts)
-        return Masks(self.shape, self.starts[runs], self.lengths[runs], offsets)
+        return Masks(
+            shape=self.shape, starts=self.starts[runs], lengths=self.lengths[runs], offsets=offsets
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Masks], shape: Shape) -> Masks:
         """The masks of several :class:`Masks` of one image of `shape`, one after the other."""
         nothing = np.zeros(0, dtype=np.int64)
         return cls(
-            shape,
-            np.concatenate([nothing, *(part.starts for part in parts)]),
-            np.concatenate([nothing, *(part.lengths for part in parts)]),
-            np.cumsum(
+            shape=shape,
+            starts=np.concatenate([nothing, *(part.starts for part in parts)]),
+            lengths=np.concatenate([nothing, *(part.lengths for part in parts)]),
+            offsets=np.cumsum(
                 np.concatenate([[0], *(np.diff(part.offsets) for part in parts)]), dtype=np.int64
             ),
         )
@@ -118,16 +120,16 @@ class Masks:
         arrays = [_as_mask(mask) for mask in masks]
         if shape is None:
             if not arrays:
-                raise FlowsegError("no masks and no image shape: the shape cannot be told")
+                raise FlowsegError("no masks, and no shape of the image", remedy="give the shape")
             shape = _as_shape(arrays[0].shape)
         for index, array in enumerate(arrays):
             if array.shape != shape:
                 raise FlowsegError(f"mask {index} has shape {array.shape}, the image {shape}")
         edges = [_edges(array.reshape(-1)) for array in arrays]
-        every = np.concatenate([np.zeros(0, dtype=np.int64), *edges])
+        bounds = np.concatenate([np.zeros(0, dtype=np.int64), *edges])
         offsets = np.cumsum([0] + [len(edge) // 2 for edge in edges], dtype=np.int64)
-        starts = np.ascontiguousarray(every[0::2])
-        return cls(shape, starts, every[1::2] - starts, offsets)
+        starts = np.ascontiguousarray(bounds[0::2])
+        return cls(shape=shape, starts=starts, lengths=bounds[1::2] - starts, offsets=offsets)
 
     @classmethod
     def from_labels(cls, labels: ArrayLike) -> Masks:
@@ -152,7 +154,12 @@ class Masks:
         ids = ids[order]
         new = np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))
         offsets = np.append(new, len(ids)).astype(np.int64)
-        return cls(_as_shape(image.shape), starts[order], lengths[order], offsets)
+        return cls(
+            shape=_as_shape(image.shape),
+            starts=starts[order],
+            lengths=lengths[order],
+            offsets=offsets,
+        )
 
     @classmethod
     def from_strings(cls, texts: Sequence[str], shape: Shape) -> Masks:
@@ -225,7 +232,7 @@ def parse_runs(texts: Sequence[str], shape: Shape) -> tuple[Masks, NDArray[np.in
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
     buffer = np.frombuffer(b"".join(parts), dtype=np.uint8)
     starts, lengths, offsets, faults = _parse(buffer, ends, height * width)
-    return Masks((height, width), starts, lengths, offsets), faults
+    return Masks(shape=(height, width), starts=starts, lengths=lengths, offsets=offsets), faults
 
 
 def _as_shape(shape: Sequence[int]) -> Shape:
@@ -338,8 +345,8 @@ def _format(starts: Any, lengths: Any, offsets: Any) -> Any:
             for value in (starts[run] + 1, lengths[run]):
                 width = _digits(value)
                 rest = value
-                for place in range(at + width - 1, at - 1, -1):
-                    buffer[place] = 48 + rest % 10
+                for position in range(at + width - 1, at - 1, -1):
+                    buffer[position] = 48 + rest % 10
                     rest //= 10
                 at += width + 1
         cuts[index + 1] = at

@@ -21,7 +21,21 @@ _log = logging.getLogger(__name__)
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the shared options."""
-    data = parser.add_argument_group("data")
+    add_device_argument(parser)
+    _add_data_arguments(parser.add_argument_group("data"))
+    _add_model_arguments(parser.add_argument_group("training"))
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder (default: runs/TYPE-foldK, or runs/TYPE-Nfolds)",
+    )
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    run.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard")
+
+
+def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--data",
         type=Path,
@@ -50,9 +64,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--extra-weight",
         type=float,
         metavar="W",
-        help="crops of extra images for each crop of the others",
+        help="crops of extra images for each crop of the others (default: 0.5)",
     )
-    model = parser.add_argument_group("training")
+
+
+def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--pretrain",
         default="none",
@@ -90,13 +106,6 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="torch.compile the network in training and pre-training; needs a C++ compiler",
     )
-    run = parser.add_argument_group("run")
-    add_device_argument(parser)
-    run.add_argument(
-        "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/NAME)"
-    )
-    run.add_argument("--resume", action="store_true", help="continue the run in --out")
-    run.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard")
 
 
 def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path, dict[str, Any]]:

@@ -129,7 +129,8 @@ def _crop(masks: Masks, index: int) -> tuple[NDArray[np.int32], int]:
     width = masks.shape[1]
     top, bottom = int(starts[0] // width), int((starts[-1] + lengths[-1] - 1) // width)
     offsets = np.array([0, len(starts)])
-    rows = Masks((bottom - top + 1, width), starts - top * width, lengths, offsets).paint()
+    box = (bottom - top + 1, width)
+    rows = Masks(shape=box, starts=starts - top * width, lengths=lengths, offsets=offsets).paint()
     columns = np.flatnonzero(rows.any(axis=0))
     return np.pad(rows[:, columns[0] : columns[-1] + 1], 1), top
 

@@ -101,7 +101,12 @@ class RowMasks:
             stops[np.append(first[1:], len(ids)) - 1] - starts[first] if first.size else lengths
         )
         offsets = np.flatnonzero(np.diff(ids[first], prepend=0))
-        return Masks(self.shape, starts[first], lengths, np.append(offsets, len(first)))
+        return Masks(
+            shape=self.shape,
+            starts=starts[first],
+            lengths=lengths,
+            offsets=np.append(offsets, len(first)),
+        )
 
 
 class _ReadingOrder:

@@ -168,12 +168,12 @@ class Contingency:
         With `inclusive`, an IoU equal to the threshold is a hit too: not so in the competition.
         """
         sizes = 100 * self.shared[:, None]
-        near = sizes > np.asarray(percents) * self.unions()[:, None] - inclusive
-        matching = near.any(axis=1)
+        hits = sizes > np.asarray(percents) * self.unions()[:, None] - inclusive
+        matching = hits.any(axis=1)
         if self._one_to_one(self.truth[matching], self.pred[matching]):
-            tp = tuple(near.sum(axis=0).tolist())
+            tp = tuple(hits.sum(axis=0).tolist())
         else:
-            tp = tuple(len(self._matching(hits)[0]) for hits in near.T)
+            tp = tuple(len(self._matching(column)[0]) for column in hits.T)
         return Counts(len(self.truth_areas), len(self.pred_areas), tp)
 
     def matches(self, percent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -209,9 +209,9 @@ class Contingency:
         """Whether no object is in two of these pairs: then there is nothing to assign."""
         return all(len(side) == 0 or np.bincount(side).max() == 1 for side in (truth, pred))
 
-    def _matching(self, near: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _matching(self, hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of truths and predictions of a maximum matching of these pairs."""
-        truth, pred = self.truth[near], self.pred[near]
+        truth, pred = self.truth[hits], self.pred[hits]
         if self._one_to_one(truth, pred):
             return truth, pred
         # Older scipy matches graphs of 32-bit indices only.

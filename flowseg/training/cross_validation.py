@@ -217,11 +217,17 @@ def _evaluate(
 
 def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
     if start is not None and read_card(start).provenance.get("stage") == TRAINING:
-        _log.warning("%s has learned from labelled images: if they are among these, the", start)
-        _log.warning("out-of-fold scores flatter")
+        _log.warning(
+            "%s was trained on labelled images: if they are among these, "
+            "the out-of-fold scores are too high",
+            start,
+        )
     if extra is not None and "{fold}" not in extra:
-        _log.warning("all folds share the extra images of %s: if a model labelled them that", extra)
-        _log.warning("has learned from the images of a fold, the out-of-fold scores flatter")
+        _log.warning(
+            "all folds share the extra images of %s: if a model labelled them that was trained on "
+            "the images of a fold, the out-of-fold scores are too high",
+            extra,
+        )
 
 
 def _predict(

@@ -171,7 +171,7 @@ def test_a_start_that_has_seen_the_images_is_warned_of(
     short = replace(config, training=replace(config.training, epochs=1, crops_per_epoch=4))
     start = str(result.folds[0].folder)
     cross_validate(short, data, tmp_path / "out", pretrain=start, device="cpu")
-    assert "out-of-fold scores flatter" in caplog.text
+    assert "out-of-fold scores are too high" in caplog.text
 
 
 def test_every_image_is_checked_once_and_then_read_when_it_is_needed(
