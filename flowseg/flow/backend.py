@@ -15,18 +15,12 @@ Floats = NDArray[np.float32]
 
 
 class FieldLoops(NamedTuple):
-    """The loops over one flow field, on its device.
-
-    Attributes
-    ----------
-    follow_flows : callable
-        From (threshold, niter) to basins, as :func:`flowseg.flow.dynamics.follow_flows`.
-    flow_residuals : callable
-        From (table, offsets) to sums, as :func:`flowseg.flow.residuals.flow_residuals`.
-    """
+    """The loops over one flow field, on its device."""
 
     follow_flows: Callable[[float, int], NDArray[np.int32]]
+    """From (threshold, niter) to basins, as :func:`flowseg.flow.dynamics.follow_flows`."""
     flow_residuals: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.float64]]
+    """From (table, offsets) to sums, as :func:`flowseg.flow.residuals.flow_residuals`."""
 
 
 def field_loops(flows: Floats, cellprob: Floats, device: str, on_device: Any = None) -> FieldLoops:

@@ -51,16 +51,10 @@ PRIOR_DIVERGENCE = 0.3
 class _Basins:
     """Basins and their contacts while they merge.
 
-    Attributes
-    ----------
-    root : (P,) int32
-        For each component, the one that stands for its basin.
-    areas : (P,) int64
-        Pixels of each basin, at its root.
-    pairs : (2, C) int32
-        The roots of the basins that touch, the smaller one first.
-    length, divergence : (C,) float64
-        Pixels along each contact, and the sum over them of the divergence of the flows.
+    `root` (P,) is, for each component, the one that stands for its basin, and holds the `areas` in
+    pixels. `pairs` (2, C) are the roots of the basins that touch, the smaller one first, `length`
+    and `divergence` (C,) the pixels along each contact and the sum over them of the divergence of
+    the flows.
     """
 
     def __init__(self, runs: Runs, flows: Floats, flow_residuals: FlowResiduals) -> None:

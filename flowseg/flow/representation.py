@@ -70,30 +70,21 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.flo
 
 
 class Instances(NamedTuple):
-    """All instances of a flow field, before any is dropped.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Of the image.
-    runs : Runs
-        Of instances and background.
-    roots : (P,) int32
-        For each component, the one that stands for its instance, which is its first; for a hole,
-        the one that stands for the instance around it.
-    areas, filled : (P,) int64
-        Pixels of the instance without its holes and with them, at its root; 0 elsewhere.
-    residuals : (P,) float64
-        Flow residual of the instance, at its root (see
-        :func:`flowseg.flow.residuals.flow_residuals`); NaN where it was not computed.
-    """
+    """All instances of a flow field, before any is dropped."""
 
     shape: tuple[int, int]
+    """Of the image."""
     runs: Runs
+    """Of instances and background."""
     roots: Ints
+    """(P,) int32: For each component, the one that stands for its instance, which is its first; for
+    a hole, the one that stands for the instance around it."""
     areas: Longs
+    """(P,) int64: Pixels of the instance without its holes, at its root; 0 elsewhere."""
     filled: Longs
+    """The same with its holes."""
     residuals: NDArray[np.float64]
+    """(P,) float64: Flow residual of the instance, at its root; NaN where it was not computed."""
 
     def keep_mask(self, flow_threshold: float, min_size: int) -> Bools:
         """Which components are roots of instances that pass both thresholds: (P,) bool."""

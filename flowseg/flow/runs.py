@@ -20,25 +20,20 @@ Ints = NDArray[np.int32]
 class Runs(NamedTuple):
     """The runs of a label image in reading order, and the connected component each belongs to.
 
-    Attributes
-    ----------
-    rows, starts, stops : (R,) int32
-        A run covers columns start..stop-1 of its row.
-    ids : (R,) int32
-        The id in the image; 0 for background, where that was asked for.
-    components : (R,) int32
-        The component of each run, 0-based, numbered in reading order. Cells are connected by 8
-        neighbours, background by 4.
-    total : int
-        Number of components.
+    A run covers columns start..stop-1 of its row.
     """
 
     rows: Ints
     starts: Ints
     stops: Ints
+    """(R,) int32, as `rows` and `starts`."""
     ids: Ints
+    """(R,) int32: The id in the image; 0 for background, where that was asked for."""
     components: Ints
+    """(R,) int32: The component of each run, 0-based, numbered in reading order. Cells are
+    connected by 8 neighbours, background by 4."""
     total: int
+    """Number of components."""
 
 
 def find_runs(labels: Ints, background: bool = False) -> Runs:

@@ -38,14 +38,9 @@ class Ensemble:
     Of the augmentations 2 add the half turn, 4 the quarter turns, 8 their mirror images. The output
     for an image transformed by any of them is the output transformed.
 
-    Attributes
-    ----------
-    diameter : float
-        Images are to be rescaled so that the mean cell diameter becomes this many pixels.
-    stride : int
-        Both edges of an image must be multiples of it.
-    halo : int
-        Radius of the receptive field, rounded up to a multiple of `stride`, in pixels.
+    Images are to be rescaled so that the mean cell diameter becomes `diameter` pixels, and both
+    edges must be multiples of `stride`; `halo` is the radius of the receptive field, rounded up to
+    such a multiple, in pixels.
     """
 
     def __init__(

@@ -28,21 +28,14 @@ class FlowField(NamedTuple):
 
 
 class DeviceField(NamedTuple):
-    """The output of an ensemble for one image of H x W pixels, on the ensemble's device.
-
-    Attributes
-    ----------
-    maps : tensor, shape (3, H, W), float32
-        Flows (dy, dx) of about unit length inside cells, and cellprob (a logit).
-    cell_type : ndarray, shape (T,), float32
-        Logits of the cell types; on the host.
-    disagreement : tensor, shape (H, W), float32, or None
-        Root mean square distance of the members' flows from their mean; 0 where all agree.
-    """
+    """The output of an ensemble for one image of H x W pixels, on the ensemble's device."""
 
     maps: Tensor
+    """(3, H, W) float32: flows (dy, dx), of about unit length inside cells, and cellprob logits."""
     cell_type: NDArray[np.float32]
+    """(T,) float32: logits of the cell types; on the host."""
     disagreement: Tensor | None = None
+    """(H, W) float32: root mean square distance of the members' flows from their mean."""
 
     def cropped(self, rows: slice, columns: slice) -> DeviceField:
         """The maps of a region."""

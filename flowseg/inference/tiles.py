@@ -25,21 +25,14 @@ _BATCH = 2**22
 
 
 class Tile(NamedTuple):
-    """Rows and columns of a tile.
-
-    Attributes
-    ----------
-    read : (slice, slice)
-        Of the image: the tile and its halo.
-    keep : (slice, slice)
-        Of what was read: the tile without its halo.
-    write : (slice, slice)
-        Of the image: the same.
-    """
+    """Rows and columns of a tile."""
 
     read: tuple[slice, slice]
+    """Of the image: the tile and its halo."""
     keep: tuple[slice, slice]
+    """Of what was read: the tile without its halo."""
     write: tuple[slice, slice]
+    """Of the image: the same."""
 
 
 def cut_tiles(shape: tuple[int, int], ensemble: Ensemble) -> list[list[Tile]]:

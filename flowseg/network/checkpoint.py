@@ -34,21 +34,14 @@ _KEY = "flowseg"
 
 @dataclass(frozen=True)
 class Card:
-    """The metadata of a checkpoint: architecture, settings of the cell types, provenance.
-
-    Attributes
-    ----------
-    network : NetworkConfig
-        The architecture.
-    cell_types : mapping of str to CellTypeSettings
-        In the order of the network's cell-type logits.
-    provenance : mapping
-        Where the weights come from: settings, data, score, versions. For people.
-    """
+    """The metadata of a checkpoint: architecture, settings of the cell types, provenance."""
 
     network: NetworkConfig
+    """The architecture."""
     cell_types: Mapping[str, CellTypeSettings]
+    """In the order of the network's cell-type logits."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the weights come from: settings, data, score, versions. For people."""
 
     def to_json(self) -> str:
         """The card as JSON text."""

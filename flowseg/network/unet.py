@@ -14,21 +14,14 @@ from flowseg.errors import FlowsegError
 
 
 class NetworkOutput(NamedTuple):
-    """Network outputs for a batch of B images of H x W pixels.
-
-    Attributes
-    ----------
-    flows : Tensor, shape (B, 2, H, W)
-        ``flow_scale`` times the flows, order (dy, dx).
-    cellprob : Tensor, shape (B, H, W)
-        Logit of the probability that a pixel lies in a cell.
-    cell_type : Tensor, shape (B, T)
-        Logits of the cell types, in the order of the checkpoint's card.
-    """
+    """Network outputs for a batch of B images of H x W pixels."""
 
     flows: Tensor
+    """(B, 2, H, W): ``flow_scale`` times the flows, order (dy, dx)."""
     cellprob: Tensor
+    """(B, H, W): logit of the probability that a pixel lies in a cell."""
     cell_type: Tensor
+    """(B, T): logits of the cell types, in the order of the checkpoint's card."""
 
 
 class _Residual(nn.Module):

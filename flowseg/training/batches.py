@@ -27,23 +27,16 @@ from flowseg.training.distributed import local_world_size
 
 
 class Batch(NamedTuple):
-    """B crops of S x S pixels and their targets.
-
-    Attributes
-    ----------
-    images : Tensor, shape (B, 1, S, S), float32
-    flows : Tensor, shape (B, 2, S, S), float32
-        Unit vectors (dy, dx) inside cells, zero outside.
-    inside : Tensor, shape (B, S, S), float32
-        1 inside cells, 0 outside.
-    cell_type : Tensor, shape (B,), int64
-        Index into the card's cell types.
-    """
+    """B crops of S x S pixels and their targets."""
 
     images: Tensor
+    """(B, 1, S, S) float32."""
     flows: Tensor
+    """(B, 2, S, S) float32: unit vectors (dy, dx) inside cells, zero outside."""
     inside: Tensor
+    """(B, S, S) float32: 1 inside cells, 0 outside."""
     cell_type: Tensor
+    """(B,) int64: index into the card's cell types."""
 
 
 class CropDataset(Dataset[Batch]):

@@ -47,55 +47,35 @@ _log = logging.getLogger(__name__)
 
 
 class OutOfFold(NamedTuple):
-    """The scores of one image by the network not trained on it; a row of `out_of_fold.csv`.
-
-    Attributes
-    ----------
-    id, cell_type, group : str
-        Of the image.
-    fold : int
-        The fold that was validated on it.
-    named : str
-        The cell type that the network predicts.
-    score : float
-        Competition score with ``config.tta`` fold test-time augmentation and the uncalibrated
-        thresholds. Diameter and thresholds are those of the true cell type, whatever `named` is.
-    calibrated_score : float
-        With thresholds that were tuned on the images of other groups.
-    """
+    """The scores of one image by the network not trained on it; a row of `out_of_fold.csv`."""
 
     id: str
     cell_type: str
     group: str
     fold: int
+    """The fold that was validated on it."""
     named: str
+    """The cell type that the network predicts."""
     score: float
+    """Competition score with ``config.tta`` fold test-time augmentation and the uncalibrated
+    thresholds. Diameter and thresholds are those of the true cell type, whatever `named` is."""
     calibrated_score: float
+    """With thresholds that were tuned on the images of other groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """A finished cross validation.
-
-    Attributes
-    ----------
-    folder : Path
-        Holds a run's folder for each fold; `flowseg predict --model` takes it as an ensemble.
-    folds : tuple of TrainResult
-        In order.
-    images : tuple of OutOfFold
-        In order of the ids.
-    calibration : Calibration
-        The thresholds that are now on the cards, and how they were found.
-    tta : int
-        Views of each image that were averaged (test-time augmentation).
-    """
+    """A finished cross validation."""
 
     folder: Path
+    """Holds a run's folder for each fold; `flowseg predict --model` takes it as an ensemble."""
     folds: tuple[TrainResult, ...]
     images: tuple[OutOfFold, ...]
+    """In order of the ids."""
     calibration: Calibration
+    """The thresholds that are now on the cards, and how they were found."""
     tta: int
+    """Views of each image that were averaged (test-time augmentation)."""
 
 
 def cross_validate(

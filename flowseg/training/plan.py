@@ -37,33 +37,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The training of one fold; can be pickled.
-
-    Attributes
-    ----------
-    config : Config
-        With the network, the diameters and the number of folds that the data decide.
-    data : Path
-        The data folder.
-    pretrain : str
-        "none", "livecell", or the path of a checkpoint.
-    records : list of Record
-        All images with labels, their masks decoded.
-    folds : dict of int
-        The fold of each of them by its id.
-    training, validation, extra : list of Record
-        The images of the other folds with repaired masks, those of this fold, and more images to
-        train on.
-    """
+    """The training of one fold; can be pickled."""
 
     config: Config
+    """With the network, the diameters and the number of folds that the data decide."""
     data: Path
+    """The data folder."""
     pretrain: str
+    """none, livecell, or the path of a checkpoint."""
     records: list[Record]
+    """All images with labels, their masks decoded."""
     folds: dict[str, int]
+    """The fold of each of them by its id."""
     training: list[Record]
+    """The images of the other folds, with repaired masks."""
     validation: list[Record]
+    """Those of this fold."""
     extra: list[Record]
+    """More images to train on."""
 
     def origin(self, device: torch.device) -> dict[str, Any]:
         """What a resumed run must have in common with the one that it continues."""

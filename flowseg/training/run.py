@@ -45,24 +45,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A finished run.
-
-    Attributes
-    ----------
-    folder : Path
-        The run's folder.
-    checkpoint : Path
-        Its best checkpoint.
-    score : float
-        Competition score of that checkpoint on the validation fold.
-    epoch : int
-        The epoch it is from.
-    """
+    """A finished run."""
 
     folder: Path
+    """The run's folder."""
     checkpoint: Path
+    """Its best checkpoint."""
     score: float
+    """Competition score of that checkpoint on the validation fold."""
     epoch: int
+    """The epoch it is from."""
 
 
 def train(

@@ -52,32 +52,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Data and settings of one stage of training.
-
-    Attributes
-    ----------
-    folder : Path
-        Where checkpoints and metrics go; it exists.
-    config : Config
-        All settings; its cell types have known diameters, and their order numbers them.
-    schedule : ScheduleConfig
-        The one of `config` that this stage follows.
-    training, validation, extra : sequence of Record
-        Disjoint; where `validation` is empty the last weights are the best.
-    provenance : mapping
-        Goes on the card; its ``"stage"`` is the stage's name.
-    on_epoch : callable, optional
-        Called with the row of `metrics.csv` of each epoch.
-    """
+    """Data and settings of one stage of training; its images are disjoint."""
 
     folder: Path
+    """Where checkpoints and metrics go; it exists."""
     config: Config
+    """All settings; its cell types have known diameters, and their order numbers them."""
     schedule: ScheduleConfig
+    """The one of `config` that this stage follows."""
     training: Sequence[Record]
     validation: Sequence[Record]
+    """Where there is none the last weights are the best."""
     extra: Sequence[Record] = ()
     provenance: Mapping[str, Any]
+    """Goes on the card; its ``"stage"`` is the stage's name."""
     on_epoch: Callable[[Mapping[str, float]], None] | None = None
+    """Called with the row of `metrics.csv` of each epoch."""
 
     @property
     def name(self) -> StageName:
