@@ -39,11 +39,7 @@ class FlowsegError(Exception):
     """
 
     def __init__(
-        self,
-        problem: str,
-        *,
-        file: str | os.PathLike[str] | None = None,
-        remedy: str | None = None,
+        self, problem: str, *, file: str | os.PathLike[str] | None = None, remedy: str | None = None
     ) -> None:
         self.problem = problem
         self.file = None if file is None else os.fspath(file)

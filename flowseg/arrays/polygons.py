@@ -29,14 +29,10 @@ def polygons_to_masks(
 
     A polygon is ``x0, y0, x1, y1, ...`` in pixels, where the first pixel spans 0 to 1, and belongs
     to the cell of its number in `owners`. What lies outside the image is cut off, and a polygon
-    that holds no pixel's centre adds nothing, so a mask may be empty.
-
-    Raises
-    ------
-    FlowsegError
-        If a polygon has an odd count of numbers, fewer than three corners, or a coordinate that
-        is no finite number or is more than 16 million pixels away; or if the edges cross rows
-        more than 16 million times in all.
+    that holds no pixel's centre adds nothing, so a mask may be empty. Raises FlowsegError if a
+    polygon has an odd count of numbers, fewer than three corners, or a coordinate that is no finite
+    number or is more than 16 million pixels away; or if the edges cross rows more than 16 million
+    times in all.
 
     Notes
     -----

@@ -111,10 +111,7 @@ def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
 def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path, dict[str, Any]]:
     """The settings, the run's folder, and the worker's other arguments.
 
-    Raises
-    ------
-    FlowsegError
-        If two options contradict each other, or a setting does not fit.
+    Raises FlowsegError if two options contradict each other, or a setting does not fit.
     """
     short = _short_settings(args)
     _check_options(args, short, all_folds)

@@ -9,14 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StrictBool,
-    StrictInt,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator
 from pydantic.types import Strict
 from pydantic_core import PydanticCustomError
 

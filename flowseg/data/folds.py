@@ -69,12 +69,8 @@ def split_fold(
 ) -> tuple[list[Record], list[Record]]:
     """Split records into those for training and those for validation, in the given order.
 
-    A train-only image from a well of the validation is in neither list.
-
-    Raises
-    ------
-    FlowsegError
-        If an image has no fold, or one of the two lists is empty.
+    A train-only image from a well of the validation is in neither list. Raises FlowsegError if an
+    image has no fold, or one of the two lists is empty.
     """
     unknown = [record.image_id for record in records if record.image_id not in folds]
     if unknown:

@@ -59,13 +59,9 @@ def read_sartorius(
 
     `folder` is the unzipped competition: it holds `train.csv` and `train/`. Records are sorted by
     image id, without those of `FLAWED_IDS` unless they are included; `group` is plate and well, or
-    the image id where unknown.
-
-    Raises
-    ------
-    FlowsegError
-        If the table is wrong (see `read_annotations`; the message names the row), an image is
-        missing or has another size, or no image of these cell types is listed.
+    the image id where unknown. Raises FlowsegError if the table is wrong (see `read_annotations`;
+    the message names the row), an image is missing or has another size, or no image of these cell
+    types is listed.
     """
     folder = Path(folder)
     table = folder / "train.csv"
@@ -113,14 +109,9 @@ def read_annotations(
 
     The columns `id`, `annotation`, `width`, `height` and `cell_type` are needed; `sample_id` may be
     blank or absent. An image without cells has one row with a blank `annotation`. The result is by
-    image id, sorted.
-
-    Raises
-    ------
-    FlowsegError
-        If a row is wrong (the first one is named): an id that is no plain name, an unknown cell
-        type, a size that is no number or changes within an image, or run lengths that are odd in
-        count, out of range or no numbers.
+    image id, sorted. Raises FlowsegError if a row is wrong (the first one is named): an id that is
+    no plain name, an unknown cell type, a size that is no number or changes within an image, or run
+    lengths that are odd in count, out of range or no numbers.
     """
     path = Path(path)
     wanted = select_names(cell_types, CELL_TYPES, "cell type")

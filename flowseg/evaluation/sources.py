@@ -56,12 +56,8 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
     """The prediction of each image, by image id.
 
     From a submission CSV (columns `id` and `predicted`), whose images have the sizes of the truth,
-    or a folder of label images, as for the truth.
-
-    Raises
-    ------
-    FlowsegError
-        For an image that the truth does not know, one of another size, or a row that is no mask.
+    or a folder of label images, as for the truth. Raises FlowsegError for an image that the truth
+    does not know, one of another size, or a row that is no mask.
     """
     path = Path(path)
     if path.is_dir():

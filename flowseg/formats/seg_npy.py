@@ -37,11 +37,8 @@ _OLD_NAMES = {"numpy.core.multiarray": "numpy._core.multiarray", "__builtin__": 
 def read_seg(path: PathLike) -> NDArray[np.int32]:
     """The label image of a `_seg.npy` file: (H, W) int32.
 
-    Raises
-    ------
-    FlowsegError
-        If the file is damaged, names more than arrays and plain containers, holds no `masks`, or
-        they are no label image of one plane.
+    Raises FlowsegError if the file is damaged, names more than arrays and plain containers, holds
+    no `masks`, or they are no label image of one plane.
     """
     path = Path(path)
     with open_binary(path) as file:

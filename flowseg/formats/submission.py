@@ -70,10 +70,7 @@ def read_submission(path: PathLike) -> Submission:
 def mask_texts(image_id: str, objects: NDArray[np.integer[Any]] | Masks) -> list[str]:
     """The column `predicted` of one image: a text for each cell, ids ascending; one blank for none.
 
-    Raises
-    ------
-    FlowsegError
-        If masks overlap, or one of them is empty.
+    Raises FlowsegError if masks overlap, or one of them is empty.
     """
     masks = objects if isinstance(objects, Masks) else Masks.from_labels(objects)
     texts = masks.to_strings() or [""]
@@ -90,11 +87,7 @@ def write_submission(
     """Write a submission and count its cells; nothing is written if it would not pass the checks.
 
     Predictions, by image id: (H, W) labels, masks or the texts of `mask_texts`, each image once.
-
-    Raises
-    ------
-    FlowsegError
-        If an image comes twice, its masks overlap, or one of them is empty.
+    Raises FlowsegError if an image comes twice, its masks overlap, or one of them is empty.
     """
     seen: set[str] = set()
     cells = 0
@@ -118,10 +111,8 @@ def write_submission(
 def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validation:
     """Find everything that is wrong with a submission of images of these `shapes`, by id.
 
-    Raises
-    ------
-    FlowsegError
-        If the file is no CSV with these columns, so that there are no rows to check.
+    Raises FlowsegError if the file is no CSV with these columns, so that there are no rows to
+    check.
     """
     columns, images = read_submission(path)
     problems: list[Problem] = []

@@ -20,14 +20,10 @@ _PART = ".part-"
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """A temporary path in the folder of `path`; what is written there replaces `path` at the end.
 
-    A reader sees the old file or the whole new one, and so does whoever starts after a crash or
-    a power cut. When the block fails nothing is left behind and `path` is as it was; a killed
-    process leaves a hidden file (:func:`is_part`). The temporary name ends with that of `path`.
-
-    Raises
-    ------
-    FlowsegError
-        If the file cannot be written: no such folder, no permission, disk full.
+    A reader sees the old file or the whole new one, and so does whoever starts after a crash or a
+    power cut. When the block fails nothing is left behind and `path` is as it was; a killed process
+    leaves a hidden file (:func:`is_part`). The temporary name ends with that of `path`. Raises
+    FlowsegError if the file cannot be written: no such folder, no permission, disk full.
     """
     path = Path(path)
     with _beside(path) as part:

@@ -31,11 +31,9 @@ _LABEL_SUFFIXES = (".tif", ".tiff", ".png")
 def check_name(name: str, *, file: PathLike | None = None) -> str:
     """Return a name from the untrusted `file`, if it is a plain one that stays inside its folder.
 
-    Raises
-    ------
-    FlowsegError
-        If it is empty, `.` or `..`, longer than 200 characters, a device of Windows such as `nul`,
-        or holds a slash, a backslash, a colon, a control character or bytes that are no text.
+    Raises FlowsegError if it is empty, `.` or `..`, longer than 200 characters, a device of Windows
+    such as `nul`, or holds a slash, a backslash, a colon, a control character or bytes that are no
+    text.
 
     Examples
     --------
@@ -120,12 +118,8 @@ def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
     The folder holds images and beside them label files: ``NAME.tif`` (or another image file) and
     ``NAME_masks.tif``, ``NAME_cp_masks.tif`` (or .png) or ``NAME_seg.npy``; or images in
     ``images/`` and label files in ``masks/``, there also with the names of their images. An image
-    may lack labels, and labels their image.
-
-    Raises
-    ------
-    FlowsegError
-        If it is no folder, two images have one name, or an image has two label files.
+    may lack labels, and labels their image. Raises FlowsegError if it is no folder, two images have
+    one name, or an image has two label files.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -95,10 +95,8 @@ def save_network(path: PathLike, weights: Mapping[str, Tensor], card: Card) -> N
 def read_card(path: PathLike) -> Card:
     """The card of a checkpoint, without reading its weights.
 
-    Raises
-    ------
-    FlowsegError
-        If the file is missing, damaged, no checkpoint of flowseg, or of a later format.
+    Raises FlowsegError if the file is missing, damaged, no checkpoint of flowseg, or of a later
+    format.
     """
     with _open(path) as file:
         return Card.from_json(_text(file), path)
@@ -107,10 +105,8 @@ def read_card(path: PathLike) -> Card:
 def load_network(path: PathLike) -> tuple[FlowNetwork, Card]:
     """The network of a checkpoint, in evaluation mode on the CPU, and its card.
 
-    Raises
-    ------
-    FlowsegError
-        If the file is missing, damaged, no checkpoint of flowseg, or of a later format.
+    Raises FlowsegError if the file is missing, damaged, no checkpoint of flowseg, or of a later
+    format.
     """
     tensors, text = read_tensors(path)
     card = Card.from_json(text, path)

@@ -97,16 +97,12 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Label images with a model and write its confident cells as a folder to train on.
 
-    The models are averaged. Images are files of one image each; one that cannot be done is
-    reported and left out. By default its cell type is that of its name (:func:`type_of_name`), else
-    the model classifies it; a model of some of the competition's cell types leaves out images named
+    The models are averaged. Images are files of one image each; one that cannot be done is reported
+    and left out. By default its cell type is that of its name (:func:`type_of_name`), else the
+    model classifies it; a model of some of the competition's cell types leaves out images named
     after the others. The folder `out` is as :func:`flowseg.data.folder.read_folder` reads it, with
-    `origin.json`, and appears when all is done.
-
-    Raises
-    ------
-    FlowsegError
-        If the settings are wrong, `out` is not empty, or no image has enough confident cells.
+    `origin.json`, and appears when all is done. Raises FlowsegError if the settings are wrong,
+    `out` is not empty, or no image has enough confident cells.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

@@ -58,10 +58,7 @@ class Shard(NamedTuple):
 def join_shards(submission: PathLike) -> tuple[int, int]:
     """Join the shards' files beside `submission`, as it was named to each; count shards and cells.
 
-    Raises
-    ------
-    FlowsegError
-        If there is no shard's file, one is missing, or there are those of two runs.
+    Raises FlowsegError if there is no shard's file, one is missing, or there are those of two runs.
     """
     submission = Path(submission)
     stem, suffix = re.escape(submission.stem), re.escape(submission.suffix)

@@ -190,10 +190,7 @@ def _fill(polygons: list[Points], tips: list[tuple[Points, float]], radius: floa
     for polygon in polygons:
         cv2.fillPoly(mask, [np.rint((polygon - low) * _SUBPIXELS).astype(np.int32)], 1, shift=3)
     return CellShape(
-        mask=largest_component(mask),
-        centre=(int(-low[1]), int(-low[0])),
-        tips=tips,
-        radius=radius,
+        mask=largest_component(mask), centre=(int(-low[1]), int(-low[0])), tips=tips, radius=radius
     )
 
 

@@ -72,11 +72,7 @@ def write_synthetic_sartorius(
 
 
 def write_synthetic_livecell(
-    folder: PathLike,
-    n_train: int,
-    n_val: int,
-    seed: int,
-    shape: tuple[int, int] = (520, 704),
+    folder: PathLike, n_train: int, n_val: int, seed: int, shape: tuple[int, int] = (520, 704)
 ) -> None:
     """Write a LIVECell of drawn neurons, in the layout of the competition's mirror.
 

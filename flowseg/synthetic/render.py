@@ -33,10 +33,7 @@ _SUBPIXELS = 8  # outlines are drawn to 1/8 px
 
 
 def draw_neurons(
-    shape: tuple[int, int],
-    cell_type: str,
-    rng: np.random.Generator,
-    cells: int | None = None,
+    shape: tuple[int, int], cell_type: str, rng: np.random.Generator, cells: int | None = None
 ) -> tuple[npt.NDArray[np.uint8], Masks]:
     """Draw one (H, W) uint8 image, 32 x 32 at least, and the masks of its cells.
 

@@ -6,11 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-_ACTIVITIES = {
-    "waiting": "waiting for crops",
-    "computing": "computing",
-    "validating": "validating",
-}
+_ACTIVITIES = {"waiting": "waiting for crops", "computing": "computing", "validating": "validating"}
 
 
 class Clock:
