@@ -41,12 +41,8 @@ def masks_to_labels(masks: Masks) -> Labels:
     """One label image from masks that may overlap: mask ``i`` becomes id ``i + 1``.
 
     Each contested region goes to one cell whole, so that as many cells as can be stay above as
-    many of the competition's thresholds as can be, each connected.
-
-    Returns
-    -------
-    labels : (H, W) int32
-        A mask that loses every pixel leaves a gap in the ids.
+    many of the competition's thresholds as can be, each connected. A mask that loses every pixel
+    leaves a gap in the ids.
 
     Examples
     --------

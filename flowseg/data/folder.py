@@ -36,13 +36,8 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     All images are of `cell_type`, unless the folder holds a table of them, ``cell_types.csv`` with
     the columns `id` and `cell_type`. Records are sorted by image id, the file's name without
     suffix; each image is a group of its own. Images without labels are left out, and named in the
-    log.
-
-    Raises
-    ------
-    FlowsegError
-        If no image has labels, labels have no image or two candidates, the two differ in size,
-        a label image is a mask of where cells are, or an image is not in the table.
+    log. Raises FlowsegError if no image has labels, labels have no image or two candidates, the two
+    differ in size, a label image is a mask of where cells are, or an image is not in the table.
     """
     folder = Path(folder)
     images, labels = match_labels(folder)
@@ -55,7 +50,10 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         )
     if stray := sorted(path for name, path in labels.items() if name not in images):
         raise FlowsegError("holds labels, but there is no image for it", file=stray[0])
-    types = _read_types(folder / TYPE_TABLE)
+    types = None
+    if (table := folder / TYPE_TABLE).exists():
+        rows = read_table(table, ("id", "cell_type"))
+        types = dict(zip(rows["id"], rows["cell_type"], strict=True))
     if bare := [image.name for name, image in images.items() if name not in labels]:
         shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
         _log.info("%d images without labels are left out: %s", len(bare), shown)
@@ -87,13 +85,6 @@ def read_instances(path: Path) -> NDArray[np.int32]:
                 "Show: Count Masks)",
             )
     return labels
-
-
-def _read_types(table: Path) -> dict[str, str] | None:
-    if not table.exists():
-        return None
-    rows = read_table(table, ("id", "cell_type"))
-    return dict(zip(rows["id"], rows["cell_type"], strict=True))
 
 
 def _type_of(image: Path, types: Mapping[str, str]) -> str:

@@ -28,12 +28,8 @@ def assign_folds(
     Groups are assigned largest first, each to the fold that then holds the fewest images of the
     group's cell types; among those to the one with the fewest images, and then the lowest number.
     The seed decides among groups of equal size; the order of the records changes nothing. Images of
-    `train_only` are never used for validation; their fold is `TRAIN_ONLY`.
-
-    Raises
-    ------
-    FlowsegError
-        If there are fewer than two folds or fewer groups than folds.
+    `train_only` are never used for validation; their fold is `TRAIN_ONLY`. Raises FlowsegError if
+    there are fewer than two folds or fewer groups than folds.
     """
     groups: dict[str, Counter[str]] = {}
     for record in records:

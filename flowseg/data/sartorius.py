@@ -20,22 +20,11 @@ if TYPE_CHECKING:
 
 CELL_TYPES = ("shsy5y", "astro", "cort")
 
-COLUMNS = (
-    "id",
-    "annotation",
-    "width",
-    "height",
-    "cell_type",
-    "plate_time",
-    "sample_date",
-    "sample_id",
-    "elapsed_timedelta",
-)
+_NEEDED = ("id", "annotation", "width", "height", "cell_type")
+COLUMNS = (*_NEEDED, "plate_time", "sample_date", "sample_id", "elapsed_timedelta")
 
 FLAWED_IDS = frozenset({"03b27b381a5f", "e92c56871769", "eec79772cb99"})
 """Images of the competition with annotations known to be wrong."""
-
-_NEEDED = ("id", "annotation", "width", "height", "cell_type")
 
 
 @dataclass(frozen=True, kw_only=True)

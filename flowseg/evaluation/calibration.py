@@ -97,24 +97,13 @@ def calibrate(
 ) -> Calibration:
     """Tune cellprob threshold, flow threshold and minimum size of each cell type.
 
-    Parameters
-    ----------
-    samples : iterable of Sample
-        In any order, which does not change the result; read once, one at a time, so that a
-        generator that loads each from its file needs the memory of one image. Each flow field must
-        come from a network that has not seen the image.
-    cell_types : mapping of CellTypeSettings
-        By cell type, the default settings, with known diameters.
-    seed : int
-        Of the bootstrap.
-    grids : mapping of ThresholdGrid, optional
-        Settings to try for a cell type, the default among them; `default_grid` if not given.
+    Samples come in any order, which does not change the result, and are read once, one at a time.
+    Each flow field must come from a network that has not seen the image. `cell_types` holds the
+    default settings, with known diameters; `grids` the settings to try for a cell type, the default
+    among them, if not those of `default_grid`. The seed is that of the bootstrap.
 
-    Raises
-    ------
-    FlowsegError
-        If a sample's cell type is not in `cell_types`, a diameter is unknown, an image comes
-        twice, or a flow field is invalid.
+    Raises FlowsegError if a sample's cell type is not in `cell_types`, a diameter is unknown, an
+    image comes twice, or a flow field is invalid.
     """
     grids = {name: default_grid(cell) for name, cell in cell_types.items()} | dict(grids or {})
     by_type: dict[str, dict[str, tuple[str, Floats]]] = {name: {} for name in cell_types}

@@ -28,14 +28,9 @@ _WORTH_THREADS = 4_000_000
 def diffuse(table: Ints, offsets: Longs, columns: Longs, flows: Floats) -> None:
     """Write the flows of connected components, given as runs, to columns of an array.
 
-    Parameters
-    ----------
-    table : (4, R) int32
-        Row, start, stop, and cell of each run, by component, in reading order within each.
-    offsets : (P + 1,) int64
-        Where each component's runs begin.
-    columns : (R,) int64
-        Column of `flows` (2, M) that the first pixel of each run is written to.
+    `table` (4, R) holds row, start, stop, and cell of each run, by component, in reading order
+    within each; `offsets` (P + 1,) where each component's runs begin; `columns` (R,) the column of
+    `flows` (2, M) that the first pixel of each run is written to.
     """
     diffuse_planned(table, offsets, make_plan(table, offsets), columns, flows)
 

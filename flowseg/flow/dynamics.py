@@ -31,21 +31,11 @@ _CHUNK = 8192  # pixels a thread takes at a time
 
 
 def follow_flows(flows: Floats, cellprob: Floats, threshold: float, niter: int) -> Ints:
-    """Number the sinks, and label each pixel with the sink it comes to.
+    """Number the sinks, and label each pixel with the sink it comes to: (H, W) int32.
 
-    Parameters
-    ----------
-    flows : (2, H, W) float32
-    cellprob : (H, W) float32
-    threshold : float
-        Pixels with cellprob above it are followed.
-    niter : int
-        Steps at most, rounded up to 4 times a power of 2.
-
-    Returns
-    -------
-    basins : (H, W) int32
-        0 is background; 1, 2, ... in reading order of the basins' first pixels.
+    Pixels with cellprob (H, W) above the threshold follow the flows (2, H, W) for at most `niter`
+    steps, rounded up to 4 times a power of 2. In the result 0 is background; 1, 2, ... are in
+    reading order of the basins' first pixels.
     """
     basins: Ints
     basins, pixels = rank_foreground(cellprob, np.float32(threshold))

@@ -100,14 +100,9 @@ def merge_basins(
 ) -> tuple[Ints, Longs, Doubles]:
     """Merge basins that are one cell; `flow_residuals` is that of these flows.
 
-    Returns
-    -------
-    root : (P,) int32
-        For each component, the one that stands for its cell.
-    areas : (P,) int64
-        Pixels of the cell at its root; 0 at other components and at background.
-    residual : (P,) float64
-        The cell's flow residual at its root; unless `residuals`, NaN for most.
+    Returns (P,) roots, areas and residuals: for each component, the one that stands for its cell,
+    and at this root the cell's pixels (0 at other components and at background) and its flow
+    residual (unless `residuals`, NaN for most).
     """
     basins = _Basins(runs, flows, flow_residuals)
     while _merge_continuous(basins).size:

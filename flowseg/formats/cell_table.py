@@ -22,18 +22,11 @@ Measures = dict[str, NDArray[Any]]
 
 
 def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
-    """Position, size and shape of each cell, ids ascending.
+    """Position, size and shape of each cell, ids ascending: (N,) arrays by column.
 
-    Parameters
-    ----------
-    labels : (H, W) integer
-
-    Returns
-    -------
-    dict of (N,) arrays
-        `cell`: its id. `area`: pixels. `x`, `y`: its centroid, in pixels; the centre of the first
-        pixel is (0, 0). `left`, `top`, `width`, `height`: its bounding box, in pixels.
-        `eccentricity`: of the ellipse with the same second moments; 0 is a circle, near 1 a line.
+    `cell` is its id, `area` its pixels, `x` and `y` its centroid in pixels (the centre of the first
+    pixel is (0, 0)), `left`, `top`, `width`, `height` its bounding box in pixels. `eccentricity` is
+    that of the ellipse with the same second moments: 0 is a circle, near 1 a line.
 
     Examples
     --------

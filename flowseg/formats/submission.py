@@ -111,8 +111,7 @@ def write_submission(
 def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validation:
     """Find everything that is wrong with a submission of images of these `shapes`, by id.
 
-    Raises FlowsegError if the file is no CSV with these columns, so that there are no rows to
-    check.
+    Raises FlowsegError if the file is no CSV with these columns: there are no rows to check.
     """
     columns, images = read_submission(path)
     problems: list[Problem] = []

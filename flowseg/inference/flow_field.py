@@ -39,11 +39,10 @@ class DeviceField(NamedTuple):
 
     def cropped(self, rows: slice, columns: slice) -> DeviceField:
         """The maps of a region."""
-        disagreement = self.disagreement
         return DeviceField(
             self.maps[:, rows, columns],
             self.cell_type,
-            None if disagreement is None else disagreement[rows, columns],
+            None if self.disagreement is None else self.disagreement[rows, columns],
         )
 
     def resized(self, shape: tuple[int, int]) -> DeviceField:

@@ -56,12 +56,8 @@ def find_images(pattern: PathLike) -> list[Path]:
     A folder's are its own, not those of folders within. Files are recognised by `IMAGE_SUFFIXES`,
     in upper or lower case, a single one is taken whatever its suffix; hidden files are left out,
     and so are label images beside their image, such as `NAME_masks.tif` beside `NAME.tif`. A folder
-    or glob whose name ends in .zarr stands for Zarr arrays.
-
-    Raises
-    ------
-    FlowsegError
-        If no image is found, or two images have one stem and would be one in the results.
+    or glob whose name ends in .zarr stands for Zarr arrays. Raises FlowsegError if no image is
+    found, or two images have one stem and would be one in the results.
     """
     path = Path(pattern)
     zarr = path.suffix.lower() == ".zarr"
@@ -91,12 +87,9 @@ def find_images(pattern: PathLike) -> list[Path]:
 def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
     """The images of several patterns of `find_images`, each image once.
 
-    A relative pattern that matches nothing here is looked for in the folder `data`.
-
-    Raises
-    ------
-    FlowsegError
-        If a pattern matches no image, or two images have one name and would be one in the results.
+    A relative pattern that matches nothing here is looked for in the folder `data`. Raises
+    FlowsegError if a pattern matches no image, or two images have one name and would be one in the
+    results.
     """
     found: list[Path] = []
     for pattern in patterns:

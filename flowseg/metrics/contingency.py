@@ -24,12 +24,8 @@ _CHUNK = 64  # pixels; about one cell's width, so that a chunk holds one or two 
 def shared_pixels(truth: Objects, pred: Objects) -> Table:
     """Areas of both sides' objects, and the pixels each pair shares where it shares any.
 
-    Returns
-    -------
-    truth_areas, pred_areas : (N,) and (M,) int64
-        Objects without pixels are left out.
-    truth, pred, shared : (K,) int64
-        Positions of two objects, in order of the first, and the pixels they share.
+    These are five arrays: (N,) and (M,) areas, without objects that hold no pixel; and of K pairs
+    the positions of the two objects, in order of the first, and the number of pixels they share.
     """
     if isinstance(truth, np.ndarray) and isinstance(pred, np.ndarray):
         table = _of_labels(truth, pred)

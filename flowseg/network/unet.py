@@ -43,16 +43,7 @@ class _Residual(nn.Module):
 
 
 class FlowNetwork(nn.Module):
-    """A residual U-Net over grey images.
-
-    Parameters
-    ----------
-    config : NetworkConfig
-        The architecture.
-    cell_types : int
-        Number of cell types to classify.
-    seed : int
-        Seed of the initial weights.
+    """A residual U-Net over grey images that tells `cell_types` types apart.
 
     Notes
     -----

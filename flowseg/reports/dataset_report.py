@@ -41,16 +41,9 @@ def explore(
 ) -> tuple[int, int]:
     """Write one HTML page about a data set, and count its images and cells.
 
-    Parameters
-    ----------
-    data : path
-        The competition, LIVECell, or a folder of images and labels.
-    out : path
-        The HTML file.
-    folds, seed : int
-        Of the folds that are shown, as for training.
-    pictures : int
-        Annotations shown for each flag, the worst first; all are counted.
+    `data` is the competition, LIVECell, or a folder of images and labels; `folds` and `seed` make
+    the folds that are shown, as for training. So many `pictures` of annotations are shown for each
+    flag, the worst first; all are counted.
     """
     data, out = Path(data), ensure_writable_file(out)
     stats = dataset_stats(read_records(data, include_flawed=True))

@@ -48,22 +48,9 @@ def write_report(
 ) -> None:
     """Write one HTML page about an evaluation; only the images that are shown are read again.
 
-    Parameters
-    ----------
-    result : Evaluation
-        From :func:`flowseg.evaluate`.
-    out : path
-        The HTML file.
-    images : path, optional
-        A folder of the images; without it cells are drawn on plain ground. Not needed where the
-        truth is a folder that holds them.
-    pictures : int
-        Images shown, the worst first.
-
-    Raises
-    ------
-    FlowsegError
-        If `images` lacks an image that is to be shown, or `out` cannot be written.
+    `images` is a folder of the images; without it cells are drawn on plain ground, unless the truth
+    is a folder that holds them. So many `pictures` are shown, the worst first. Raises FlowsegError
+    if `images` lacks one of them, or `out` cannot be written.
     """
     out = ensure_writable_file(out)
     worst = result.worst_first()[:pictures]

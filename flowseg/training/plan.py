@@ -107,7 +107,8 @@ def plan_folds(
         fold_config = replace(config, data=replace(settings, fold=fold))
         training, _ = split_fold(repaired, folds, fold)
         _, validation = split_fold(records, folds, fold)
-        folder = _extra_folder(fold_config.data)
+        name = settings.extra
+        folder = None if name is None else Path(name.replace("{fold}", str(fold)))
         if folder is not None and folder not in extra:
             extra[folder] = _read_extra(folder, fold_config, records)
         cell_types = measure_cells(config.cell_types, training)
@@ -147,10 +148,6 @@ def check_images(records: Iterable[Record]) -> None:
     once = {record.image_path: record for record in records}
     for record in tqdm(once.values(), desc="checking images", unit="image", delay=2, leave=False):
         record.image()
-
-
-def _extra_folder(config: DataConfig) -> Path | None:
-    return None if config.extra is None else Path(config.extra.replace("{fold}", str(config.fold)))
 
 
 def _read_extra(folder: Path, config: Config, labelled: Sequence[Record]) -> list[Record]:
@@ -202,7 +199,7 @@ def measure_cells(
     cells: Mapping[str, CellTypeSettings], records: Sequence[Record]
 ) -> dict[str, CellTypeSettings]:
     """`cells` with every unknown diameter replaced by the mean one of the training masks."""
-    measured = {}
+    measured = dict(cells)
     for name, cell in cells.items():
         of_type = [record for record in records if record.cell_type == name]
         if not of_type:
@@ -217,6 +214,4 @@ def measure_cells(
             diameter = float(equivalent_diameter(areas).mean())
             _log.info("cell type %s: mean diameter %.1f px, measured", name, diameter)
             measured[name] = replace(cell, diameter=round(diameter, 2))
-        else:
-            measured[name] = cell
     return measured
