@@ -56,23 +56,9 @@ class DemoResult:
 def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> DemoResult:
     """Draw neurons in the competition's layout, train on them, predict, and evaluate.
 
-    Parameters
-    ----------
-    out : path
-        A new folder for data, run and results.
-    device : str
-        As for :func:`flowseg.train`.
-    seed : int
-        Of the synthetic data and of the training.
-
-    Returns
-    -------
-    DemoResult
-
-    Raises
-    ------
-    FlowsegError
-        If `out` holds something already.
+    `out` is a new folder for data, run and results; the device is as for :func:`flowseg.train`, the
+    seed that of the synthetic data and of the training. Raises FlowsegError if `out` holds
+    something already.
     """
     out = Path(out)
     if out.is_dir() and any(out.iterdir()):

@@ -68,8 +68,8 @@ def is_tiff(path: Path) -> bool:
 def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
     """Read a label image, (H, W) int32, 0 = background, from a grey PNG or TIFF of integers.
 
-    Raises FlowsegError as `read_image` does; also if it is a colour image, holds fractions or negative
-    values, or an id beyond int32.
+    Raises FlowsegError as `read_image` does; also if it is a colour image, holds fractions or
+    negative values, or an id beyond int32.
     """
     image = read_image(path)
     if image.ndim != 2:
