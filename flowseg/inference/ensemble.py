@@ -57,7 +57,8 @@ class Ensemble:
             raise FlowsegError(f"tta must be one of {TTA_CHOICES}, not {tta}")
         if len({network.config.target_diameter for network in networks}) != 1:
             raise FlowsegError("networks of different diameters make no ensemble")
-        self.options = (device, precision, tta, compile, tile)
+        self.options: dict[str, Any] = {"device": device, "precision": precision}
+        self.options |= {"tta": tta, "compile": compile, "tile": tile}
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.augmentations = _AUGMENTATIONS[tta]
@@ -74,9 +75,8 @@ class Ensemble:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("device", "precision", "tta", "compile", "tile")
         networks = [deepcopy(network).cpu() for network in self.networks]
-        return {"networks": networks} | dict(zip(names, self.options, strict=True))
+        return {"networks": networks, **self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
