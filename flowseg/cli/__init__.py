@@ -71,7 +71,14 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 an error you can fix, 130 interrupted."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # argparse itself would point to the help of `flowseg`
+        parser.exit(
+            2,
+            f"flowseg {args.command}: unrecognized arguments: {' '.join(unknown)}; "
+            f"see flowseg {args.command} --help\n",
+        )
     # Threads of torch that wait must sleep: on a busy machine spinning ones cost a tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if args.quiet:

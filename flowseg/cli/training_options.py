@@ -157,7 +157,13 @@ def _short_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_options(args: argparse.Namespace, short: Mapping[str, Any], all_folds: bool) -> None:
     """Refuse options of which one would be ignored."""
-    keys = {text.partition("=")[0] for text in args.set}
+    from flowseg.config.validation import RENAMED
+
+    keys = {text.partition("=")[0].strip() for text in args.set}
+    keys |= {
+        f"{section}{dot}{RENAMED.get(key, key)}"
+        for section, dot, key in (text.rpartition(".") for text in keys)
+    }
     for key in short:
         if key in keys:
             option = key.rpartition(".")[2].replace("_", "-")

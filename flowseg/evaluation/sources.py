@@ -103,7 +103,7 @@ def _check_known(path: Path, named: Mapping[str, str], truth: Mapping[str, Sourc
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise FlowsegError(
-            f"{named[unknown[0]]!r}{more}: not in the truth",
+            f"{named[unknown[0]]}{more}: not in the truth",
             file=path,
             remedy="score the images whose truth is known",
         )

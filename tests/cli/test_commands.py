@@ -267,6 +267,23 @@ def test_what_is_said_twice_is_refused(
     assert f"{name} and --set {key} say the same; leave one out" in line
 
 
+def test_an_old_name_says_the_same_as_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "train", "--tta=1", "--set", "views=2")
+    assert "--tta and --set tta say the same" in line
+
+
+def test_an_unknown_option_names_the_help_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["predict", "--in", "a", "--views", "4"])
+    assert left.value.code == 2
+    line = capsys.readouterr().err
+    assert line == (
+        "flowseg predict: unrecognized arguments: --views 4; see flowseg predict --help\n"
+    )
+
+
 @pytest.mark.parametrize("command", [["train", "--folds", "2"], ["cross-validate"]])
 def test_a_cross_validation_trains_all_folds(
     capsys: pytest.CaptureFixture[str], command: list[str]

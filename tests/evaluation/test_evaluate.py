@@ -167,7 +167,7 @@ def test_coco_run_lengths(tmp_path, packed):
 def bad_files():
     truth = "id,annotation,width,height,cell_type\na,1 2,6,4,cort\n"
     return [
-        (truth, "id,predicted\na,1 2\nz,1 2\n", "row 3: z'?: not in the truth"),
+        (truth, "id,predicted\na,1 2\nz,1 2\n", "row 3: z: not in the truth"),
         (truth, "id,predicted\na,1 2 3\n", "row 2: 'predicted' holds an odd count"),
         (truth, "id,predicted\na,1 2\na,24 2\n", "row 3: 'predicted' runs past the last pixel"),
         (truth, "id,predicted\n", "holds no row"),
