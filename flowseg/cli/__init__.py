@@ -48,7 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         module = _module(name)
         summary = (module.__doc__ or "").strip()
         command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=_Help
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=_Help,
+            allow_abbrev=False,  # `cross-validate --fold 2` is not --folds 2
         )
         module.add_arguments(command)
         level = command.add_mutually_exclusive_group()
