@@ -60,6 +60,8 @@ def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
             )
     except FileNotFoundError as error:
         raise FlowsegError("is missing", file=path) from error
+    except IsADirectoryError as error:
+        raise FlowsegError("is a folder, not a file", file=path) from error
     except UnicodeDecodeError as error:
         raise FlowsegError("is not a text file in UTF-8", file=path) from error
     except pd.errors.EmptyDataError as error:

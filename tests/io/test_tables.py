@@ -92,3 +92,8 @@ def test_a_long_field_is_read(tmp_path: Path) -> None:
     text = "1 1 " * 100_000
     write_table(path, pd.DataFrame({"id": [text]}))
     assert read_table(path, ("id",))["id"].tolist() == [text]
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(FlowsegError, match="is a folder, not a file"):
+        read_table(tmp_path, ("id",))
