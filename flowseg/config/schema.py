@@ -72,7 +72,11 @@ class DataConfig(Settings):
     split_seed: StrictInt = 42
     """Seed of the split; the same for all runs that are to be compared."""
     include_flawed: StrictBool = False
-    """Also use the competition's images that are known to be annotated wrongly."""
+    """Also use the images of the competition and of LIVECell that are known to be annotated wrongly,
+    incompletely or twice over."""
+    livecell_by_well: StrictBool = False
+    """Pre-training on LIVECell: of each cell type validate one well that is not trained on. The
+    official validation images are of wells that are trained on."""
     mask_repair: MaskRepair = "none"
     """Broken masks (holes, several components, duplicates) of training images: leave, fix or drop
     them. Scores are always against the masks as annotated."""
@@ -82,6 +86,9 @@ class DataConfig(Settings):
     extra: str | None = None
     """A folder of more images that are trained on and never validated on, such as those of
     flowseg pseudo-label; {fold} in it stands for the number of the fold."""
+    extra_of_validated_wells: StrictBool = False
+    """Also train on extra images whose names show that they are of a well, movie or picture that is
+    validated on."""
     extra_weight: _NonNegative = 0.5
     """Crops of extra images for each crop of the others."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from flowseg.data import livecell
 from flowseg.data.folder import read_instances, read_label_file
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
-from flowseg.formats.coco import read_coco
+from flowseg.formats.coco_masks import CocoMasks
+from flowseg.formats.coco_reader import read_coco, read_coco_results
 from flowseg.formats.submission import read_submission
 from flowseg.io.images import image_shape
 from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels
@@ -37,11 +38,17 @@ class Source:
         Blank where the file does not tell.
     masks : callable
         Gives the image's `Masks`.
+    crowd : callable or None
+        Gives its regions that are neither cells nor background, COCO's `iscrowd`.
+    ids : tuple
+        What COCO results may call the image: its ids in the COCO file.
     """
 
     shape: Shape
     cell_type: str
     masks: Callable[[], Masks]
+    crowd: Callable[[], Masks] | None = None
+    ids: tuple[Hashable, ...] = ()
 
 
 def read_truth(path: PathLike) -> dict[str, Source]:
@@ -73,8 +80,8 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
     Parameters
     ----------
     path : path
-        A submission CSV (columns `id` and `predicted`) or a folder of label images, as for the
-        truth.
+        A submission CSV (columns `id` and `predicted`), a COCO JSON file, COCO results
+        (``[{image_id, segmentation, score}]``), or a folder of label images, as for the truth.
     truth : mapping of Source
         Where the sizes of a submission's images come from.
 
@@ -88,16 +95,13 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
         found = _label_files(path, read_label_file)
         _check_known(path, {image_id: image_id for image_id in found}, truth)
         for image_id, source in found.items():
-            if source.shape != truth[image_id].shape:
-                raise FlowsegError(
-                    f"the labels of {image_id!r} are {_size(source.shape)} pixels, "
-                    f"the truth {_size(truth[image_id].shape)}",
-                    file=path,
-                )
+            _check_size(path, image_id, source.shape, truth)
         return found
+    if path.suffix.lower() == ".json":
+        return _coco_predictions(path, truth)
     if path.name.lower().endswith((".csv", ".csv.gz")):
         return _submission(path, truth)
-    raise _unknown(path, "a submission CSV or a folder of label TIFFs")
+    raise _unknown(path, "a submission CSV, a COCO .json or a folder of label TIFFs")
 
 
 def _submission(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
@@ -153,12 +157,49 @@ def _given(masks: Masks) -> Masks:
 def _coco(path: Path) -> dict[str, Source]:
     found = {}
     for image in read_coco(path):
-        image_id = Path(image.file_name).stem
         # the names of LIVECell's images begin with their cell type; its one category is "cell"
-        cell_type = image_id.partition("_")[0].lower()
-        cell_type = cell_type if cell_type in livecell.CELL_TYPES else image.category
-        found[image_id] = Source(image.shape, cell_type, image.masks)
+        cell_type = image.image_id.partition("_")[0].lower()
+        found[image.image_id] = Source(
+            shape=image.shape,
+            cell_type=cell_type if cell_type in livecell.CELL_TYPES else image.category,
+            masks=image.masks,
+            crowd=partial(image.crowd.masks, image.shape) if image.crowd.entries else None,
+            ids=image.ids,
+        )
     return dict(sorted(found.items()))
+
+
+def _coco_predictions(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
+    """Results name images by the truth's ids, or by image id (the file's name) or file name."""
+    results = read_coco_results(path)
+    if results is None:
+        found = _coco(path)
+        _check_known(path, {image_id: image_id for image_id in found}, truth)
+        for image_id, source in found.items():
+            _check_size(path, image_id, source.shape, truth)
+        return found
+    names: dict[Hashable, str] = {image_id: image_id for image_id in truth}
+    names |= {key: image_id for image_id, source in truth.items() for key in source.ids}
+    predicted: dict[str, CocoMasks] = {}
+    for key, masks in results.items():
+        name = names.get(key) or PureWindowsPath(str(key)).stem
+        predicted[name] = predicted[name] + masks if name in predicted else masks
+    _check_known(path, {name: name for name in predicted}, truth)
+    return {
+        name: Source(
+            truth[name].shape, truth[name].cell_type, partial(masks.masks, truth[name].shape)
+        )
+        for name, masks in sorted(predicted.items())
+    }
+
+
+def _check_size(path: Path, image_id: str, shape: Shape, truth: Mapping[str, Source]) -> None:
+    if shape != truth[image_id].shape:
+        raise FlowsegError(
+            f"the labels of {image_id!r} are {_size(shape)} pixels, "
+            f"the truth {_size(truth[image_id].shape)}",
+            file=path,
+        )
 
 
 def _size(shape: Shape) -> str:
