@@ -72,7 +72,7 @@ class DataConfig(Settings):
     split_seed: StrictInt = 42
     """Seed of the split; the same for all runs that are to be compared."""
     include_flawed: StrictBool = False
-    """Also use the images of the competition and of LIVECell that are known to be annotated wrongly,
+    """Also use images of the competition and of LIVECell known to be annotated wrongly,
     incompletely or twice over."""
     livecell_by_well: StrictBool = False
     """Pre-training on LIVECell: of each cell type validate one well that is not trained on. The
