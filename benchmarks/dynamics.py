@@ -5,7 +5,8 @@
 
 Every image goes through all sides in turn, so that a busy machine is busy for all of them; each
 side runs in an interpreter of its own, on the same number of threads. Label images: larger masks
-first, smaller on top, then each cell's largest piece. A peer not given is named and left out.
+first, smaller on top, then each cell's largest connected component. A peer not given is left out
+with a message.
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ STEPS = {
 
 
 class Side:
-    """A process that answers tasks."""
+    """A process that runs tasks."""
 
     def __init__(self, python: str, kind: str, threads: int) -> None:
         worker = Path(__file__).with_name("dynamics_worker.py")
         command = [python, str(worker), kind, str(threads)]
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr
         )
-        self.name: str = self._answer()
+        self.name: str = self._receive()
 
-    def ask(self, *task: Any) -> tuple[float, NDArray[Any]]:
+    def run(self, *task: Any) -> tuple[float, NDArray[Any]]:
         pickle.dump(task, self.process.stdin)
         self.process.stdin.flush()
-        answer: tuple[float, NDArray[Any]] = self._answer()
-        return answer
+        result: tuple[float, NDArray[Any]] = self._receive()
+        return result
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         try:
             return pickle.load(self.process.stdout)
         except EOFError:
-            self.said.seek(0)
-            raise SystemExit(f"a side ended:\n{self.said.read().decode()}") from None
+            self.stderr.seek(0)
+            raise SystemExit(f"a side ended:\n{self.stderr.read().decode()}") from None
 
 
 def small_on_top(masks: Masks) -> Labels:
@@ -130,12 +131,13 @@ class Record:
         times: dict[tuple[str, str], list[float]] = defaultdict(list)
         for _ in range(repeats):
             for side in sides:
-                seconds, field = side.ask("flows", labels)
+                seconds, field = side.run("flows", labels)
                 flows[side.name] = field.astype(np.float32)
                 times[side.name, "flows"].append(seconds)
-                own = flows[side.name]
                 for step, threshold in (("unchecked", 0.0), ("checked", 0.4)):
-                    seconds, found[side.name, step] = side.ask("labels", own, cellprob, threshold)
+                    seconds, found[side.name, step] = side.run(
+                        "labels", flows[side.name], cellprob, threshold
+                    )
                     times[side.name, step].append(seconds)
         for side in sides:
             median = {step: np.median(times[side.name, step]) for step in list(STEPS)[:3]}
@@ -153,12 +155,12 @@ class Record:
         """Score every side on the same noisy flows, without the check."""
         inside = labels > 0
         cellprob = np.where(inside, 3.0, -3.0).astype(np.float32)
-        clean = sides[0].ask("flows", labels)[1]
+        clean = sides[0].run("flows", labels)[1]
         noise = smooth_noise(np.random.default_rng(seed), clean.shape)
         for amplitude in (0.3, 0.6):
             noisy = ((clean + amplitude * noise) * inside).astype(np.float32)
             for side in sides:
-                found = side.ask("labels", noisy, cellprob, 0.0)[1].astype(np.int32)
+                found = side.run("labels", noisy, cellprob, 0.0)[1].astype(np.int32)
                 score = competition_score(labels, found)
                 self.score[side.name, cell_type, f"noise {amplitude}"].append(score)
 
@@ -169,12 +171,12 @@ def count_shapes(sides: list[Side], seeds: int) -> dict[tuple[str, str], float]:
     for name, labels in shapes().items():
         inside = labels > 0
         cellprob = np.where(inside, 3.0, -3.0).astype(np.float32)
-        clean = sides[0].ask("flows", labels)[1]
+        clean = sides[0].run("flows", labels)[1]
         for seed in range(seeds):
             noise = smooth_noise(np.random.default_rng(seed), clean.shape)
             noisy = ((clean + 0.6 * noise) * inside).astype(np.float32)
             for side in sides:
-                found = side.ask("labels", noisy, cellprob, 0.0)[1]
+                found = side.run("labels", noisy, cellprob, 0.0)[1]
                 counts[side.name, name].append(int(found.max()))
     return {key: float(np.mean(values)) for key, values in counts.items()}
 

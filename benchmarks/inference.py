@@ -71,7 +71,8 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
     """Through the command's own worker; with `model` as it is, else at Cellpose's size."""
     import torch
 
-    from flowseg.inference import ensemble, segmenter
+    from flowseg.inference import ensemble, pipeline
+    from flowseg.inference.options import SegmentOptions
     from flowseg.inference.rescale import rescale
     from flowseg.io.image_source import ImageSource
     from flowseg.network.checkpoint import load_network
@@ -83,17 +84,17 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
         fields: Iterator[np.ndarray] = iter([])
 
         def replaced(self: Any, images: Any, disagreement: bool = False) -> Any:
-            answer = real(self, images, disagreement)
+            output = real(self, images, disagreement)
             maps = torch.from_numpy(next(fields)[None])
-            return answer._replace(maps=maps.to(answer.maps.device))
+            return output._replace(maps=maps.to(output.maps.device))
 
         ensemble.Ensemble.predict = replaced  # type: ignore[method-assign]
     ImageSource.read = clock.timed("read", ImageSource.read)  # type: ignore[method-assign]
-    for name in ("prepare", "infer", "finish"):
-        setattr(segmenter.Segmenter, name, clock.timed(name, getattr(segmenter.Segmenter, name)))
+    for name in ("preprocess", "predict", "postprocess"):
+        setattr(pipeline, name, clock.timed(name, getattr(pipeline, name)))
     checkpoint = model or folder / "large.safetensors"
     parameters = sum(p.numel() for p in load_network(checkpoint)[0].parameters())
-    options = segmenter.SegmentOptions(cell_type="shsy5y", diameter=DIAMETER)
+    options = SegmentOptions(cell_type="shsy5y", diameter=DIAMETER)
 
     def run(images: list[Path]) -> float:
         nonlocal fields
@@ -120,27 +121,27 @@ def cellpose(paths: list[Path], folder: Path, device: str) -> dict[str, Any]:
     from cellpose import io, models
 
     clock = Clock()
-    waste = Clock()
+    untimed = Clock()
     model = models.CellposeModel(gpu=device != "cpu", pretrained_model=False)
     model.net.eval()
     real = models.run_net
     current = paths[0]
 
-    def to_host(shape: tuple[int, ...]) -> np.ndarray:
+    def load_field(shape: tuple[int, ...]) -> np.ndarray:
         maps = np.load(folder / f"{current.stem}.npy")
         maps[:2] *= 5
         sized = [cv2.resize(m, (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR) for m in maps]
         return np.stack(sized, axis=-1)[None]
 
-    fetch_untimed = waste.timed("fetch", to_host)
+    load_untimed = untimed.timed("load", load_field)
 
     def replaced(*args: Any, **options: Any) -> Any:
-        answer, styles = real(*args, **options)
-        return fetch_untimed(answer.shape), styles
+        output, styles = real(*args, **options)
+        return load_untimed(output.shape), styles
 
     models.run_net = replaced
-    model._run_net = clock.timed("infer", model._run_net)
-    model._compute_masks = clock.timed("finish", model._compute_masks)
+    model._run_net = clock.timed("predict", model._run_net)
+    model._compute_masks = clock.timed("postprocess", model._compute_masks)
     read = clock.timed("read", io.imread)
 
     def run(images: list[Path]) -> tuple[float, int]:
@@ -156,13 +157,13 @@ def cellpose(paths: list[Path], folder: Path, device: str) -> dict[str, Any]:
     model._compute_masks((1, 99, 99, 2), *_small(folder, paths[0]), flow_threshold=0.4, niter=20)
     clock.seconds.clear()
     seconds, cells = run(paths)
-    lost = waste.seconds.get("fetch", 0.0)
-    clock.seconds["infer"] -= lost
+    loading = untimed.seconds.get("load", 0.0)
+    clock.seconds["predict"] -= loading
     # The network in use is converted for MKL-DNN and hides them.
     plain = models.CellposeModel(gpu=False, pretrained_model=False, mkldnn=False).net
     parameters = sum(p.numel() for p in plain.parameters())
     return {
-        "seconds": seconds - lost,
+        "seconds": seconds - loading,
         "steps": clock.seconds,
         "parameters": parameters,
         "cells": cells,

@@ -4,10 +4,10 @@
     python benchmarks/memory.py slide --data ../shared/data --model RUN --edge 20000
 
 `images` predicts 3, 30 and 300 images (copies of real ones) in processes of their own and prints
-the peak of each, and how much a process holds after each tenth of its images. `slide` lays real
-images side by side to an image of `--edge` pixels, predicts it in blocks, and compares its labels
-with what the flow field of its upper left part, in one piece, gives: cells that lie nearer to where
-the part is cut off than blocks overlap are left out.
+the peak of each, and how much a process has in memory after each tenth of its images. `slide` lays
+real images side by side to an image of `--edge` pixels, predicts it in blocks, and compares its
+labels with those of its upper left part, computed as one image: cells nearer to where the part is
+cut off than the halo of blocks are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TILE = 512
 def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: int) -> Any:
     """Predict `count` images; megabytes at the peak, and after each tenth of them."""
     from flowseg.formats.writers import Formats
-    from flowseg.inference.segmenter import SegmentOptions
+    from flowseg.inference.options import SegmentOptions
     from flowseg.io.images import read_image, write_image
     from flowseg.prediction.journal import Journal
     from flowseg.prediction.predict import predict
@@ -41,22 +41,22 @@ def images_peak(paths: list[Path], model: Path, folder: Path, count: int, crop: 
     for k in range(count):
         images.append(folder / f"{k:04d}.png")
         write_image(images[-1], read_image(paths[k % len(paths)])[:crop, :crop])
-    held: list[float] = []
+    resident: list[float] = []
     add = Journal.add
 
-    def noted(self: Journal, *arguments: Any) -> None:
+    def measured(self: Journal, *arguments: Any) -> None:
         add(self, *arguments)
         if len(self) % max(1, count // 10) == 0:
-            held.append(_resident())
+            resident.append(_resident())
 
-    Journal.add = noted  # type: ignore[method-assign]
+    Journal.add = measured  # type: ignore[method-assign]
     outputs = Formats(
         submission=folder / "s.csv", labels=folder / "labels", overlays=folder / "pictures"
     )
     done = predict(
         model, images, outputs, device="cpu", options=SegmentOptions(cell_type=CELL_TYPE)
     )
-    return {"peak": _peak(), "held": held, "cells": done.cells}
+    return {"peak": _peak(), "resident": resident, "cells": done.cells}
 
 
 def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
@@ -65,8 +65,7 @@ def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
     from flowseg.prediction.predict import predict
 
     outputs = Formats(submission=folder / "s.csv", labels=folder, overlays=folder)
-    options = _request(diameter)
-    done = predict(model, [slide], outputs, device="cpu", options=options)
+    done = predict(model, [slide], outputs, device="cpu", options=_options(diameter))
     return {"peak": _peak(), "cells": done.cells}
 
 
@@ -80,35 +79,36 @@ def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) 
     from flowseg.io.image_source import list_images
 
     segmenter = Segmenter.load(model, "cpu")
-    (page,), (found,) = list_images(slide), list_images(labels)
-    with page.open_regions() as read:
-        plan = plan_slide(segmenter, read, page.shape, _request(diameter))
+    (source,), (found,) = list_images(slide), list_images(labels)
+    with source.open_regions() as read:
+        plan = plan_slide(segmenter, read, source.shape, _options(diameter))
         part = (slice(0, edge), slice(0, edge))
-        rows, columns = plan.seen_by_networks(part)
-        field = predict_field(segmenter.ensemble, plan.pixels(read, rows, columns)).to_host()
+        rows, columns = plan.footprint(part)
+        scaled = plan.read_scaled(read, rows, columns)
+    field = predict_field(segmenter.ensemble, scaled).to_host()
     maps = np.stack(
         [
-            rescale_part(one, (0, 0), plan.scaled, plan.shape, part)
-            for one in (*field.flows, field.cellprob)
+            rescale_part(plane, (0, 0), plan.scaled, plan.shape, part)
+            for plane in (*field.flows, field.cellprob)
         ]
     )
-    whole = field_to_labels(
+    expected = field_to_labels(
         FlowField(maps[:2], maps[2], field.cell_type), plan.settings, segmenter.device
     )
     with found.open_regions() as read:
         blocks = read(*part)[..., 0].astype(np.int32)
     margin = int(12 * diameter)
-    ids, first = np.unique(whole, return_index=True)
-    cut_off = np.union1d(whole[-margin:], whole[:, -margin:])
+    ids, first = np.unique(expected, return_index=True)
+    cut_off = np.union1d(expected[-margin:], expected[:, -margin:])
     inner = ~np.isin(ids, cut_off) & (ids > 0)
-    names = np.zeros(len(ids), np.int64)
-    names[inner] = blocks.reshape(-1)[first[inner]]
+    ids_in_blocks = np.zeros(len(ids), np.int64)
+    ids_in_blocks[inner] = blocks.reshape(-1)[first[inner]]
     # A cell is the same where both label images have it on exactly the same pixels.
-    paired = names[np.searchsorted(ids, whole)]
-    wrong = np.unique(whole[(paired > 0) & (paired != blocks)])
-    areas = np.bincount(blocks.reshape(-1), minlength=int(names.max(initial=0)) + 1)
-    own = np.unique(whole, return_counts=True)[1]
-    same = inner & (names > 0) & (areas[names] == own) & ~np.isin(ids, wrong)
+    paired = ids_in_blocks[np.searchsorted(ids, expected)]
+    wrong = np.unique(expected[(paired > 0) & (paired != blocks)])
+    areas = np.bincount(blocks.reshape(-1), minlength=int(ids_in_blocks.max(initial=0)) + 1)
+    sizes = np.unique(expected, return_counts=True)[1]
+    same = inner & (ids_in_blocks > 0) & (areas[ids_in_blocks] == sizes) & ~np.isin(ids, wrong)
     return {"cells": int(inner.sum()), "same": int(same.sum())}
 
 
@@ -130,8 +130,8 @@ def lay(paths: list[Path], slide: Path, edge: int) -> None:
         writer.write(tiles(), shape=(edge, edge), dtype=np.uint8, tile=(TILE, TILE))
 
 
-def _request(diameter: float) -> Any:
-    from flowseg.inference.segmenter import SegmentOptions
+def _options(diameter: float) -> Any:
+    from flowseg.inference.options import SegmentOptions
 
     return SegmentOptions(cell_type=CELL_TYPE, diameter=diameter)
 
@@ -152,7 +152,7 @@ def child(task: str, *arguments: Any) -> Any:
     code = (
         "import json, sys, memory; from pathlib import Path; print(json.dumps(eval(sys.argv[1])))"
     )
-    call = f"memory.{task}({', '.join(map(_spelled, arguments))})"
+    call = f"memory.{task}({', '.join(map(_literal, arguments))})"
     environment = {
         **os.environ,
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -163,11 +163,11 @@ def child(task: str, *arguments: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _spelled(argument: Any) -> str:
+def _literal(argument: Any) -> str:
     if isinstance(argument, Path):
         return f"Path({str(argument)!r})"
     if isinstance(argument, list):
-        return f"[{', '.join(map(_spelled, argument))}]"
+        return f"[{', '.join(map(_literal, argument))}]"
     return repr(argument)
 
 
@@ -190,9 +190,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 result = child("images_peak", paths, model, Path(folder), count, args.crop)
             peaks.append(result["peak"])
-            held = " ".join(f"{value:.0f}" for value in result["held"])
+            resident = " ".join(f"{value:.0f}" for value in result["resident"])
             print(
-                f"{count:4d} images, {result['cells']} cells: peak {peaks[-1]:.0f} MB; held {held}"
+                f"{count:4d} images, {result['cells']} cells: peak {peaks[-1]:.0f} MB; {resident}"
             )
         print(f"{args.counts[-1]} against {args.counts[0]}: {peaks[-1] - peaks[0]:+.0f} MB")
         return

@@ -24,7 +24,7 @@ from flowseg.training.run import train
 __all__ = ["DemoResult", "demo"]
 
 # Small enough for two CPU cores in two minutes; everything else is as in any run.
-_SETTINGS = (
+SETTINGS = (
     "network.channels=[16, 32, 64, 128]",
     "network.blocks_per_level=1",
     "augment.crop_size=192",
@@ -37,7 +37,7 @@ _SETTINGS = (
     "training.learning_rate=3e-3",
     "training.validate_every=7",
 )
-_TRAIN_IMAGES, _TEST_IMAGES, _LIVECELL_IMAGES = 18, 6, (4, 1)
+TRAIN_IMAGES, TEST_IMAGES, LIVECELL_IMAGES = 18, 6, (4, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,9 @@ def demo(out: str | os.PathLike[str], device: str = "auto", seed: int = 42) -> D
     if out.is_dir() and any(out.iterdir()):
         raise FlowsegError("is not empty", file=out, remedy="remove it, or name another --out")
     data = out / "data"
-    write_synthetic_sartorius(data, _TRAIN_IMAGES, _TEST_IMAGES, seed)
-    write_synthetic_livecell(data, *_LIVECELL_IMAGES, seed + 1)
-    config = load_config("all", overrides=[*_SETTINGS, f"seed={seed}"])
+    write_synthetic_sartorius(data, TRAIN_IMAGES, TEST_IMAGES, seed)
+    write_synthetic_livecell(data, *LIVECELL_IMAGES, seed + 1)
+    config = load_config("all", overrides=[*SETTINGS, f"seed={seed}"])
     run = train(config, data, out / "runs" / "demo", pretrain="livecell", device=device)
     outputs = Formats(
         submission=out / "submission.csv",

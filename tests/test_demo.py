@@ -1,4 +1,4 @@
-"""The demo goes the whole way; here with as little of everything as will do."""
+"""The demo from training to report, with as few images, epochs and crops as will do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowseg import demo as room
+from flowseg import demo
 from flowseg.cli import main
 from flowseg.io.images import read_image
 
@@ -31,16 +31,16 @@ TINY = (
 def test_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(room, "_SETTINGS", TINY)
-    monkeypatch.setattr(room, "_TRAIN_IMAGES", 12)
-    monkeypatch.setattr(room, "_TEST_IMAGES", 1)
-    monkeypatch.setattr(room, "_LIVECELL_IMAGES", (1, 1))
+    monkeypatch.setattr(demo, "SETTINGS", TINY)
+    monkeypatch.setattr(demo, "TRAIN_IMAGES", 12)
+    monkeypatch.setattr(demo, "TEST_IMAGES", 1)
+    monkeypatch.setattr(demo, "LIVECELL_IMAGES", (1, 1))
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     for line in printed.splitlines()[:-2]:
-        place = Path(line.rsplit("  ", 1)[-1].strip())
-        assert not str(place).startswith(str(out)) or place.exists(), line
+        path = Path(line.rsplit("  ", 1)[-1].strip())
+        assert not str(path).startswith(str(out)) or path.exists(), line
     assert "competition score on images not trained on: " in printed
     assert (out / "submission.csv").is_file()
     assert (out / "data.html").stat().st_size > 10_000

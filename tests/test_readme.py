@@ -93,6 +93,15 @@ def test_tests_that_are_named_exist(page: str) -> None:
         assert (ROOT / path).is_file(), path
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_that_are_selected_exist(page: str) -> None:
+    for paths, expression in re.findall(r"pytest ((?:tests\S+ )+)-k (\w+|\"[^\"]+\")", PAGES[page]):
+        source = "".join((ROOT / path).read_text(encoding="utf-8") for path in paths.split())
+        names = " ".join(re.findall(r"(?:def|class) (\w+)", source)).lower()
+        for word in expression.strip('"').split(" or "):
+            assert word.lower() in names, f"{paths}-k {word}"
+
+
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
     """The options of every command, without those that all share."""
@@ -213,9 +222,10 @@ def test_linked_files_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_of_the_package_exist(page: str) -> None:
     """Also those that docs/architecture.md sends a newcomer to."""
-    paths = re.findall(r"`((?:flowseg/)?[a-z_]+/(?:[a-z_]+\.(?:py|json))?)`", PAGES[page])
+    paths = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.(?:py|json))?)[` ]", PAGES[page])
     for path in paths:
-        if page == "architecture.md" or path.startswith("flowseg/"):
+        ours = ("flowseg/", "benchmarks/", "configs/", "tests/")
+        if page == "architecture.md" or path.startswith(ours):
             assert (ROOT / path).exists() or (ROOT / "flowseg" / path).exists(), path
 
 

@@ -1,4 +1,4 @@
-"""Connected pieces of an image of values."""
+"""Connected components of an image of values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["connected_components", "find_root"]
 
 @jit
 def find_root(parents: Any, pixel: int) -> int:
-    """Where a chain of parents ends; the chain is halved on the way."""
+    """The root of a pixel in a union-find forest; path halving (Tarjan and van Leeuwen, 1984)."""
     while parents[pixel] != pixel:
         parents[pixel] = parents[parents[pixel]]
         pixel = parents[pixel]
@@ -22,7 +22,10 @@ def find_root(parents: Any, pixel: int) -> int:
 
 @jit
 def connected_components(image: Any, corners: bool) -> Any:
-    """Connected pieces of equal value, numbered from 1 in reading order; 0 stays 0."""
+    """Connected components of equal value, numbered from 1 in reading order; 0 stays 0.
+
+    `corners` connects 8 neighbours, else 4.
+    """
     height, width = image.shape
     parents = np.arange(height * width)
     for y in range(height):
@@ -30,17 +33,17 @@ def connected_components(image: Any, corners: bool) -> Any:
             value = image[y, x]
             if value == 0:
                 continue
-            here = find_root(parents, y * width + x)
+            root = find_root(parents, y * width + x)
             for dy, dx in ((0, -1), (-1, 0), (-1, -1), (-1, 1)):
                 v, u = y + dy, x + dx
                 if (dy != 0 and dx != 0 and not corners) or v < 0 or u < 0 or u >= width:
                     continue
                 if image[v, u] == value:
-                    there = find_root(parents, v * width + u)
-                    # the smaller root wins, so a root is the piece's first pixel
-                    parents[max(here, there)] = min(here, there)
-                    here = min(here, there)
-    pieces = np.zeros((height, width), np.int32)
+                    other = find_root(parents, v * width + u)
+                    # the smaller root wins, so a root is the component's first pixel
+                    parents[max(root, other)] = min(root, other)
+                    root = min(root, other)
+    components = np.zeros((height, width), np.int32)
     count = 0
     for y in range(height):
         for x in range(width):
@@ -48,7 +51,7 @@ def connected_components(image: Any, corners: bool) -> Any:
                 root = find_root(parents, y * width + x)
                 if root == y * width + x:
                     count += 1
-                    pieces[y, x] = count
+                    components[y, x] = count
                 else:
-                    pieces[y, x] = pieces[root // width, root % width]
-    return pieces
+                    components[y, x] = components[root // width, root % width]
+    return components

@@ -1,4 +1,4 @@
-"""Intensities and sizes: grey, normalised, resized. An image is (H, W) float32."""
+"""Intensities: colour to grey, normalisation by percentiles. An image is (H, W) float32."""
 
 from __future__ import annotations
 
@@ -15,23 +15,10 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """One channel of an image of any kind, values as stored.
+    """One channel of an image of bool, integer or float, values as stored: (H, W) float32.
 
-    Parameters
-    ----------
-    image : ndarray, (H, W) or (H, W, C)
-        Bool, integer or float. C = 1: grey; 2: grey and alpha; 3: red, green, blue; 4: with alpha.
-
-    Returns
-    -------
-    ndarray, (H, W) float32
-        Colour is weighted as ITU-R BT.601; a grey picture stored as colour keeps its values.
-        Alpha is left out.
-
-    Raises
-    ------
-    FlowsegError
-        If the array is no such image.
+    (H, W, C) may be grey (C = 1), RGB (3), or either with alpha (2, 4), which is left out. Colour
+    is weighted as ITU-R BT.601; a grey picture stored as colour keeps its values.
 
     Examples
     --------
@@ -55,7 +42,7 @@ def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 class Span(NamedTuple):
-    """What becomes 0 and 1 when an image is normalised, and what an invalid pixel takes."""
+    """Percentiles of an image: `low` becomes 0, `high` 1, and invalid pixels `middle`."""
 
     low: float
     middle: float
@@ -66,7 +53,7 @@ def intensity_span(image: npt.NDArray[np.float32]) -> Span:
     """1st, 50th and 99th percentile of the finite pixels; all 0 where there is none.
 
     Where the 1st and the 99th are equal but the image is not constant, its least and largest
-    values take their place.
+    values replace them.
     """
     image = np.asarray(image, np.float32)
     finite = np.isfinite(image)
@@ -80,23 +67,11 @@ def intensity_span(image: npt.NDArray[np.float32]) -> Span:
 
 
 def normalize(image: npt.NDArray[np.float32], span: Span | None = None) -> npt.NDArray[np.float32]:
-    """Scale an image so that its 1st percentile becomes 0 and its 99th 1; not clipped.
+    """Scale an (H, W) image so that its 1st percentile becomes 0, its 99th 1; not clipped.
 
-    Parameters
-    ----------
-    image : ndarray, (H, W)
-    span : Span, optional
-        From :func:`intensity_span` of the whole, where the image is a part of it.
-
-    Returns
-    -------
-    ndarray, (H, W) float32
-        Finite everywhere. A constant image becomes zeros.
-
-    Notes
-    -----
-    Pixels that are not finite do not count for the percentiles and take the median of those that
-    are; an image without a finite pixel becomes zeros.
+    Where the image is a part of a larger one, `span` is that of the whole. Pixels that are not
+    finite do not count for the percentiles and take the median of those that are. A constant image,
+    or one without a finite pixel, becomes zeros.
 
     Examples
     --------

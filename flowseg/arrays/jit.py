@@ -8,7 +8,6 @@ long as the call.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,21 +30,8 @@ _limit: int | None = None
 def jit(function: Function | None = None, **options: Any) -> Any:
     """Compile to machine code without the GIL, cached on disk where there is a place for it.
 
-    Parameters
-    ----------
-    function : callable, optional
-        The function; left out where options are given.
-    **options
-        Passed on to `numba.njit`, for example ``fastmath={"contract"}``.
-
-    Returns
-    -------
-    callable
-        The compiled function, or a decorator.
-
-    Notes
-    -----
-    A read-only install without a user cache folder, and a full disk, compile anew in every process.
+    Used as a decorator; `options` go to `numba.njit`, for example ``fastmath={"contract"}``. A
+    read-only install without a user cache folder, and a full disk, compile anew in every process.
 
     Examples
     --------
@@ -77,34 +63,12 @@ def _has_room(folder: str) -> bool:
 
 
 def threads() -> int:
-    """Return how many threads `in_threads` uses: `set_threads`, or else the cores of this process.
-
-    Examples
-    --------
-    >>> threads() >= 1
-    True
-    """
-    if _limit is not None:
-        return _limit
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, int(numba.config.NUMBA_NUM_THREADS)))
+    """How many threads `in_threads` uses: `set_threads`, or else the cores of this process."""
+    return _limit or int(numba.config.NUMBA_NUM_THREADS)
 
 
 def set_threads(count: int | None) -> None:
-    """Limit the threads of this process, for example to 1 in a loader worker; None lifts the limit.
-
-    Parameters
-    ----------
-    count : int or None
-        At least 1.
-
-    Examples
-    --------
-    >>> set_threads(1)
-    >>> threads()
-    1
-    >>> set_threads(None)
-    """
+    """Limit the threads of this process, such as to 1 in a loader worker; None lifts the limit."""
     global _limit  # noqa: PLW0603
     if count is not None and count < 1:
         raise ValueError(f"count must be at least 1 but is {count}")
@@ -114,20 +78,8 @@ def set_threads(count: int | None) -> None:
 def in_threads(work: Callable[[int], Any], tasks: Sequence[int] | int) -> None:
     """Call `work` for each task, on `threads()` threads; the order of the calls is left open.
 
-    Parameters
-    ----------
-    work : callable
-        Takes one task; a compiled function inside it releases the GIL. Tasks must not write to the
-        same place.
-    tasks : sequence of int, or int
-        The tasks, longest first if they differ; a number n means 0..n-1.
-
-    Examples
-    --------
-    >>> seen = [0, 0, 0]
-    >>> in_threads(lambda task: seen.__setitem__(task, 1), 3)
-    >>> seen
-    [1, 1, 1]
+    Tasks are numbers, the longest first if they differ; a number n means 0..n-1. They must not
+    write to the same place. A compiled function in `work` releases the GIL.
     """
     numbers = range(tasks) if isinstance(tasks, int) else tasks
     workers = min(threads(), len(numbers))

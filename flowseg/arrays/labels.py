@@ -25,17 +25,9 @@ Labels = NDArray[np.int32]
 
 
 def check_labels(labels: ArrayLike) -> Labels:
-    """`labels` as a contiguous int32 array, or an error that says what is wrong with it.
+    """`labels`, (H, W) of any integer type, as contiguous int32; ids may have gaps.
 
-    Parameters
-    ----------
-    labels : (H, W) integer
-        Any integer type; ids may have gaps.
-
-    Raises
-    ------
-    FlowsegError
-        Where it is not 2-D, not integer, has negative ids, or ids beyond int32.
+    Raises FlowsegError where it is not 2-D, not integer, has negative ids, or ids beyond int32.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 A network that gives one label image cannot draw overlaps, so the label image that stands for
 overlapping masks bounds the score any model trained on it can reach. `masks_to_labels` makes
-that bound high, measured by ``benchmarks/overlap_ceiling.py``:
+that bound high, measured by ``benchmarks/studies/overlap_ceiling.py``:
 
 - Pixels claimed by the same masks and connected to each other are one region, and go to one cell
   whole: the border that is left is one that somebody drew.

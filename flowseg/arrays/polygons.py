@@ -1,4 +1,4 @@
-"""Polygons to masks, close to how COCO draws them: a pixel is inside if its centre is."""
+"""Polygons to masks, close to how COCO rasterises them: a pixel is inside if its centre is."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ Ints = npt.NDArray[np.int64]
 # as it does raises the mean IoU with its masks on LIVECell from 0.990 to 0.996.
 _GRID = 5
 _ROW = 0.55
-_FAR = 2.0**24  # pixels; beyond, a coordinate is an accident
-_MAX_CUTS = (
-    2**24
-)  # of all edges with all rows, about 80 bytes each; LIVECell's fullest image: 2**18
+_MAX_COORDINATE = 2.0**24  # pixels; beyond it is an error
+# Intersections of all edges with all rows, about 80 bytes each; LIVECell's fullest image: 2**18.
+_MAX_INTERSECTIONS = 2**24
 
 
 def polygons_to_masks(
@@ -30,22 +29,9 @@ def polygons_to_masks(
 ) -> Masks:
     """The masks of `count` cells, each the union of its polygons.
 
-    Parameters
-    ----------
-    polygons : sequence of array-like
-        Each ``x0, y0, x1, y1, ...`` in pixels; the first pixel spans 0 to 1.
-    owners : array-like, (len(polygons),) int
-        Which cell, 0 to count - 1, each polygon belongs to.
-    count : int
-        Number of cells.
-    shape : (int, int)
-        Height and width of the image; what lies outside is cut off.
-
-    Returns
-    -------
-    Masks
-        `count` masks; a polygon that holds no pixel's centre adds nothing, so a mask may be
-        empty.
+    A polygon is ``x0, y0, x1, y1, ...`` in pixels, where the first pixel spans 0 to 1, and belongs
+    to the cell of its number in `owners`. What lies outside the image is cut off, and a polygon
+    that holds no pixel's centre adds nothing, so a mask may be empty.
 
     Raises
     ------
@@ -56,9 +42,9 @@ def polygons_to_masks(
 
     Notes
     -----
-    All polygons at once: each edge is cut by the centre lines of the rows it spans, and between
-    the first and the second cut of a row, the third and the fourth, and so on, lies the inside
-    (even-odd rule).
+    All polygons at once: each edge is intersected with the centre lines of the rows it spans, and
+    between the first and the second intersection of a row, the third and the fourth, and so on, is
+    the inside (even-odd rule).
 
     Examples
     --------
@@ -78,7 +64,7 @@ def polygons_to_masks(
     first = np.clip(np.ceil(np.minimum(y, next_y) - _ROW), 0, height).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y, next_y) - _ROW), 0, height).astype(np.int64)
     counts = last - first
-    if counts.sum() > _MAX_CUTS:
+    if counts.sum() > _MAX_INTERSECTIONS:
         raise FlowsegError("the polygons of one image have too many or too long edges")
     edge = np.repeat(np.arange(len(y)), counts)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first, counts)
@@ -100,28 +86,28 @@ def _corners(polygon: npt.ArrayLike) -> Floats:
         raise FlowsegError("a polygon holds something that is not a number") from error
     if flat.ndim != 1 or flat.size % 2 or flat.size < 6:
         raise FlowsegError("a polygon is not a list of at least three pairs x, y")
-    if not (np.abs(flat) < _FAR).all():
+    if not (np.abs(flat) < _MAX_COORDINATE).all():
         raise FlowsegError("a polygon has a corner that is not finite or far outside the image")
     return np.floor(flat * _GRID + 0.5).reshape(-1, 2) / _GRID
 
 
 def _edges(corners: list[Floats]) -> tuple[Floats, Floats, Floats, Floats]:
-    here = np.concatenate(corners)
-    following = np.concatenate([np.roll(c, -1, axis=0) for c in corners])
-    return here[:, 0], here[:, 1], following[:, 0], following[:, 1]
+    start = np.concatenate(corners)
+    end = np.concatenate([np.roll(c, -1, axis=0) for c in corners])
+    return start[:, 0], start[:, 1], end[:, 0], end[:, 1]
 
 
 def _union(owner: Ints, start: Ints, end: Ints, count: int, shape: tuple[int, int]) -> Masks:
     """Masks of the pixels that any of an owner's spans start <= pixel < end holds."""
     size = shape[0] * shape[1] + 1  # one more, so that spans of two owners never touch
-    some = end > start
-    owner = owner[some]
-    start, end = start[some] + owner * size, end[some] + owner * size
+    filled = end > start
+    owner = owner[filled]
+    start, end = start[filled] + owner * size, end[filled] + owner * size
     order = np.argsort(start, kind="stable")
     start, end = start[order], np.maximum.accumulate(end[order])
-    opens = np.ones(len(start), np.bool_)
-    opens[1:] = start[1:] > end[:-1]
-    closes = np.roll(opens, -1)  # a run ends where the next begins; the last one ends as well
-    start, end = start[opens], end[closes]
+    first = np.ones(len(start), np.bool_)
+    first[1:] = start[1:] > end[:-1]
+    last = np.roll(first, -1)  # a run ends where the next begins; the last one ends as well
+    start, end = start[first], end[last]
     offsets = np.searchsorted(start, np.arange(count + 1) * size)
     return Masks(shape, start % size, end - start, offsets.astype(np.int64))

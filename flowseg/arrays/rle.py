@@ -18,39 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 from flowseg.arrays.jit import jit
 from flowseg.errors import FlowsegError
 
-__all__ = ["Masks", "RunLengthError", "rle_decode", "rle_encode"]
+__all__ = ["FAULTS", "Masks", "parse_runs", "rle_decode", "rle_encode"]
 
 Shape = tuple[int, int]
 
-_NOT_A_NUMBER, _ODD, _START, _LENGTH, _OUTSIDE, _ORDER = range(1, 7)
-_REASONS = {
-    _NOT_A_NUMBER: "holds something that is not a whole number",
-    _ODD: "holds an odd count of numbers, not pairs of start and length",
-    _START: "holds a start below 1 (starts are counted from 1)",
-    _LENGTH: "holds a length below 1",
-    _OUTSIDE: "runs past the last pixel of the image",
-    _ORDER: "holds runs that overlap or do not ascend",
-}
-
-
-class RunLengthError(FlowsegError):
-    """A run-length text that is not a mask.
-
-    Attributes
-    ----------
-    index : int
-        Which text of the list it is, from 0.
-    reason : str
-        What is wrong with it, without naming it: a reader puts its own row in front.
-    """
-
-    def __init__(self, index: int, reason: str) -> None:
-        self.index = index
-        self.reason = reason
-        super().__init__(f"mask {index}: the run lengths: {reason}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.index, self.reason)
+FAULTS = (
+    "",
+    "holds something that is not a whole number",
+    "holds an odd count of numbers, not pairs of start and length",
+    "holds a start below 1 (starts are counted from 1)",
+    "holds a length below 1",
+    "runs past the last pixel of the image",
+    "holds runs that overlap or do not ascend",
+)
+"""What each fault code of `parse_runs` says of a text; 0 is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +96,10 @@ class Masks:
 
     def select(self, indices: ArrayLike) -> Masks:
         """The masks at `indices`, in that order (or where a bool array of N entries is true)."""
-        picked = np.arange(len(self))[np.asarray(indices, dtype=_index_type(indices))]
+        chosen = np.asarray(indices)
+        if not chosen.size:  # an empty list is float64 to numpy, which cannot index
+            chosen = chosen.astype(np.int64)
+        picked = np.arange(len(self))[chosen]
         counts = np.diff(self.offsets)[picked]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         runs = np.arange(offsets[-1]) + np.repeat(self.offsets[picked] - offsets[:-1], counts)
@@ -183,15 +167,12 @@ class Masks:
     def from_strings(cls, texts: Sequence[str], shape: Shape) -> Masks:
         """From run-length texts, one a mask; a blank text is an empty mask.
 
-        Raises
-        ------
-        RunLengthError
-            For the first text that is not a mask of this shape, by its index.
+        Raises FlowsegError for the first text that is not a mask of this shape.
         """
         masks, faults = parse_runs(texts, shape)
         bad = np.flatnonzero(faults)
         if len(bad):
-            raise RunLengthError(int(bad[0]), fault_reason(int(faults[bad[0]])))
+            raise FlowsegError(f"mask {bad[0]}: the run lengths: {FAULTS[faults[bad[0]]]}")
         return masks
 
     def to_strings(self) -> list[str]:
@@ -242,7 +223,7 @@ def rle_decode(text: str, shape: Shape) -> NDArray[np.bool_]:
 
 
 def parse_runs(texts: Sequence[str], shape: Shape) -> tuple[Masks, NDArray[np.int8]]:
-    """All masks of `texts`, and for each a fault code: 0, or one that `fault_reason` explains.
+    """All masks of `texts`, and for each a fault code: 0, or one of `FAULTS`.
 
     A text with a fault leaves an empty mask. This is for readers that want every bad row, not
     only the first; others call :meth:`Masks.from_strings`.
@@ -254,11 +235,6 @@ def parse_runs(texts: Sequence[str], shape: Shape) -> tuple[Masks, NDArray[np.in
     buffer = np.frombuffer(b"".join(parts), dtype=np.uint8)
     starts, lengths, offsets, faults = _parse(buffer, ends, height * width)
     return Masks((height, width), starts, lengths, offsets), faults
-
-
-def fault_reason(code: int) -> str:
-    """What a fault code of `parse_runs` means."""
-    return _REASONS[code]
 
 
 def _as_shape(shape: Sequence[int]) -> Shape:
@@ -275,11 +251,6 @@ def _as_mask(mask: ArrayLike) -> NDArray[np.bool_]:
         )
     inside: NDArray[np.bool_] = array if array.dtype == np.bool_ else array != 0
     return inside
-
-
-def _index_type(indices: ArrayLike) -> type[np.generic]:
-    # an empty list is float64 to numpy, which cannot index
-    return np.bool_ if np.asarray(indices).dtype == np.bool_ else np.int64
 
 
 def _edges(flat: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -9,21 +9,14 @@ from flowseg.cli import add_device_argument, say
 from flowseg.cli.export import add_output_arguments, parse_outputs
 from flowseg.config.choices import TTA_CHOICES
 
-__all__ = ["add_arguments", "add_model_arguments", "run"]
+__all__ = ["add_arguments", "add_images_argument", "add_model_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--in",
-        dest="images",
-        nargs="+",
-        metavar="IMAGES",
-        help="folders, files or quoted globs; a relative one that is not here is also looked "
-        "for in the data folder",
-    )
-    what.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    add_images_argument(source)
+    source.add_argument(
         "--join", action="store_true", help="join the files of all shards into the CSV of --out"
     )
     parser.add_argument(
@@ -35,18 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the CSV to write",
     )
     add_model_arguments(parser)
-    parser.add_argument("--cell-type", help="one of the model's (default: named by the model)")
+    parser.add_argument("--cell-type", help="one of the model's (default: classified by the model)")
     parser.add_argument(
-        "--diameter", type=_diameter, help="mean cell diameter in pixels; auto measures it"
+        "--diameter", type=_diameter, help="mean cell diameter in pixels; auto estimates it"
     )
-    parser.add_argument("--cellprob-threshold", type=float, help="pixels above it are in cells")
+    parser.add_argument(
+        "--cellprob-threshold", type=float, help="logit above which a pixel is in a cell"
+    )
     parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
     parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
     add_output_arguments(parser, predicting=True)
     parser.add_argument(
         "--shard",
         metavar="K/N",
-        help="do the K-th of N parts only (default: torchrun's, where it is used)",
+        help="predict the K-th of N parts only (default: this process's under torchrun)",
     )
     parser.add_argument(
         "--dask",
@@ -56,25 +51,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute whole slides on a Dask cluster: that of a scheduler such as "
         "tcp://host:8786, or without an address one on this machine (needs dask)",
     )
-    parser.add_argument("--compile", action="store_true", help="let torch.compile speed it up")
+    parser.add_argument("--compile", action="store_true", help="compile the networks first")
+
+
+def add_images_argument(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """Declare the images to predict on."""
+    parser.add_argument(
+        "--in",
+        dest="images",
+        nargs="+",
+        required=required,
+        metavar="IMAGES",
+        help="folders, files or quoted globs; a relative one that is not here is also looked "
+        "for in the data folder",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare which models look at images, how often, and on which device."""
+    """Declare the models, test-time augmentation and the device."""
     parser.add_argument("--data", type=Path, default=Path("data"), help="the data folder")
     parser.add_argument(
         "--model",
         type=Path,
         nargs="+",
         help="a checkpoint, a run's folder or a folder of runs; several are averaged (default: "
-        "what finished last below runs/)",
+        "what finished last in runs/)",
     )
     parser.add_argument(
         "--tta",
         type=int,
         choices=TTA_CHOICES,
         default=1,
-        help="turned and mirrored views of each image that are averaged; as many times slower",
+        help="test-time augmentation: rotated and flipped views that are averaged; as many times "
+        "slower",
     )
     add_device_argument(parser)
 
@@ -84,7 +93,7 @@ def _diameter(text: str) -> float | str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Choose the models and the images, predict, and say where the result lies."""
+    """Find models and images, predict, and print the result."""
     from flowseg.inference.options import SegmentOptions
     from flowseg.io.paths import find_inputs
     from flowseg.network.device import local_device
@@ -119,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     )
     say(f"{done.cells} cells in {done.images} images: {done.submission}")
     if done.failed:
-        say(f"images that could not be done, without a row: {len(done.failed)}")
-    # torchrun ends all processes where one of them fails, so a bad image must not look like that.
+        say(f"images that failed, without a row: {len(done.failed)}")
+    # torchrun ends all processes if one of them fails, which a bad image is no reason for.
     under_torchrun = shard is not None and not args.shard
     return 1 if done.failed and not under_torchrun else 0

@@ -1,4 +1,4 @@
-"""Let a model label images, and keep what it is sure of to train on."""
+"""Label images with a model, and keep its confident cells to train on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
-from flowseg.cli.predict import add_model_arguments
+from flowseg.cli.predict import add_images_argument, add_model_arguments
 from flowseg.io.paths import find_inputs
 
 __all__ = ["add_arguments", "run"]
@@ -14,38 +14,30 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument(
-        "--in",
-        dest="images",
-        nargs="+",
-        required=True,
-        metavar="IMAGES",
-        help="folders, files or quoted globs; a relative one that is not here is also looked "
-        "for in the data folder",
-    )
+    add_images_argument(parser, required=True)
     parser.add_argument(
         "--out", type=Path, default=Path("pseudo"), help="the folder to make, for train --extra"
     )
     add_model_arguments(parser)
     parser.add_argument(
         "--cell-type",
-        help="one of the model's (default: the one that an image's name begins with, else named "
-        "by the model; one of the competition's leaves out images named after its other types)",
+        help="one of the model's (default: the one that an image's name begins with, else "
+        "classified by the model)",
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.7, help="smallest score of a cell that is kept"
+        "--min-score", type=float, default=0.7, help="smallest score of a confident cell"
     )
     parser.add_argument(
         "--min-share",
         type=float,
         default=0.5,
-        help="an image is left out where the cells kept cover less than this share of what the "
-        "model takes for cells",
+        help="an image is left out if its confident cells cover less than this share of the "
+        "predicted foreground",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Choose the models and the images, label them, and say what was kept."""
+    """Find models and images, label them, and print what was kept."""
     from flowseg.prediction.find_models import find_models
     from flowseg.prediction.pseudo_labels import Limits, pseudo_label, report
 

@@ -1,4 +1,4 @@
-"""Which kind of data a folder holds, and its records."""
+"""Detects the layout of a data folder, and reads its records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layout = Literal["competition", "livecell", "folder"]
 
 
 def detect_layout(folder: PathLike) -> Layout:
-    """The kind of data in a folder, by what lies in it; what is no folder counts as competition.
+    """The layout of a data folder, by its files; a path that is no folder counts as competition.
 
     The competition with LIVECell inside is the competition.
     """
@@ -34,16 +34,16 @@ def detect_layout(folder: PathLike) -> Layout:
 def read_records(
     folder: PathLike, cell_types: Sequence[str] | None = None, include_flawed: bool = False
 ) -> list[Record]:
-    """The annotated images of the competition, of LIVECell, or of a folder of one's own.
+    """The annotated images of the competition, of LIVECell, or of a folder of images and labels.
 
     Parameters
     ----------
     folder : path
     cell_types : sequence of str, optional
-        Which to read; all by default. A folder of one's own holds one type, which this names,
-        unless a table in it tells the type of each image.
+        Which to read; all by default. A folder of images and labels holds one type, which this
+        names, unless a table in it lists the type of each image.
     include_flawed : bool
-        Of the competition.
+        Whether to read the competition's wrongly annotated images.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowseg.arrays.rle import Masks, fault_reason, parse_runs
+from flowseg.arrays.rle import FAULTS, Masks, parse_runs
 from flowseg.data.record import Record, select_names, size_differs
 from flowseg.errors import FlowsegError
 from flowseg.io.binary import MAX_PIXELS
@@ -236,6 +236,6 @@ def _masks(path: Path, annotations: pd.Series[str], shape: tuple[int, int]) -> M
     masks, faults = parse_runs(texts, shape)
     for number, text, fault in zip(annotations.index, texts, faults.tolist(), strict=True):
         if fault or not text.strip():
-            reason = fault_reason(fault) if fault else "is blank, but its image has other rows"
+            reason = FAULTS[fault] if fault else "is blank, but its image has other rows"
             raise FlowsegError(f"row {number}: the annotation {reason}", file=path)
     return masks

@@ -1,4 +1,4 @@
-"""Truth and predictions as masks, from every kind of file they come in."""
+"""Reads truth and predictions from files: the masks of each image, by image id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.rle import Masks, fault_reason, parse_runs
+from flowseg.arrays.rle import FAULTS, Masks, parse_runs
 from flowseg.data import livecell
 from flowseg.data.folder import read_instances, read_label_file
 from flowseg.data.sartorius import read_annotations
@@ -35,7 +35,7 @@ class Source:
     shape : (int, int)
         Height and width in pixels.
     cell_type : str
-        Blank where the file does not tell.
+        Blank where it is not known.
     masks : callable
         Gives the image's `Masks`.
     crowd : callable or None
@@ -83,12 +83,12 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
         A submission CSV (columns `id` and `predicted`), a COCO JSON file, COCO results
         (``[{image_id, segmentation, score}]``), or a folder of label images, as for the truth.
     truth : mapping of Source
-        Where the sizes of a submission's images come from.
+        Holds the shapes of a submission's images.
 
     Raises
     ------
     FlowsegError
-        For an image that the truth does not know, one of another size, or a row that is no mask.
+        If an image is not in the truth or has another shape, or a row is no mask.
     """
     path = Path(path)
     if path.is_dir():
@@ -118,7 +118,7 @@ def _submission(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
         for (number, _), fault in zip(filled, faults.tolist(), strict=True):
             if fault:
                 raise FlowsegError(
-                    f"row {number}: 'predicted' {fault_reason(fault)}",
+                    f"row {number}: 'predicted' {FAULTS[fault]}",
                     file=path,
                     remedy="`flowseg validate` lists every such row",
                 )
@@ -209,4 +209,4 @@ def _size(shape: Shape) -> str:
 def _unknown(path: Path, expected: str) -> FlowsegError:
     if not path.exists():
         return FlowsegError("is missing", file=path, remedy=f"name {expected}")
-    return FlowsegError("is of no known kind", file=path, remedy=f"name {expected}")
+    return FlowsegError("has an unknown format", file=path, remedy=f"name {expected}")

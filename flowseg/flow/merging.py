@@ -131,16 +131,16 @@ def merge_basins(
     basins = _Basins(runs, flows, flow_residuals)
     while _merge_continuous(basins).size:
         pass
-    own = np.full(runs.total, np.nan)
+    single = np.full(runs.total, np.nan)
     joint: dict[int, float] = {}
-    while (grown := _merge_by_residual(basins, own, joint)).size:
-        own[grown] = np.nan
+    while (grown := _merge_by_residual(basins, single, joint)).size:
+        single[grown] = np.nan
         stale = set(grown.tolist())
         for key in [key for key in joint if not stale.isdisjoint(divmod(key, runs.total))]:
             del joint[key]
     if residuals:
-        _fill_own(basins, np.flatnonzero(basins.areas).astype(np.int32), own)
-    return basins.root, basins.areas, own
+        _fill_single(basins, np.flatnonzero(basins.areas).astype(np.int32), single)
+    return basins.root, basins.areas, single
 
 
 def _merge_continuous(basins: _Basins) -> Ints:
@@ -152,10 +152,10 @@ def _merge_continuous(basins: _Basins) -> Ints:
     return basins.merge(np.where(mean < limit, cost, np.inf))
 
 
-def _merge_by_residual(basins: _Basins, own: Doubles, joint: dict[int, float]) -> Ints:
+def _merge_by_residual(basins: _Basins, single: Doubles, joint: dict[int, float]) -> Ints:
     """Merge pairs whose flows fit those of one cell; fill in the residuals that this needs.
 
-    `own` holds the residuals of basins, NaN where not known; `joint` those of pairs as one cell.
+    `single` holds the residuals of basins, NaN where not known; `joint` those of pairs as one cell.
     """
     count = basins.root.size
     mean = basins.mean_divergence()
@@ -163,26 +163,26 @@ def _merge_by_residual(basins: _Basins, own: Doubles, joint: dict[int, float]) -
     lengths = np.bincount(basins.root, basins.flow_lengths, count)[basins.pairs].sum(axis=0)
     confident = lengths > CONFIDENT * areas.sum(axis=0)
     candidates = np.flatnonzero((mean < DIVERGENT) & confident)
-    _fill_own(basins, np.unique(basins.pairs[:, candidates]), own)
-    apart = own[basins.pairs].sum(axis=0)
+    _fill_single(basins, np.unique(basins.pairs[:, candidates]), single)
+    separate = single[basins.pairs].sum(axis=0)
     smaller = areas.min(axis=0)
-    noise = apart / areas.sum(axis=0)
+    noise = separate / areas.sum(axis=0)
     penalty = (PENALTY * mean - PENALTY_NOISE * noise) * smaller
-    # The residual can fall by no more than `apart`, were the flows as one cell perfect.
-    possible = apart > np.minimum(penalty, RESIDUAL_FLOOR * smaller)
+    # The residual can fall by no more than `separate`, were the flows as one cell perfect.
+    possible = separate > np.minimum(penalty, RESIDUAL_FLOOR * smaller)
     candidates = candidates[possible[candidates]]
-    together = _joint_residuals(basins, basins.pairs[:, candidates], joint)
-    loss = together - apart[candidates]
-    loss += np.minimum(penalty[candidates], MIN_GAIN * apart[candidates])
+    combined = _joint_residuals(basins, basins.pairs[:, candidates], joint)
+    loss = combined - separate[candidates]
+    loss += np.minimum(penalty[candidates], MIN_GAIN * separate[candidates])
     cost = np.full(mean.size, np.inf)
     cost[candidates] = np.where(loss < 0, loss / smaller[candidates], np.inf)
     return basins.merge(cost)
 
 
-def _fill_own(basins: _Basins, roots: Ints, own: Doubles) -> None:
+def _fill_single(basins: _Basins, roots: Ints, single: Doubles) -> None:
     """Compute the residuals of these basins where they are not known yet."""
-    roots = roots[np.isnan(own[roots])]
-    own[roots] = _residuals(basins, roots, np.zeros((2, 0), dtype=np.int32))
+    roots = roots[np.isnan(single[roots])]
+    single[roots] = _residuals(basins, roots, np.zeros((2, 0), dtype=np.int32))
 
 
 def _joint_residuals(basins: _Basins, pairs: Ints, joint: dict[int, float]) -> Doubles:

@@ -112,26 +112,26 @@ def outline_rings(labels: NDArray[np.int32]) -> Iterator[tuple[int, list[Ring]]]
         edges: dict[int, list[int]] = {}
         for corner, step in zip(start[first:last].tolist(), move[first:last].tolist(), strict=True):
             edges.setdefault(corner, []).append(step)
-        yield int(owner[first]), list(_walk(edges, width))
+        yield int(owner[first]), list(_trace_rings(edges, width))
 
 
-def _walk(edges: dict[int, list[int]], width: int) -> Iterator[Ring]:
+def _trace_rings(edges: dict[int, list[int]], width: int) -> Iterator[Ring]:
     """Closed rings of corners, straight stretches left out."""
     # at a corner where two pixels touch, turning left leads on to the other one
     left = {1: -width, -width: -1, -1: width, width: 1}
     while edges:
         corner, (step, *_) = next(iter(edges.items()))
         ring: list[int] = []
-        came = 0
+        previous = 0
         while corner in edges:
-            ways = edges[corner]
-            step = left[came] if len(ways) > 1 and came else ways[0]
-            ways.remove(step)
-            if not ways:
+            steps = edges[corner]
+            step = left[previous] if len(steps) > 1 and previous else steps[0]
+            steps.remove(step)
+            if not steps:
                 del edges[corner]
-            if step != came:
+            if step != previous:
                 ring.append(corner)
-            came = step
+            previous = step
             corner += step
         yield np.stack(np.divmod(np.array(ring), width)[::-1], axis=1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowseg.arrays.jit import jit
-from flowseg.arrays.rle import Masks, fault_reason, parse_runs
+from flowseg.arrays.rle import FAULTS, Masks, parse_runs
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
 from flowseg.io.image_source import list_images
@@ -242,7 +242,7 @@ def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]
     others, shared = _collisions(shape[0] * shape[1], masks.starts, masks.lengths, masks.offsets)
     for k, (number, _) in enumerate(filled):
         if faults[k]:
-            problems.append(Problem(number, f"'predicted' {fault_reason(int(faults[k]))}"))
+            problems.append(Problem(number, f"'predicted' {FAULTS[faults[k]]}"))
         elif shared[k]:
             other = filled[others[k]][0]
             problems.append(Problem(number, f"shares pixels with row {other} ({shared[k]} shared)"))

@@ -181,9 +181,11 @@ WRITERS: Mapping[str, Writer] = {
         collect=_collect_cells,
         write_all=lambda path, parts: _load("formats.cell_table").write_cells(path, parts),
     ),
-    "overlays": _picture("overlays", "images with the cells' outlines, NAME.png"),
-    "fields": _picture("fields", "flows and cellprob in colours, NAME.png"),
-    "disagreement": _picture("disagreement", "where models and augmented views disagree, NAME.png"),
+    "overlays": _picture("overlays", "overlays: images with the cells' outlines, NAME.png"),
+    "fields": _picture("fields", "pictures of flows and cellprob, NAME.png"),
+    "disagreement": _picture(
+        "disagreement", "pictures of where models and augmented views disagree, NAME.png"
+    ),
 }
 """Every format that can be written, by its name in `Formats`."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -59,15 +59,11 @@ class Cluster:
         sizes: BlockSizes = BlockSizes(),  # noqa: B008
     ) -> Generator[Ints, None, None]:
         """As :func:`flowseg.inference.slides.segment_slide`, on the workers."""
+        source = replace(source, path=source.path.resolve())
         rows = plan.blocks(sizes)
-        blocks = [block for row in rows for block in row]
-        return assemble(
-            rows, self._labels(replace(source, path=source.path.resolve()), plan, blocks)
-        )
+        return assemble(rows, self._labels(source, plan, [block for row in rows for block in row]))
 
-    def _labels(
-        self, source: ImageSource, plan: SlidePlan, blocks: Sequence[Block]
-    ) -> Iterator[Ints]:
+    def _labels(self, source: ImageSource, plan: SlidePlan, blocks: list[Block]) -> Iterator[Ints]:
         """The labels of all blocks in order; few blocks are under way, and the tiles they need."""
         limit = 2 * sum(self.client.nthreads().values())
         tiles = cut_tiles(plan.scaled, self.ensemble)
@@ -78,9 +74,8 @@ class Cluster:
             needed = {
                 (i, j): tile
                 for i, row in enumerate(tiles)
-                if _overlap(row[0].write[0], rows)
                 for j, tile in enumerate(row)
-                if _overlap(tile.write[1], columns)
+                if _overlap(tile.write[0], rows) and _overlap(tile.write[1], columns)
             }
             # No later block needs tiles above these; the cluster forgets what has no future left.
             top = min(needed)[0]
@@ -129,45 +124,44 @@ def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Itera
     """
     distributed = require("distributed", "dask")
     with ExitStack() as stack:
-        gpus = 0
+        target, workers = address, 0
         if address == LOCAL:
-            if segmenter.device == torch.device("cuda"):
-                gpus = torch.cuda.device_count()
-            cluster = distributed.LocalCluster(
-                n_workers=max(1, gpus),
-                threads_per_worker=max(1, threads() // max(1, gpus)),
-                dashboard_address=None,
+            on_any_gpu = segmenter.device == torch.device("cuda")
+            workers = torch.cuda.device_count() if on_any_gpu else 1
+            target = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=max(1, threads() // workers),
+                    dashboard_address=None,
+                )
             )
-            client = distributed.Client(stack.enter_context(cluster))
-        else:
-            try:
-                client = distributed.Client(address, timeout=timeout)
-            except (OSError, ValueError) as error:
-                raise FlowsegError(
-                    f"no Dask scheduler answers at {address!r}: {error}",
-                    remedy="start one (dask scheduler) and workers (dask worker ADDRESS), or leave "
-                    "the address out",
-                ) from error
-        stack.enter_context(client)
+        try:
+            client = stack.enter_context(distributed.Client(target, timeout=timeout))
+        except (OSError, ValueError) as error:
+            raise FlowsegError(
+                f"no Dask scheduler answers at {address!r}: {error}",
+                remedy="start one (dask scheduler) and workers (dask worker ADDRESS), or leave the "
+                "address out",
+            ) from error
         if not client.nthreads():
             raise FlowsegError(
                 f"the Dask scheduler at {address!r} has no worker",
                 remedy=f"start some: dask worker {address}",
             )
-        client.run(_set_up_worker, gpus)
+        client.run(_set_up_worker, workers)
         yield Cluster(client, segmenter)
 
 
 # --- on the workers -------------------------------------------------------------------------
 
 
-def _set_up_worker(gpus: int, dask_worker: Any) -> None:
+def _set_up_worker(workers: int, dask_worker: Any) -> None:
     """Use the worker's threads; of several GPUs of this machine each worker sees its own."""
     set_threads(dask_worker.state.nthreads)
     torch.set_num_threads(dask_worker.state.nthreads)
-    if gpus > 1:  # before anything is computed with CUDA in the worker's process
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[dask_worker.name % gpus]
+    if workers > 1:  # before anything is computed with CUDA in the worker's process
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(workers)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[dask_worker.name % workers]
 
 
 def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
@@ -180,11 +174,7 @@ def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, ti
 
 
 def _label_block(
-    segmenter: Segmenter,
-    plan: SlidePlan,
-    block: Block,
-    tiles: Sequence[Tile],
-    predicted: Sequence[Floats],
+    segmenter: Segmenter, plan: SlidePlan, block: Block, tiles: list[Tile], predicted: list[Floats]
 ) -> Ints:
     """The labels of a block's window."""
     top, left = (min(tile.write[axis].start for tile in tiles) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""Reads the images of a file, whole or by region: pages of a TIFF, whole slides, Zarr."""
+"""The images of a file, read whole or by region: pages of a TIFF, whole slides, Zarr arrays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CACHE = 2**28  # bytes of unpacked strips and tiles kept while regions are read
 _MAX_SLIDE = 2**40  # pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """One image of a file.
 
@@ -71,7 +71,7 @@ class ImageSource:
 
     @contextmanager
     def open_regions(self) -> Iterator[ReadRegion]:
-        """Read the image region by region; of a TIFF or Zarr only what is wanted is unpacked."""
+        """Read the image region by region; of a TIFF or Zarr only the region is unpacked."""
         if is_zarr(self.path):
             array = open_zarr(self.path, _MAX_SLIDE)
             yield lambda rows, columns: read_zarr(array, self.path, rows, columns)
@@ -116,17 +116,23 @@ def list_images(path: PathLike) -> list[ImageSource]:
         If the file is missing, damaged or no image, as far as its header tells.
     """
     path = Path(path)
+    shapes: list[Shape]
     if is_zarr(path):
-        height, width = open_zarr(path, _MAX_SLIDE).shape[:2]
-        return [ImageSource(path, 0, path.stem, (height, width), True)]
-    if not is_tiff(path):
-        return [ImageSource(path, 0, path.stem, image_shape(path), True)]
-    with tiff_pages(path) as pages:
-        shapes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
-    if len(shapes) == 1:
-        return [ImageSource(path, 0, path.stem, shapes[0], True)]
+        shapes = [open_zarr(path, _MAX_SLIDE).shape[:2]]
+    elif not is_tiff(path):
+        shapes = [image_shape(path)]
+    else:
+        with tiff_pages(path) as pages:
+            shapes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
+    alone = len(shapes) == 1
     return [
-        ImageSource(path, index, f"{path.stem}_{index:04d}", shape, False)
+        ImageSource(
+            path=path,
+            index=index,
+            image_id=path.stem if alone else f"{path.stem}_{index:04d}",
+            shape=shape,
+            alone=alone,
+        )
         for index, shape in enumerate(shapes)
     ]
 

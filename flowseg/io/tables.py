@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
@@ -62,7 +62,8 @@ def read_table(path: PathLike, columns: Sequence[str]) -> pd.DataFrame:
     except pd.errors.EmptyDataError as error:
         raise FlowsegError("is empty", file=path) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise FlowsegError(_reason(str(error)), file=path) from error
+        reason = _reason(str(error))
+        raise out_of_memory(error, path) or FlowsegError(reason, file=path) from error
     table.columns = pd.Index(table.iloc[0], name=None)
     twice = table.columns[table.columns.duplicated() & (table.columns != "")]
     if len(twice):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ __all__ = [
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _LZW = 5
-_MAX_PAGES = 2**16  # more are a list that goes round in a circle
 _LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
 
 
@@ -43,12 +41,22 @@ def tiff_pages(path: Path) -> Iterator[list[Any]]:
     import tifffile
 
     with open_binary(path) as file, decoding(path), tifffile.TiffFile(file) as tiff:
-        pages = [page for page in islice(tiff.pages, _MAX_PAGES) if not page.is_reduced]
+        pages = [page for page in _listed(tiff, path) if not page.is_reduced]
         if not pages:
             raise damaged("it holds no page", path)
         if tiff.is_imagej and len(pages) == 1:  # ImageJ keeps a large stack behind one page
             _refuse_several(int((tiff.imagej_metadata or {}).get("images", 1)), path)
         yield pages
+
+
+def _listed(tiff: Any, path: Path) -> Iterator[Any]:
+    """The pages one after the other; each names the next one's offset, and a damaged one any."""
+    offsets: set[int] = set()
+    for page in tiff.pages:
+        if page.offset in offsets:
+            raise damaged("its list of pages goes round in a circle", path)
+        offsets.add(page.offset)
+        yield page
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Batch:
     def fail(self, error: FlowsegError, path: Path) -> None:
         """Report that an image cannot be done."""
         if error.file is None:
-            error = FlowsegError(error.problem, file=path, remedy=error.remedy)
+            error = error.at(path)
         self._errors.append((path, error))
         _log.error("left out: %s", error)
         self.progress.update()

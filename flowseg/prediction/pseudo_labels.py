@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,42 +68,33 @@ class Limits:
             if not 0 <= value <= 1:
                 raise FlowsegError(f"the smallest {name} must be from 0 to 1, not {value:g}")
 
+    def allow(self, row: Pseudo) -> bool:
+        """Whether enough of an image is confident."""
+        return row.cells > 0 and row.share >= self.share
+
 
 class Pseudo(NamedTuple):
     """One image; a row of `cell_types.csv`.
 
-    Attributes
-    ----------
-    id, cell_type : str
-    cells, found : int
-        Number of confident cells, and of all.
-    share : float
-        Of the predicted foreground that the confident cells cover.
+    `cells` of its `found` cells are confident, and cover `share` of the predicted foreground.
     """
 
     id: str
     cell_type: str
-    cells: int
-    found: int
-    share: float
+    cells: int = 0
+    found: int = 0
+    share: float = 0.0
 
 
-@dataclass
-class PseudoLabels:
-    """What was labelled.
+class PseudoLabels(NamedTuple):
+    """The outcome: images in the folder, images left out, and the errors of those that failed.
 
-    Attributes
-    ----------
-    kept, left_out : list of Pseudo
-        The images in the folder, and those with too few confident cells or of a cell type that the
-        model does not know; sorted by id.
-    failed : tuple of FlowsegError
-        One for each image that could not be done.
+    An image is left out if too little of it is confident, or the model does not know its cell type.
     """
 
-    kept: list[Pseudo] = field(default_factory=list)
-    left_out: list[Pseudo] = field(default_factory=list)
-    failed: tuple[FlowsegError, ...] = ()
+    kept: list[Pseudo]
+    left_out: list[Pseudo]
+    failed: tuple[FlowsegError, ...]
 
 
 def pseudo_label(
@@ -153,18 +144,29 @@ def pseudo_label(
     settings = {**asdict(limits), "cell_type": cell_type, "tta": tta}
     origin = {"flowseg": __version__, "models": [str(model) for model in models], **settings}
     origin["key"] = run_key(models, settings)
-    groups, unknown = _group_by_type(images, cell_type, segmenter.card.cell_types)
+    known = segmenter.card.cell_types
+    groups = _group_by_type(images, cell_type, known)
+    unknown = [
+        Pseudo(path.stem, group)
+        for group, paths in groups.items()
+        for path in paths
+        if group is not None and group not in known
+    ]
+    groups = {group: paths for group, paths in groups.items() if group is None or group in known}
     files = [path for paths in groups.values() for path in paths]
-    result = PseudoLabels(left_out=list(unknown))
-
-    def keep(_: ImageSource, row: Pseudo) -> None:
-        (result.kept if _suffices(row, limits) else result.left_out).append(row)
-
+    kept: list[Pseudo] = []
+    left_out: list[Pseudo] = []
     with atomic_folder(out) as part:
 
         def write(image: ImageSource, _: Any, prediction: Prediction) -> Pseudo:
             threshold = settings_for(segmenter.card, prediction.cell_type).cellprob_threshold
-            return _write_image(part, image, prediction, threshold, limits)
+            labels, share = confident_cells(prediction, threshold, limits.score)
+            cells, found = (int(ids.max(initial=0)) for ids in (labels, prediction.labels))
+            row = Pseudo(image.path.stem, prediction.cell_type, cells, found, round(share, 4))
+            if limits.allow(row):
+                shutil.copyfile(image.path, part / "images" / image.path.name)
+                write_labels(part / "masks" / f"{row.id}_masks.tif", labels)
+            return row
 
         for name in ("images", "masks"):
             (part / name).mkdir(parents=True)
@@ -174,16 +176,17 @@ def pseudo_label(
         ):
             batch = Batch(segmenter, files, progress)
             for group, paths in groups.items():
-                options = SegmentOptions(cell_type=group)
-                batch.segment(_single_images(batch, paths), options, write, keep)
-        result.failed = batch.failed
-        result.kept.sort()
-        if not result.kept:
-            raise _nothing_kept(result, unknown)
+                batch.segment(
+                    (image for path in paths for image in _single_image(batch, path)),
+                    SegmentOptions(cell_type=group),
+                    write,
+                    lambda _, row: (kept if limits.allow(row) else left_out).append(row),
+                )
+        if not kept:
+            raise _nothing_kept(unknown, left_out, batch.failed)
         write_text(part / ORIGIN, json.dumps(origin, indent=2) + "\n")
-        write_table(part / TYPE_TABLE, pd.DataFrame(result.kept))
-    result.left_out.sort()
-    return result
+        write_table(part / TYPE_TABLE, pd.DataFrame(sorted(kept)))
+    return PseudoLabels(sorted(kept), sorted([*left_out, *unknown]), batch.failed)
 
 
 def report(result: PseudoLabels) -> str:
@@ -213,20 +216,12 @@ def type_of_name(name: str, known: Iterable[str]) -> str | None:
 def confident_cells(
     prediction: Prediction, cellprob_threshold: float, score: float
 ) -> tuple[NDArray[np.int32], float]:
-    """The cells of a prediction whose score is at least `score`.
-
-    Parameters
-    ----------
-    prediction : Prediction
-    cellprob_threshold : float
-        That of the prediction.
-    score : float
-        From 0 to 1; see :func:`flowseg.flow.residuals.instance_scores`.
+    """The cells of a prediction whose score is at least `score`, of each its largest component.
 
     Returns
     -------
     labels : ndarray, shape (H, W), int32
-        Ids 1..N without gaps; of each cell the largest connected component.
+        Ids 1..N without gaps.
     share : float
         Of the predicted foreground that they cover; 0 where there is none.
     """
@@ -238,60 +233,40 @@ def confident_cells(
 
 
 def _group_by_type(
-    images: Sequence[Path], cell_type: str | None, known: Iterable[str]
-) -> tuple[dict[str | None, list[Path]], list[Pseudo]]:
-    """The images of each cell type that the model knows, and those of other types."""
+    images: Sequence[Path], cell_type: str | None, known: Collection[str]
+) -> dict[str | None, list[Path]]:
+    """The images by cell type; None where the model is to classify it."""
     # Only a model of the competition knows what the names of its images mean.
     types = {*known} if {*known}.isdisjoint(CELL_TYPES) else {*known, *CELL_TYPES}
     groups: dict[str | None, list[Path]] = {}
     for path in images:
         groups.setdefault(cell_type or type_of_name(path.stem, types), []).append(path)
-    unknown = []
-    for name in sorted({name for name in groups if name is not None} - {*known}):
-        paths = groups.pop(name)
-        _log.warning("%d images left out: the model does not know %s", len(paths), name)
-        unknown += [Pseudo(path.stem, name, 0, 0, 0.0) for path in paths]
-    return groups, unknown
+    for name, paths in groups.items():
+        if name is not None and name not in known:
+            _log.warning("%d images left out: the model does not know %s", len(paths), name)
+    return groups
 
 
-def _single_images(batch: Batch, paths: Iterable[Path]) -> Iterator[ImageSource]:
-    for path in paths:
-        images = batch.images(path)
-        if images and not (path.is_file() and len(images) == 1):
-            error = FlowsegError("is no file of one image", remedy="save each image as a file")
-            batch.fail(error, path)
-        else:
-            yield from images
+def _single_image(batch: Batch, path: Path) -> list[ImageSource]:
+    images = batch.images(path)
+    if not images or (path.is_file() and len(images) == 1):
+        return images
+    batch.fail(FlowsegError("is no file of one image", remedy="save each image as a file"), path)
+    return []
 
 
-def _write_image(
-    folder: Path, image: ImageSource, prediction: Prediction, threshold: float, limits: Limits
-) -> Pseudo:
-    """Copy the image and write its confident cells, if there are enough."""
-    labels, share = confident_cells(prediction, threshold, limits.score)
-    cells, found = (int(ids.max(initial=0)) for ids in (labels, prediction.labels))
-    row = Pseudo(image.path.stem, prediction.cell_type, cells, found, round(share, 4))
-    if _suffices(row, limits):
-        shutil.copyfile(image.path, folder / "images" / image.path.name)
-        write_labels(folder / "masks" / f"{row.id}_masks.tif", labels)
-    return row
-
-
-def _suffices(row: Pseudo, limits: Limits) -> bool:
-    return row.cells > 0 and row.share >= limits.share
-
-
-def _nothing_kept(result: PseudoLabels, unknown: Sequence[Pseudo]) -> FlowsegError:
-    tried = len(result.left_out) - len(unknown)
-    if result.failed and not tried:
-        return result.failed[0]
-    if unknown and not tried:
+def _nothing_kept(
+    unknown: Sequence[Pseudo], left_out: Sequence[Pseudo], failed: Sequence[FlowsegError]
+) -> FlowsegError:
+    if failed and not left_out:
+        return failed[0]
+    if unknown and not left_out:
         types = ", ".join(sorted({row.cell_type for row in unknown}))
         return FlowsegError(
             f"all images are named after cell types that the model does not know: {types}",
             remedy="name their cell type with --cell-type, or use a model of these types",
         )
     return FlowsegError(
-        f"none of {tried} images has enough confident cells",
+        f"none of {len(left_out)} images has enough confident cells",
         remedy="lower --min-score or --min-share, or train the model for longer",
     )

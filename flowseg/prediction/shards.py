@@ -1,4 +1,4 @@
-"""One job on many machines: which images are whose, and the parts joined."""
+"""Shards: the parts of one prediction on several machines, and joining their files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shard(NamedTuple):
         Raises
         ------
         FlowsegError
-            Where the text is something else, or K does not lie from 1 to N.
+            If the text is something else, or K does not lie from 1 to N.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if found and 1 <= int(found[1]) <= int(found[2]):
@@ -48,17 +48,17 @@ class Shard(NamedTuple):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Shard | None:
-        """That of this process where torchrun started several, else None."""
+        """That of this process if torchrun started several, else None."""
         found = torchrun_rank(environment)
         return None if found is None else cls(found[0] + 1, found[1])
 
     def part(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This shard's items; the shards' items one after the other are all."""
+        """The items of this shard; those of all shards, in their order, are all items."""
         first, last = (len(items) * k // self.total for k in (self.number - 1, self.number))
         return items[first:last]
 
     def path(self, submission: Path) -> Path:
-        """Where this shard writes its part of `submission`."""
+        """The file of this shard beside `submission`."""
         name = f"{submission.stem}.{self.number}-of-{self.total}{submission.suffix}"
         return submission.with_name(name)
 
@@ -79,7 +79,7 @@ def join_shards(submission: PathLike) -> tuple[int, int]:
     Raises
     ------
     FlowsegError
-        If there is no shard's file, one is missing, or two runs' are there.
+        If there is no shard's file, one is missing, or there are those of two runs.
     """
     submission = Path(submission)
     stem, suffix = re.escape(submission.stem), re.escape(submission.suffix)

@@ -30,7 +30,7 @@ TEST_TRUTH = "test_truth.csv"
 """The truth of the test images, in the columns of `train.csv`."""
 
 _PLATES = {"shsy5y": "shsy5y[diff]", "astro": "astros", "cort": "cort"}
-_SUB = 3  # outlines run a third of a pixel fine, so that a polygon holds the centres of its pixels
+_SUBPIXELS = 3  # outlines are a third of a pixel fine, so that polygons hold their pixels' centres
 
 
 def write_synthetic_sartorius(
@@ -77,8 +77,7 @@ def write_synthetic_sartorius(
         image, masks = draw_neurons(shape, cell_type, rng)
         in_train = number < n_train
         write_image((train if in_train else test) / f"{image_id}.png", image)
-        of_type = number // len(cell_types)
-        described = _describe(image_id, masks, cell_type, of_type)
+        described = _describe(image_id, masks, cell_type, number // len(cell_types))
         (rows if in_train else truth).extend(described)
         if not in_train:
             test_ids.append(image_id)
@@ -182,7 +181,7 @@ def _append(document: dict[str, Any], name: str, masks: Masks, first_id: int) ->
 
 
 def _outlines(masks: Masks) -> Iterator[npt.NDArray[np.float64]]:
-    """The outline of each mask, (N, 2) x, y, where each mask is one piece without holes."""
+    """The outline of each mask, (N, 2) x, y, where each mask is one component without holes."""
     cv2 = load_cv2()
     width = masks.shape[1]
     for first, last in pairwise(masks.offsets.tolist()):
@@ -194,7 +193,7 @@ def _outlines(masks: Masks) -> Iterator[npt.NDArray[np.float64]]:
         )
         for row, column, length in zip(rows - top, columns - left, lengths, strict=True):
             patch[row, column : column + length] = 1
-        fine = patch.repeat(_SUB, 0).repeat(_SUB, 1)
-        outlines = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        enlarged = patch.repeat(_SUBPIXELS, 0).repeat(_SUBPIXELS, 1)
+        outlines = cv2.findContours(enlarged, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
         corners = max(outlines, key=cv2.contourArea)[:, 0].astype(np.float64)
-        yield (corners + 0.5) / _SUB + (left, top)
+        yield (corners + 0.5) / _SUBPIXELS + (left, top)

@@ -111,7 +111,7 @@ def is_rank_zero() -> bool:
 
 
 def hides_progress() -> bool:
-    """Whether this process shows no progress bars: after ``--quiet``, or where it is not first."""
+    """Whether to show no progress bars: after ``--quiet``, and on all ranks but zero."""
     return not is_rank_zero() or "TQDM_DISABLE" in os.environ
 
 

@@ -114,7 +114,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def write_summary(folder: Path, stage: StageName, results: Mapping[str, Any]) -> None:
-    """Mark the run in `folder` as finished; nothing may be written there afterwards."""
+    """Write how a run ended; this comes last, since it marks the run as finished."""
     text = json.dumps({"stage": stage, **results}, indent=2)
     write_text(folder / SUMMARY, f"{text}\n")
 

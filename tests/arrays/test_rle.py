@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from flowseg.arrays.rle import Masks, RunLengthError, rle_decode, rle_encode
+from flowseg.arrays.rle import Masks, rle_decode, rle_encode
 from flowseg.errors import FlowsegError
 
 unhurried = settings(deadline=None)  # the first call compiles
@@ -136,10 +134,8 @@ def test_numbers_are_accepted_exactly_when_they_are_ascending_runs_inside(number
     ],
 )
 def test_each_fault_says_what_it_is_and_where(text, reason):
-    with pytest.raises(RunLengthError, match=reason) as caught:
+    with pytest.raises(FlowsegError, match=f"^mask 1: .*{reason}"):
         Masks.from_strings(["1 1", text, "2 1"], (3, 4))
-    assert caught.value.index == 1
-    assert pickle.loads(pickle.dumps(caught.value)).index == 1
 
 
 def test_a_text_that_is_missing_is_refused():

@@ -33,6 +33,7 @@ def test_faults_of_the_command_line_are_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "seen"), [("--quiet", 0), ("--debug", 1), ("--verbose", 2)])
 def test_how_much_is_logged(option: str, seen: int, tmp_path: Path) -> None:
     """In a process of its own: tqdm reads its environment when it is imported."""

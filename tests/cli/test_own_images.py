@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from flowseg.arrays.overlaps import masks_to_labels
-from flowseg.cli import main
+from flowseg.cli import build_parser, main
+from flowseg.cli.export import parse_outputs
 from flowseg.data.sartorius import read_sartorius
 from flowseg.io.images import write_image, write_labels
 from flowseg.io.paths import find_images
@@ -100,3 +102,23 @@ def test_cell_types_of_the_competition_do_not_fit(
     assert "holds images of one cell type" in capsys.readouterr().err
     assert main(["train", "--data", str(home / "drawn"), "--cell-type", "cell"]) == 2
     assert "unknown cell type 'cell'" in capsys.readouterr().err
+
+
+def test_predict_and_export_have_the_same_output_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        *("--save-labels", "a", "--labels-format", "zarr", "--label-tiff", "b", "--rois", "c"),
+        *("--seg-npy", "d", "--coco", "e.json", "--cells", "f.csv"),
+    ]
+    predicted = parse_outputs(build_parser().parse_args(["predict", "--in", "x", *words]))
+    exported = parse_outputs(build_parser().parse_args(["export", "--labels", "x", *words]))
+    assert predicted == replace(exported, submission=Path("submission.csv"))
+    assert len(exported.paths) == 6
+    assert exported.collected() == {"coco": Path("e.json"), "cells": Path("f.csv")}
+    assert exported.files("n")["labels"] == Path("a/n.zarr")
+    for option in ("--overlays", "--fields", "--disagreement"):
+        build_parser().parse_args(["predict", "--in", "x", option, "y"])
+        with pytest.raises(SystemExit):
+            main(["export", "--labels", "x", option, "y"])
+        assert "unrecognized arguments" in capsys.readouterr().err

@@ -340,6 +340,7 @@ json_values = st.recursive(
 
 
 class TestScan:
+    @pytest.mark.slow
     @settings(max_examples=150, deadline=None)
     @given(
         items=st.lists(json_values, max_size=6),
@@ -388,6 +389,7 @@ class TestScan:
             with pytest.raises(ValueError, match=r"not complete, valid JSON|has no ''"):
                 list(scan_items(io.BytesIO(document), members, lambda _: None, members))
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jsonscan, "_CHUNK", 2**14)
         item = json.dumps({"segmentation": [SQUARE * 12]})
@@ -401,6 +403,7 @@ class TestScan:
             tracemalloc.stop()
         assert peaks[1] < 1.3 * peaks[0]
 
+    @pytest.mark.slow
     @settings(
         max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )

@@ -166,6 +166,7 @@ def test_groups(sample: str, group: str) -> None:
     assert group_of_sample(sample) == group
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -210,16 +210,16 @@ def test_a_bad_coco_file_is_refused(tmp_path, content):
         evaluate(tmp_path / "coco.json", pred)
 
 
-def test_files_that_are_missing_or_of_no_known_kind(tmp_path, truths):
+def test_files_that_are_missing_or_of_an_unknown_format(tmp_path, truths):
     pred = write_pred(tmp_path / "pred.csv")
     with pytest.raises(FlowsegError, match="is missing"):
         evaluate(tmp_path / "none.csv", pred)
     with pytest.raises(FlowsegError, match="is missing"):
         evaluate(truths["csv"], tmp_path / "none")
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(FlowsegError, match="of no known kind"):
+    with pytest.raises(FlowsegError, match="has an unknown format"):
         evaluate(truths["csv"], tmp_path / "x.txt")
-    with pytest.raises(FlowsegError, match="of no known kind"):
+    with pytest.raises(FlowsegError, match="has an unknown format"):
         evaluate(tmp_path / "x.txt", pred)
 
 

@@ -118,6 +118,7 @@ def follow(labels: Labels, flows: NDArray[np.float32]) -> int:
     return int((np.abs(at - centre[:, None]).max(axis=0) <= 2).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [

@@ -361,11 +361,11 @@ def _read_picture(path: Path) -> None:
 
 
 def _read_pages(path: Path) -> None:
-    for page in list_images(path)[:4]:
-        with page.open_regions() as read:
-            height, width = page.shape
+    for source in list_images(path)[:4]:
+        with source.open_regions() as read:
+            height, width = source.shape
             read(slice(height // 2, height), slice(0, (width + 1) // 2))
-        page.read()
+        source.read()
     _read_picture(path)
 
 
@@ -459,9 +459,9 @@ def _prepare_zarr(folder: Path) -> None:
 
 
 def _read_zarr(path: Path) -> None:
-    for page in list_images(path.parent):
-        page.read()
-        with page.open_regions() as read:
+    for source in list_images(path.parent):
+        source.read()
+        with source.open_regions() as read:
             read(slice(0, 1), slice(0, 1))
 
 

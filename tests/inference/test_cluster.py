@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,18 @@ def test_a_scheduler_that_is_not_there_is_named(slopes: Segmenter, address: str)
         pass
 
 
+def test_sources_and_plans_travel_between_processes(
+    slopes: Segmenter, blobs: np.ndarray, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", blobs.astype(np.float32))
+    (source,) = list_images(tmp_path / "s.tif")
+    with source.open_regions() as read:
+        plan = plan_slide(slopes, read, source.shape, SegmentOptions(cell_type="a"))
+    for value in (source, plan):
+        assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == value
+
+
 def test_errors_travel_between_processes() -> None:
     error = FlowsegError("is torn", file="a.tif", remedy="mend it")
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.file, copy.remedy) == (str(error), "a.tif", "mend it")
+    received = pickle.loads(pickle.dumps(error))
+    assert (str(received), received.file, received.remedy) == (str(error), "a.tif", "mend it")

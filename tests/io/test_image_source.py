@@ -36,10 +36,10 @@ def test_any_region_is_that_of_the_whole(
     image = rng.integers(0, 250, shape).astype(dtype)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, photometric="rgb" if len(shape) == 3 else None, **KINDS[kind])
-    (page,) = list_images(path)
-    assert (page.image_id, page.shape) == ("a", (70, 90))
-    assert np.array_equal(page.read(), image)
-    with page.open_regions() as read:
+    (source,) = list_images(path)
+    assert (source.image_id, source.shape) == ("a", (70, 90))
+    assert np.array_equal(source.read(), image)
+    with source.open_regions() as read:
         for rows in (slice(0, 70), slice(3, 4), slice(31, 66)):
             for columns in (slice(0, 90), slice(15, 17), slice(40, 90)):
                 part = read(rows, columns)
@@ -52,11 +52,11 @@ def test_any_region_is_that_of_the_whole(
 def test_each_page_of_a_tiff_is_an_image(tmp_path: Path, rng: np.random.Generator) -> None:
     stack = rng.integers(0, 255, (3, 20, 30), np.uint8)
     tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack", compression="zlib")
-    pages = list_images(tmp_path / "s.tif")
-    assert [page.image_id for page in pages] == ["s_0000", "s_0001", "s_0002"]
-    for page, image in zip(pages, stack, strict=True):
-        assert np.array_equal(page.read(), image)
-        with page.open_regions() as read:
+    sources = list_images(tmp_path / "s.tif")
+    assert [source.image_id for source in sources] == ["s_0000", "s_0001", "s_0002"]
+    for source, image in zip(sources, stack, strict=True):
+        assert np.array_equal(source.read(), image)
+        with source.open_regions() as read:
             assert np.array_equal(read(slice(5, 9), slice(1, 3))[..., 0], image[5:9, 1:3])
 
 
@@ -65,14 +65,14 @@ def test_the_lower_levels_of_a_pyramid_are_no_images(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(np.zeros((64, 64), np.uint8), subifds=1)
         writer.write(np.zeros((32, 32), np.uint8), subfiletype=1)
-    assert [page.shape for page in list_images(path)] == [(64, 64)]
+    assert [source.shape for source in list_images(path)] == [(64, 64)]
 
 
 def test_other_files_are_one_image(tmp_path: Path) -> None:
     image = np.arange(200, dtype=np.uint8).reshape(10, 20)
     write_image(tmp_path / "b.png", image)
     assert list_images(tmp_path / "b.png") == [
-        ImageSource(tmp_path / "b.png", 0, "b", (10, 20), True)
+        ImageSource(path=tmp_path / "b.png", index=0, image_id="b", shape=(10, 20), alone=True)
     ]
     with list_images(tmp_path / "b.png")[0].open_regions() as read:
         assert np.array_equal(read(slice(2, 4), slice(5, 9)), image[2:4, 5:9])
@@ -87,12 +87,12 @@ def test_a_damaged_tile_is_named_with_its_file_and_other_errors_pass(tmp_path: P
     content = bytearray(path.read_bytes())
     content[start : start + 200] = bytes(200)
     path.write_bytes(content)
-    (page,) = list_images(path)
-    with page.open_regions() as read:
+    (source,) = list_images(path)
+    with source.open_regions() as read:
         assert read(slice(0, 32), slice(0, 32)).shape[:2] == (32, 32)
         with pytest.raises(FlowsegError, match=r"d\.tif: is damaged"):
             read(slice(40, 50), slice(40, 50))
-    with pytest.raises(ZeroDivisionError), page.open_regions():
+    with pytest.raises(ZeroDivisionError), source.open_regions():
         _ = 1 / 0
     path.write_bytes(content[:100])
     with pytest.raises(FlowsegError, match=r"d\.tif"):
@@ -102,8 +102,8 @@ def test_a_damaged_tile_is_named_with_its_file_and_other_errors_pass(tmp_path: P
 def test_a_region_beyond_the_end_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "d.tif"
     tifffile.imwrite(path, np.zeros((64, 64), np.uint8))
-    (page,) = list_images(path)
-    with page.open_regions() as read:
+    (source,) = list_images(path)
+    with source.open_regions() as read:
         os.truncate(path, path.stat().st_size - 100)
         assert read(slice(0, 62), slice(0, 64)).shape == (62, 64)
         with pytest.raises(FlowsegError, match=r"d\.tif: is cut off"):
@@ -116,8 +116,8 @@ def test_zarr_arrays_are_images(tmp_path: Path, rng: np.random.Generator) -> Non
     path = tmp_path / "z.zarr"
     array = zarr.open(str(path), mode="w", shape=image.shape, chunks=(16, 16), dtype="u1")
     array[:] = image
-    (page,) = list_images(path)
-    assert (page.image_id, page.shape) == ("z", (50, 60))
-    assert np.array_equal(page.read(), image)
-    with page.open_regions() as read:
+    (source,) = list_images(path)
+    assert (source.image_id, source.shape) == ("z", (50, 60))
+    assert np.array_equal(source.read(), image)
+    with source.open_regions() as read:
         assert np.array_equal(read(slice(7, 30), slice(3, 9)), image[7:30, 3:9])

@@ -309,10 +309,12 @@ def test_load_cv2_is_the_only_import_of_opencv() -> None:
 def test_nothing_but_the_error_is_said(
     tmp_path: Path, noise: np.ndarray, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """OpenCV and tifffile print their own warnings on damaged files unless told not to."""
+    """Decoders print their own warnings on damaged files unless told not to."""
     makers: dict[str, Callable[[Path], None]] = {
         "a.tif": lambda p: write_lzw(p, noise),
         "b.tif": lambda p: tifffile.imwrite(p, noise, compression="zlib"),
+        "c.png": lambda p: write_image(p, np.stack([noise.astype(np.uint16)] * 3, axis=-1)),
+        "d.jpg": lambda p: Image.fromarray(noise).save(p),
     }
     for name, make in makers.items():
         path = tmp_path / name

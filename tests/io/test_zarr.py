@@ -86,8 +86,8 @@ def test_a_groups_copy_of_the_metadata_is_not_used(tmp_path: Path) -> None:
     copy = {".zgroup": {"zarr_format": 2}, "0/.zarray": META | {"filters": [ADLER]}}
     (group / ".zgroup").write_text(json.dumps(copy[".zgroup"]))
     (group / ".zmetadata").write_text(json.dumps({"zarr_consolidated_format": 1, "metadata": copy}))
-    (page,) = list_images(group)
-    assert np.array_equal(page.read().ravel(), np.arange(24))
+    (source,) = list_images(group)
+    assert np.array_equal(source.read().ravel(), np.arange(24))
 
 
 @pytest.mark.parametrize("name", ["a.zarr", "a.zarr/0"])
@@ -104,8 +104,8 @@ def test_an_array_of_version_3_in_a_group(tmp_path: Path) -> None:
     image = np.arange(24, dtype=np.uint8).reshape(4, 6)
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
     group.create_array("0", shape=(4, 6), chunks=(2, 3), shards=(4, 6), dtype="u1")[:] = image
-    (page,) = list_images(tmp_path / "a.zarr")
-    assert np.array_equal(page.read(), image)
+    (source,) = list_images(tmp_path / "a.zarr")
+    assert np.array_equal(source.read(), image)
 
 
 def test_a_folder_without_an_array(tmp_path: Path) -> None:
@@ -137,14 +137,14 @@ def test_what_is_no_image(tmp_path: Path, changes: dict[str, Any], problem: str)
 
 def test_a_large_array_is_read_by_region_only(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"shape": [10**5, 10**5], "chunks": [100, 100]}
-    (page,) = list_images(store(tmp_path, bytes(10**4), **sizes))
-    with page.open_regions() as read:
+    (source,) = list_images(store(tmp_path, bytes(10**4), **sizes))
+    with source.open_regions() as read:
         assert np.array_equal(read(slice(0, 4), slice(0, 6)), np.zeros((4, 6)))
     with pytest.raises(FlowsegError, match="claims 100000 x 100000 pixels"):
-        page.read()
+        source.read()
 
 
 def test_a_damaged_chunk(tmp_path: Path) -> None:
-    (page,) = list_images(store(tmp_path, b"x" * 9, compressor={"id": "zlib", "level": 1}))
+    (source,) = list_images(store(tmp_path, b"x" * 9, compressor={"id": "zlib", "level": 1}))
     with pytest.raises(FlowsegError, match=r"a\.zarr: is damaged"):
-        page.read()
+        source.read()

@@ -131,6 +131,7 @@ def test_loader_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert loader_processes(None, cuda) == 1
 
 
+@pytest.mark.slow
 def test_crops_do_not_depend_on_workers(stage: Stage) -> None:
     dataset = CropDataset(stage.training, CONFIG)
     alone = list(batches(dataset, range(3, 9, 3), 3, workers=0, pin=False))

@@ -206,7 +206,7 @@ def test_the_command_trains_all_folds_unless_one_is_named(
     words = [word for setting in settings for word in ("--set", setting)]
     run = ["train", "--data", str(data), "--cell-type", "cort", "--device", "cpu", *words]
     assert main([*run, "--folds", "2", "--set", "data.fold=1"]) == 2
-    assert "name it with --fold" in capsys.readouterr().err
+    assert "--set data.fold names one" in capsys.readouterr().err
     assert main([*run, "--extra-weight", "1"]) == 2
     assert "name images with --extra" in capsys.readouterr().err
     assert main([*run, "--folds", "2", "--out", str(tmp_path / "all")]) == 0

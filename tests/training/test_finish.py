@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from flowseg.io.images import read_image
 from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.run_folder import read_summary
@@ -12,6 +14,7 @@ from helpers.runs import save_wild_network
 from helpers.training import CPU, record
 
 
+@pytest.mark.slow
 def test_overlays_show_prediction_and_truth_side_by_side(stage: Stage) -> None:
     save_wild_network(stage.folder / "best.safetensors")
     images = stage.folder.parent

@@ -32,6 +32,7 @@ def result(data: Path, config: Config, tmp_path_factory: pytest.TempPathFactory)
     return train(config, data, tmp_path_factory.mktemp("runs") / "cort", device="cpu")
 
 
+@pytest.mark.slow
 def test_what_it_leaves(result: TrainResult) -> None:
     names = {path.name for path in result.folder.iterdir() if not path.name.startswith(".")}
     assert names == {

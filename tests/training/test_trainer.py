@@ -159,6 +159,24 @@ def test_a_damaged_state_is_refused(stage: Stage, key: str, value: object) -> No
         train_stage(stage, network(), CPU, resume=True)
 
 
+def test_the_state_of_an_earlier_format_is_refused(stage: Stage) -> None:
+    train_stage(stage, network(), CPU, resume=False)
+    path = stage.folder / "state.safetensors"
+    tensors, text = read_tensors(path)
+    save_tensors(path, {key.replace("/", "."): tensors[key] for key in tensors}, text or "")
+    with pytest.raises(FlowsegError, match="does not fit this run; start over in another --out"):
+        train_stage(stage, network(), CPU, resume=True)
+
+
+def test_the_progress_bar_shows_a_score_once_there_is_one(stage: Stage) -> None:
+    running = trainer.Trainer(stage, network(), CPU)
+    running.rows = [{"loss": 0.5}]
+    assert running.progress() == {"loss": "0.500"}
+    running.rows += [{"loss": 0.4, "score": 0.1}, {"loss": 0.3}]
+    running.best_score = 0.2
+    assert running.progress() == {"loss": "0.300", "score": "0.100", "best": "0.200"}
+
+
 def test_without_validation_the_last_weights_are_the_best(stage: Stage) -> None:
     result = train_stage(replace(stage, validation=[]), network(), CPU, resume=False)
     assert np.isnan(result.score)

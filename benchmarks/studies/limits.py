@@ -1,7 +1,7 @@
 """Where a cross validation loses its score: what perfect knowledge of one thing would give.
 
     python train.py --data D --cell-type all --folds 5 --out runs/all-5folds
-    python benchmarks/limits.py --data D runs/all-5folds
+    python benchmarks/studies/limits.py --data D runs/all-5folds
 
 From the out-of-fold flow fields, at the thresholds on the cards, the mean score of each cell type
 
@@ -21,7 +21,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from dynamics import table
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
@@ -35,44 +34,45 @@ from flowseg.inference.flow_field import load_fields
 from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import read_card
+from flowseg.reports.text import text_table
 
 CUTS = np.arange(0.0, 0.9, 0.05)
 SHIFTS = np.arange(-2.0, 2.01, 0.25)
-SURE = 5.0  # logit
-AROUND = 6.0  # pixels around a true cell in which a pixel that is taken for a cell is its own
+CERTAIN = 5.0  # logit
+MARGIN = 6.0  # pixels around a true cell in which a foreground pixel belongs to it
 
 
-def resolve_settings(record: Record, cell: CellTypeSettings, fields: Path) -> list[float]:
+def scores_of(record: Record, settings: CellTypeSettings, fields: Path) -> list[float]:
     """As it is, true mask, true flows, best threshold of the image; then each cut."""
     flows, cellprob = load_fields(fields / f"{record.image_id}.npz")
     masks = record.masks()
 
-    def follow(flows: NDArray, cellprob: NDArray, shift: float = 0.0) -> NDArray[np.int32]:
+    def labels_of(flows: NDArray, cellprob: NDArray, shift: float = 0.0) -> NDArray[np.int32]:
         return flows_to_labels(
             flows,
             cellprob,
-            cellprob_threshold=cell.cellprob_threshold + shift,
-            flow_threshold=cell.flow_threshold,
-            min_size=cell.min_size,
+            cellprob_threshold=settings.cellprob_threshold + shift,
+            flow_threshold=settings.flow_threshold,
+            min_size=settings.min_size,
         )
 
     truth = masks_to_labels(masks)
-    mask = np.where(truth > 0, SURE, -SURE).astype(np.float32) + cell.cellprob_threshold
-    labels = follow(flows, cellprob)
-    sure = instance_scores(labels, flows, cellprob)
+    mask = np.where(truth > 0, CERTAIN, -CERTAIN).astype(np.float32) + settings.cellprob_threshold
+    labels = labels_of(flows, cellprob)
+    confidence = instance_scores(labels, flows, cellprob)
     return [
         competition_score(masks, labels),
-        competition_score(masks, follow(flows, mask)),
-        competition_score(masks, follow(_flows_around(truth), cellprob)),
-        max(competition_score(masks, follow(flows, cellprob, shift)) for shift in SHIFTS),
-        *(competition_score(masks, _without(labels, sure < cut)) for cut in CUTS),
+        competition_score(masks, labels_of(flows, mask)),
+        competition_score(masks, labels_of(_flows_around(truth), cellprob)),
+        max(competition_score(masks, labels_of(flows, cellprob, shift)) for shift in SHIFTS),
+        *(competition_score(masks, _without(labels, confidence < cut)) for cut in CUTS),
     ]
 
 
 def _flows_around(truth: NDArray[np.int32]) -> NDArray[np.float32]:
-    """The flows of the true cells, each grown by what lies around it."""
-    distance, near = distance_transform_edt(truth == 0, return_indices=True)
-    return labels_to_flows(np.where(distance < AROUND, truth[tuple(near)], 0).astype(np.int32))
+    """The flows of the true cells, each grown by a margin."""
+    distance, nearest = distance_transform_edt(truth == 0, return_indices=True)
+    return labels_to_flows(np.where(distance < MARGIN, truth[tuple(nearest)], 0).astype(np.int32))
 
 
 def _without(labels: NDArray[np.int32], dropped: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -82,43 +82,40 @@ def _without(labels: NDArray[np.int32], dropped: NDArray[np.bool_]) -> NDArray[n
 
 def nested(by_cut: NDArray[np.float64], groups: list[str]) -> float:
     """The mean score of images (N, cuts), each at the cut that wins on those of other groups."""
-    own = []
+    scores = []
     for k, group in enumerate(groups):
         others = np.array([other != group for other in groups])
         gains = (by_cut - by_cut[:, :1])[others]
         bound = gains.mean(axis=0) - gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
-        own.append(by_cut[k, bound.argmax()])
-    return float(np.mean(own))
+        scores.append(by_cut[k, bound.argmax()])
+    return float(np.mean(scores))
 
 
 def main() -> None:
-    """Judge one run."""
+    """Print the table of one run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a cross validation")
     parser.add_argument("--data", type=Path, required=True, help="the competition's folder")
-    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     args = parser.parse_args()
-    cells = read_card(args.run / "fold0" / "best.safetensors").cell_types
-    known = set(read_table(args.run / "out_of_fold.csv", ("id",))["id"])
+    cell_types = read_card(args.run / "fold0" / "best.safetensors").cell_types
+    scored = set(read_table(args.run / "out_of_fold.csv", ("id",))["id"])
     found, groups = defaultdict(list), defaultdict(list)
-    for record in read_records(args.data, tuple(cells)):
-        if record.image_id in known:
-            own = resolve_settings(record, cells[record.cell_type], args.run / "out_of_fold")
-            found[record.cell_type].append(own)
+    for record in read_records(args.data, tuple(cell_types)):
+        if record.image_id in scored:
+            settings = cell_types[record.cell_type]
+            scores = scores_of(record, settings, args.run / "out_of_fold")
+            found[record.cell_type].append(scores)
             groups[record.cell_type].append(record.group)
-    rows = [
-        [
-            *("cell type", "images", "as it is", "true mask", "true flows"),
-            *("own threshold", "best cut", "nested cut"),
-        ]
-    ]
+    header = ["cell type", "images", "as it is", "true mask", "true flows"]
+    header += ["best threshold", "best cut", "nested cut"]
+    rows = []
     for name, images in found.items():
         values = np.array(images)
         means = values[:, :4].mean(axis=0)
         cuts = values[:, 4:]
         last = (cuts.mean(axis=0).max(), nested(cuts, groups[name]))
         rows.append([name, str(len(images)), *(f"{value:.4f}" for value in (*means, *last))])
-    print(table(rows, args.markdown))
+    print(text_table(rows, header))
 
 
 if __name__ == "__main__":

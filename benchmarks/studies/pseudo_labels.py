@@ -1,7 +1,7 @@
 """Whether a model's own labels of further images make it better, with the true ones put aside.
 
-    python benchmarks/pseudo_labels.py --data ../shared/data --out runs/pseudo --seeds 3
-    python benchmarks/pseudo_labels.py --data runs/drawn --draw 30 --edge 256 --out runs/pseudo
+    python benchmarks/studies/pseudo_labels.py --data ../shared/data --out runs/pseudo --seeds 3
+    python benchmarks/studies/pseudo_labels.py --data runs/drawn --draw 30 --out runs/pseudo
 
 Of the images that a fold trains on, half (by well) keep their labels. A model learns from these
 alone; it labels the other half; and a new model learns from both, once for each weight. "true
@@ -40,7 +40,7 @@ from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.plan import measure_cells
 from flowseg.training.pretraining import inherit
 from flowseg.training.provenance import provenance_of
-from flowseg.training.run_folder import BEST
+from flowseg.training.run_folder import BEST, TRAINING
 from flowseg.training.trainer import Stage, train_stage
 
 
@@ -55,12 +55,12 @@ class Trial:
     start: Path | None
 
     def train(self, folder: Path, extra: Sequence[Record] = (), weight: float = 0.0) -> Path:
-        """Learn from the labelled images and others; the checkpoint of the last epoch."""
+        """Train on the labelled images and others; the checkpoint of the last epoch."""
         data = replace(self.config.data, extra_weight=weight)
-        cells = measure_cells(self.config.cell_types, self.labelled)
-        config = replace(self.config, data=data, cell_types=cells)
-        provenance = provenance_of(config, self.labelled, ()) | {"stage": "training"}
-        network = FlowNetwork(config.network, len(cells), config.seed)
+        cell_types = measure_cells(self.config.cell_types, self.labelled)
+        config = replace(self.config, data=data, cell_types=cell_types)
+        provenance = provenance_of(config, self.labelled, ()) | {"stage": TRAINING}
+        network = FlowNetwork(config.network, len(cell_types), config.seed)
         if self.start is not None:
             inherit(network, self.start)
         stage = Stage(
@@ -88,19 +88,21 @@ class Trial:
 
 
 def label(model: Path, unlabelled: list[Record], folder: Path, limits: Limits) -> list[Record]:
-    """Those of the images that the model is sure of, with its labels."""
-    place = ensure_writable_folder(folder / "images")
+    """The images with confident cells, with their pseudo labels."""
+    copies = ensure_writable_folder(folder / "images")
     paths = []
     for record in unlabelled:
-        path = place / f"{record.cell_type}_{record.image_id}{record.image_path.suffix}"
+        path = copies / f"{record.cell_type}_{record.image_id}{record.image_path.suffix}"
         paths.append(Path(shutil.copyfile(record.image_path, path)))
     done = pseudo_label([model], paths, folder / "pseudo", limits=limits)
     print(report(done))
-    made = read_records(folder / "pseudo", CELL_TYPES)
+    labelled = read_records(folder / "pseudo", CELL_TYPES)
     truth = {f"{record.cell_type}_{record.image_id}": record for record in unlabelled}
-    own = [competition_score(truth[r.image_id].masks(), masks_to_labels(r.masks())) for r in made]
-    print(f"score of these labels against the true ones: {np.mean(own):.3f}", flush=True)
-    return made
+    scores = [
+        competition_score(truth[r.image_id].masks(), masks_to_labels(r.masks())) for r in labelled
+    ]
+    print(f"score of these labels against the true ones: {np.mean(scores):.3f}", flush=True)
+    return labelled
 
 
 def main() -> None:
@@ -133,19 +135,19 @@ def main() -> None:
         trial = Trial(config, labelled, validation, pick_device(args.device), args.pretrain)
         folder = args.out / f"seed{seed}"
 
-        def tell(what: str, model: Path, trial: Trial = trial, seed: int = seed) -> None:
+        def show(what: str, model: Path, trial: Trial = trial, seed: int = seed) -> None:
             scores = trial.score(model)
             numbers = " ".join(f"{scores.get(c, np.nan):8.4f}" for c in (*CELL_TYPES, "all"))
             print(f"{seed:4} {what:28} {numbers}", flush=True)
 
         alone = trial.train(folder / "alone")
-        tell("labelled half", alone)
-        made = label(alone, unlabelled, folder, Limits(args.min_score, args.min_share))
+        show("labelled half", alone)
+        pseudo = label(alone, unlabelled, folder, Limits(args.min_score, args.min_share))
         for weight in args.weights:
-            model = trial.train(folder / f"pseudo{weight:g}", made, weight)
-            tell(f"and pseudo labels, weight {weight:g}", model)
+            model = trial.train(folder / f"pseudo{weight:g}", pseudo, weight)
+            show(f"and pseudo labels, weight {weight:g}", model)
         true = trial.train(folder / "true", unlabelled, args.weights[0])
-        tell(f"and true labels, weight {args.weights[0]:g}", true)
+        show(f"and true labels, weight {args.weights[0]:g}", true)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The best score a label image can reach, for each way to resolve overlaps.
 
-    python benchmarks/overlap_ceiling.py --data ../shared/data
+    python benchmarks/studies/overlap_ceiling.py --data ../shared/data
 
 The truth, overlaps and all, is turned into a label image by each policy, and that is scored
 against the truth. "whole" takes each label as one object. A network draws connected cells, so
-"pieces" takes each connected piece of at least 15 pixels as an object of its own, and "largest"
-keeps each cell's largest piece only. Mean over the images of each cell type.
+"components" takes each connected component of at least 15 pixels as an object of its own, and
+"largest" keeps each cell's largest component only. Mean over the images of each cell type.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ POLICIES = {
 
 READINGS = {
     "whole": lambda labels: labels,
-    "pieces": lambda labels: remove_small(connected_components(labels, True)),
+    "components": lambda labels: remove_small(connected_components(labels, True)),
     "largest": keep_largest_component,
 }
 
@@ -75,10 +75,10 @@ def main() -> None:
             for image_id, image in read_annotations(folder / name).items():
                 images[image_id] = image.cell_type, image.masks
     for cell_type in CELL_TYPES:
-        of_type = [masks for kind, masks in images.values() if kind == cell_type]
+        of_type = [masks for name, masks in images.values() if name == cell_type]
         print(f"{cell_type}: {len(of_type)} images, {sum(map(len, of_type))} masks")
     print(f"{'':16}" + "".join(f"{reading:^27}" for reading in READINGS))
-    print(f"{'policy':16}" + "".join(f"{kind:>9}" for kind in CELL_TYPES) * len(READINGS))
+    print(f"{'policy':16}" + "".join(f"{name:>9}" for name in CELL_TYPES) * len(READINGS))
     for name, policy in POLICIES.items():
         policy(next(iter(images.values()))[1])  # compiles
         start = time.perf_counter()
