@@ -19,8 +19,6 @@ from flowseg.io.images import image_shape, read_labels
 from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
-__all__ = ["CELL_TYPE", "TYPE_TABLE", "read_folder", "read_instances", "read_label_file"]
-
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
 
@@ -33,21 +31,12 @@ _log = logging.getLogger(__name__)
 
 
 def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
-    """Read images and their label images.
+    """Read images and label files of any bit depth, matched by `flowseg.io.paths.match_labels`.
 
-    Parameters
-    ----------
-    folder : path
-        Images and label files of any bit depth: see :func:`flowseg.io.paths.match_labels`.
-    cell_type : str
-        That of all its images, unless the folder holds a table of them, ``cell_types.csv`` with the
-        columns `id` and `cell_type`.
-
-    Returns
-    -------
-    list of Record
-        Sorted by image id, the file's name without suffix; each image is a group of its own.
-        Images without labels are left out, and named in the log.
+    All images are of `cell_type`, unless the folder holds a table of them, ``cell_types.csv`` with
+    the columns `id` and `cell_type`. Records are sorted by image id, the file's name without
+    suffix; each image is a group of its own. Images without labels are left out, and named in the
+    log.
 
     Raises
     ------
@@ -80,24 +69,12 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
 
 
 def read_label_file(path: Path) -> NDArray[np.int32]:
-    """Labels from an image file or a `_seg.npy`: (H, W) int32.
-
-    Raises
-    ------
-    FlowsegError
-        As :func:`flowseg.io.images.read_labels` and :func:`flowseg.formats.seg_npy.read_seg`.
-    """
+    """Labels from an image file or a `_seg.npy`: (H, W) int32."""
     return read_seg(path) if path.name.endswith(SEG_SUFFIX) else read_labels(path)
 
 
 def read_instances(path: Path) -> NDArray[np.int32]:
-    """As `read_label_file`, but a mask of where cells are is refused.
-
-    Raises
-    ------
-    FlowsegError
-        As `read_label_file`; also if one single id is spread over many connected components.
-    """
+    """As `read_label_file`, but a mask of where cells are (one id, many components) is refused."""
     labels = read_label_file(path)
     top = labels.max(initial=0)
     if top and not ((labels != 0) & (labels != top)).any():

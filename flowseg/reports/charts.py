@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Chart", "Points", "distribution_chart", "line_chart", "write_curves"]
-
 Points = Sequence[tuple[float, float]]
 
 # The variables of page.css in light mode; the pages take the colours of the reader's mode.

@@ -24,8 +24,6 @@ from flowseg.reports.dataset_stats import QUALITY_FLAGS, ImageStats, QualityFlag
 from flowseg.reports.overlay import draw_overlay
 from flowseg.reports.page import Picture, picture, write_page
 
-__all__ = ["explore"]
-
 _CROP = 144  # pixels; of the pictures of single masks
 _MARGIN = 12  # pixels of the image around a mask
 _MAX_SAMPLE = 900  # pixels; width of the samples

@@ -14,8 +14,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.mask_repair import SMALL, STRAIGHT, Defects, find_defects
 from flowseg.data.record import Record
 
-__all__ = ["QUALITY_FLAGS", "ImageStats", "QualityFlag", "dataset_stats"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class QualityFlag:

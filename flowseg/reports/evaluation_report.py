@@ -27,8 +27,6 @@ from flowseg.reports.charts import Chart, Points, distribution_chart, line_chart
 from flowseg.reports.page import Picture, picture, write_page
 from flowseg.reports.text import Row, image_rows, type_rows
 
-__all__ = ["OUTCOME_COLOURS", "ObjectStats", "binned_precision", "write_report"]
-
 _BINS = 10
 _NEIGHBOURHOOD = 2  # mean diameters; the radius in which objects count as neighbours
 

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from flowseg.arrays.labels import outlines
 from flowseg.io.opencv import load_cv2
 
-__all__ = ["draw_cellprob", "draw_flows", "draw_overlay", "side_by_side"]
-
 # Apart from each other and from grey.
 _PALETTE = np.array(
     [

@@ -19,8 +19,6 @@ from flowseg.io.atomic import write_text
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
 
-__all__ = ["Picture", "picture", "write_page"]
-
 _FOLDER = Path(__file__).parent
 
 

@@ -15,8 +15,6 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
 from flowseg.metrics.competition import THRESHOLDS
 
-__all__ = ["as_text", "image_rows", "text_table", "type_rows", "write_csv", "write_json"]
-
 Row = dict[str, object]
 
 
