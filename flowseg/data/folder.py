@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from flowseg.arrays.components import connected_components
 from flowseg.arrays.rle import Masks
+from flowseg.data.groups import groups_of_names
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
@@ -23,7 +25,7 @@ CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
 
 TYPE_TABLE = "cell_types.csv"
-"""A table in the folder, `id,cell_type`, where its images are of several types."""
+"""A table in the folder: `id`, `cell_type` where images are of several types, maybe `group`."""
 
 _FOREGROUND_COMPONENTS = 5  # one id on so many says "cell here", not which cell
 
@@ -33,10 +35,20 @@ _log = logging.getLogger(__name__)
 def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     """Read images and label files of any bit depth, matched by `flowseg.io.paths.match_labels`.
 
-    All images are of `cell_type`, unless the folder holds a table of them, ``cell_types.csv`` with
-    the columns `id` and `cell_type`. Records are sorted by image id, the file's name without
-    suffix; each image is a group of its own. Images without labels are left out, and named in the
-    log.
+    Parameters
+    ----------
+    folder : path
+        Images and label files of any bit depth: see :func:`flowseg.io.paths.match_labels`.
+    cell_type : str
+        That of all its images, unless the folder holds a table of them, ``cell_types.csv`` with the
+        columns `id` and `cell_type`; its column `group` says which images folds keep together.
+
+    Returns
+    -------
+    list of Record
+        Sorted by image id, the file's name without suffix. Without a column `group`, or where it is
+        blank, an image is of the group that its name shows: see :mod:`flowseg.data.groups`.
+        Images without labels are left out, and named in the log.
 
     Raises
     ------
@@ -55,14 +67,20 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         )
     if stray := sorted(path for name, path in labels.items() if name not in images):
         raise FlowsegError("holds labels, but there is no image for it", file=stray[0])
-    types = _read_types(folder / TYPE_TABLE)
+    types = _read_column(folder / TYPE_TABLE, "cell_type")
     if bare := [image.name for name, image in images.items() if name not in labels]:
         shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
         _log.info("%d images without labels are left out: %s", len(bare), shown)
+    groups = groups_of_names(labels)
+    named = _read_column(folder / TYPE_TABLE, "group") or {}
+    groups |= {name: group for name, group in named.items() if group and name in groups}
+    _log_groups(groups)
     pairs = [(images[name], path) for name, path in labels.items()]
     bar = tqdm(pairs, desc="reading labels", unit="image", delay=2, leave=False)
     records = [
-        _record(image, path, cell_type if types is None else _type_of(image, types))
+        _record(
+            image, path, cell_type if types is None else _type_of(image, types), groups[image.stem]
+        )
         for image, path in bar
     ]
     return sorted(records, key=lambda record: record.image_id)
@@ -89,11 +107,27 @@ def read_instances(path: Path) -> NDArray[np.int32]:
     return labels
 
 
-def _read_types(table: Path) -> dict[str, str] | None:
+def _read_column(table: Path, column: str) -> dict[str, str] | None:
+    """A column of `cell_types.csv` by image id; None where there is none of it."""
     if not table.exists():
         return None
     rows = read_table(table, ("id", "cell_type"))
-    return dict(zip(rows["id"], rows["cell_type"], strict=True))
+    return dict(zip(rows["id"], rows[column], strict=True)) if column in rows else None
+
+
+def _log_groups(groups: Mapping[str, str]) -> None:
+    """Say what folds keep together."""
+    sizes = {name: size for name, size in Counter(groups.values()).items() if size > 1}
+    if sizes:
+        shown = ", ".join(list(sizes)[:5]) + (", ..." if len(sizes) > 5 else "")
+        _log.info(
+            "%d images are of %d movies, pictures or wells, which folds keep together: %s; "
+            "a column 'group' in %s says otherwise",
+            sum(sizes.values()),
+            len(sizes),
+            shown,
+            TYPE_TABLE,
+        )
 
 
 def _type_of(image: Path, types: Mapping[str, str]) -> str:
@@ -102,7 +136,7 @@ def _type_of(image: Path, types: Mapping[str, str]) -> str:
     return types[image.stem]
 
 
-def _record(image: Path, labels: Path, cell_type: str) -> Record:
+def _record(image: Path, labels: Path, cell_type: str, group: str) -> Record:
     image_id = check_name(image.stem, file=image)
     shape = image_shape(image)
     instances = read_instances(labels)
@@ -113,6 +147,6 @@ def _record(image: Path, labels: Path, cell_type: str) -> Record:
         image_path=image,
         shape=shape,
         cell_type=cell_type,
-        group=image_id,
+        group=group,
         annotation=Masks.from_labels(instances),
     )

@@ -63,6 +63,37 @@ def test_images_and_masks_in_folders_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_frames_of_a_movie_are_a_group(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, told: bool
+) -> None:
+    names = ["m1_t000", "m1_t001", "m2_t000", "alone_t0"]
+    for name in names:
+        write_image(tmp_path / f"{name}.tif", GREY)
+        write_labels(tmp_path / f"{name}_masks.tif", LABELS)
+    if told:
+        groups = ["day1", "", "day1", "day2"]
+        rows = [f"{name},cell,{group}" for name, group in zip(names, groups, strict=True)]
+        (tmp_path / "cell_types.csv").write_text("\n".join(["id,cell_type,group", *rows]) + "\n")
+    with caplog.at_level(logging.INFO):
+        found = {record.image_id: record.group for record in read_folder(tmp_path)}
+    if told:
+        assert found == {
+            "m1_t000": "day1",
+            "m1_t001": "m1",
+            "m2_t000": "day1",
+            "alone_t0": "day2",
+        }
+        assert "2 images are of 1 movies, pictures or wells, which folds keep" in caplog.text
+    else:
+        assert found == {
+            "m1_t000": "m1",
+            "m1_t001": "m1",
+            "m2_t000": "m2_t000",
+            "alone_t0": "alone_t0",
+        }
+
+
 def test_images_without_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.png", GREY)
