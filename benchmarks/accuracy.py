@@ -36,7 +36,7 @@ from dynamics import table
 from flowseg.config.loading import load_config
 from flowseg.config.schema import Config, ScheduleConfig
 from flowseg.data.detect import read_records
-from flowseg.data.folds import read_folds, split_fold
+from flowseg.data.folds import split_fold
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import bootstrap_interval
 from flowseg.io.atomic import ensure_writable_folder, write_text
@@ -82,6 +82,7 @@ def read_run(folder: Path, data: Path) -> Run:
     config = load_config(path=first / "config.yaml")
     origin = json.loads((first / "origin.json").read_text(encoding="utf-8"))
     rows = read_table(folder / "out_of_fold.csv", ("id", "score", "calibrated_score"))
+    folds = read_table(first / "folds.csv", ("id", "fold"))
     columns = ["seconds", "seconds_validating"]
     epochs = pd.concat(
         read_table(folder / f"fold{fold}" / "metrics.csv", columns)[columns].astype(float)
@@ -91,7 +92,7 @@ def read_run(folder: Path, data: Path) -> Run:
     return Run(
         config,
         read_records(data, tuple(config.cell_types), config.data.include_flawed),
-        read_folds(first / "folds.csv"),
+        dict(zip(folds["id"], folds["fold"].astype(int), strict=True)),
         {row.id: (float(row.score), float(row.calibrated_score)) for row in rows.itertuples()},
         _crops(config.training, origin["processes"]),
         seconds,

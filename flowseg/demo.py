@@ -21,8 +21,6 @@ from flowseg.synthetic.datasets import (
 )
 from flowseg.training.run import train
 
-__all__ = ["DemoResult", "demo"]
-
 # Small enough for two CPU cores in two minutes; everything else is as in any run.
 SETTINGS = (
     "network.channels=[16, 32, 64, 128]",

@@ -8,8 +8,6 @@ import re
 from importlib import import_module
 from typing import Any
 
-__all__ = ["FlowsegError", "as_user_error", "out_of_memory", "require"]
-
 _LONGEST = 2000
 _NO_COMPILER = (
     *("No working C++ compiler", "C++ compile error", "Failed to find C compiler"),

@@ -8,8 +8,6 @@ import numpy as np
 
 from flowseg.arrays.jit import jit
 
-__all__ = ["connected_components", "find_root"]
-
 
 @jit
 def find_root(parents: Any, pixel: int) -> int:

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from flowseg.errors import FlowsegError
 
-__all__ = ["Span", "intensity_span", "normalize", "to_grey"]
-
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 

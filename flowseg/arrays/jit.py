@@ -18,8 +18,6 @@ from typing import Any, TypeVar
 
 import numba
 
-__all__ = ["in_threads", "jit", "set_threads", "threads"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ROOM = 2**20  # bytes; the machine code of one module is less

@@ -12,15 +12,6 @@ from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
-__all__ = [
-    "check_labels",
-    "equivalent_diameter",
-    "fill_holes",
-    "keep_largest_component",
-    "outlines",
-    "renumber",
-]
-
 Labels = NDArray[np.int32]
 
 

@@ -27,8 +27,6 @@ from flowseg.arrays.components import connected_components
 from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks
 
-__all__ = ["masks_to_labels"]
-
 Labels = NDArray[np.int32]
 
 # the worth of a cell, in thousandths of a threshold passed

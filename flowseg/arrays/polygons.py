@@ -10,8 +10,6 @@ import numpy.typing as npt
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
-__all__ = ["polygons_to_masks"]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 

@@ -18,8 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from flowseg.arrays.jit import jit
 from flowseg.errors import FlowsegError
 
-__all__ = ["FAULTS", "Masks", "parse_runs", "rle_decode", "rle_encode"]
-
 Shape = tuple[int, int]
 
 FAULTS = (

@@ -14,8 +14,6 @@ from typing import NoReturn
 from flowseg._version import __version__
 from flowseg.errors import as_user_error
 
-__all__ = ["add_device_argument", "build_parser", "main", "say"]
-
 _COMMANDS = (
     *("train", "cross-validate", "predict", "pseudo-label", "evaluate", "validate"),
     *("explore", "export", "info", "demo"),

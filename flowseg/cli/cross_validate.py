@@ -7,8 +7,6 @@ import argparse
 from flowseg.cli import say
 from flowseg.cli.training_options import add_training_arguments, resolve
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

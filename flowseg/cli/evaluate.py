@@ -7,8 +7,6 @@ from pathlib import Path
 
 from flowseg.cli import say
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

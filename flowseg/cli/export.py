@@ -8,8 +8,6 @@ from pathlib import Path
 from flowseg.cli import say
 from flowseg.formats.writers import WRITERS, Formats
 
-__all__ = ["add_arguments", "add_output_arguments", "parse_outputs", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

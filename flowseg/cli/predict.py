@@ -9,8 +9,6 @@ from flowseg.cli import add_device_argument, say
 from flowseg.cli.export import add_output_arguments, parse_outputs
 from flowseg.config.choices import TTA_CHOICES
 
-__all__ = ["add_arguments", "add_images_argument", "add_model_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -9,8 +9,6 @@ from flowseg.cli import say
 from flowseg.cli.predict import add_images_argument, add_model_arguments
 from flowseg.io.paths import find_inputs
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

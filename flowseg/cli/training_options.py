@@ -16,8 +16,6 @@ from flowseg.errors import FlowsegError
 if TYPE_CHECKING:  # pydantic
     from flowseg.config.schema import Config
 
-__all__ = ["add_training_arguments", "resolve"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-__all__ = ["CONFIG_FOLDER", "TTA_CHOICES", "Tta", "available_cell_types", "available_recipes"]
-
 Tta = Literal[1, 2, 4, 8]
 TTA_CHOICES: tuple[int, ...] = get_args(Tta)
 """Views in test-time augmentation: the image; turned by 180 degrees; by 90 and 270; mirrored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -16,16 +15,6 @@ from flowseg.config.choices import CONFIG_FOLDER, available_cell_types, availabl
 from flowseg.config.schema import Config
 from flowseg.config.validation import RENAMED, nearest, short_repr, user_error, with_current_names
 from flowseg.errors import FlowsegError
-
-__all__ = [
-    "from_mapping",
-    "is_complete",
-    "json_schema",
-    "load_config",
-    "read_settings",
-    "to_mapping",
-    "to_yaml",
-]
 
 _MAX_YAML = 2**16
 
@@ -125,11 +114,6 @@ def from_mapping(kind: type[_T], values: object, file: str | os.PathLike[str] | 
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise user_error(error, file) from error
-
-
-def json_schema() -> str:
-    """The JSON schema of a config, by which editors complete and check its YAML."""
-    return json.dumps(TypeAdapter(Config).json_schema(), indent=2) + "\n"
 
 
 def _merge(

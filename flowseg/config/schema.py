@@ -23,17 +23,6 @@ from pydantic_core import PydanticCustomError
 from flowseg.config.choices import TTA_CHOICES, Tta
 from flowseg.config.validation import Settings, settings
 
-__all__ = [
-    "AugmentConfig",
-    "CellTypeSettings",
-    "Config",
-    "DataConfig",
-    "MaskRepair",
-    "NetworkConfig",
-    "Precision",
-    "ScheduleConfig",
-]
-
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MaskRepair = Literal["none", "fix", "drop"]
 

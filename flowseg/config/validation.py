@@ -16,16 +16,6 @@ from typing_extensions import dataclass_transform
 
 from flowseg.errors import FlowsegError
 
-__all__ = [
-    "RENAMED",
-    "Settings",
-    "nearest",
-    "settings",
-    "short_repr",
-    "user_error",
-    "with_current_names",
-]
-
 RENAMED = {
     "cells": "cell_types",
     "views": "tta",

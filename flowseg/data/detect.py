@@ -14,8 +14,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.notes import Notify, log_note
 from flowseg.io.paths import PathLike
 
-__all__ = ["Layout", "detect_layout", "read_records"]
-
 Layout = Literal["competition", "livecell", "folder"]
 
 
@@ -38,21 +36,10 @@ def read_records(
     include_flawed: bool = False,
     note: Notify = log_note,
 ) -> list[Record]:
-    """The annotated images of the competition, of LIVECell, or of a folder of images and labels.
+    """The annotated images of the competition, of LIVECell, or of a folder of one's own.
 
-    Parameters
-    ----------
-    folder : path
-    cell_types : sequence of str, optional
-        Which to read; all by default. A folder of images and labels holds one type, which this
-        names, unless a table in it lists the type of each image.
-    include_flawed : bool
-        Whether to read the competition's wrongly annotated images.
-
-    Raises
-    ------
-    FlowsegError
-        As `read_sartorius`, `read_livecell` and `read_folder`.
+    A folder of one's own holds one cell type, which `cell_types` names, unless a table in it tells
+    the type of each image. Raises as `read_sartorius`, `read_livecell` and `read_folder`.
     """
     layout = detect_layout(folder)
     if layout == "competition":

@@ -21,8 +21,6 @@ from flowseg.io.images import image_shape, read_labels
 from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
-__all__ = ["CELL_TYPE", "TYPE_TABLE", "read_folder", "read_instances", "read_label_file"]
-
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
 
@@ -35,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
-    """Read images and their label images.
+    """Read images and label files of any bit depth, matched by `flowseg.io.paths.match_labels`.
 
     Parameters
     ----------
@@ -89,24 +87,12 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
 
 
 def read_label_file(path: Path) -> NDArray[np.int32]:
-    """Labels from an image file or a `_seg.npy`: (H, W) int32.
-
-    Raises
-    ------
-    FlowsegError
-        As :func:`flowseg.io.images.read_labels` and :func:`flowseg.formats.seg_npy.read_seg`.
-    """
+    """Labels from an image file or a `_seg.npy`: (H, W) int32."""
     return read_seg(path) if path.name.endswith(SEG_SUFFIX) else read_labels(path)
 
 
 def read_instances(path: Path) -> NDArray[np.int32]:
-    """As `read_label_file`, but a mask of where cells are is refused.
-
-    Raises
-    ------
-    FlowsegError
-        As `read_label_file`; also if one single id is spread over many connected components.
-    """
+    """As `read_label_file`, but a mask of where cells are (one id, many components) is refused."""
     labels = read_label_file(path)
     top = labels.max(initial=0)
     if top and not ((labels != 0) & (labels != top)).any():

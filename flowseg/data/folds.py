@@ -10,10 +10,9 @@ import numpy as np
 
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
+from flowseg.io.binary import open_binary
 from flowseg.io.paths import PathLike, check_name
-from flowseg.io.tables import read_table, write_table
-
-__all__ = ["TRAIN_ONLY", "assign_folds", "read_folds", "read_ids", "split_fold", "write_folds"]
+from flowseg.io.tables import write_table
 
 TRAIN_ONLY = -1
 """The fold of an image that is used for training only, never for validation."""
@@ -24,33 +23,17 @@ _COLUMNS = ("id", "cell_type", "group", "fold")
 def assign_folds(
     records: Sequence[Record], folds: int, seed: int = 42, train_only: Collection[str] = ()
 ) -> dict[str, int]:
-    """Assign a fold to each image.
+    """Assign a fold to each image, 0 to ``folds - 1``: by image id, ids sorted.
 
-    Parameters
-    ----------
-    records : sequence of Record
-        In any order: it does not change the result.
-    folds : int
-        How many, at least 2 and at most the number of groups.
-    seed : int
-        Decides among groups of equal size.
-    train_only : collection of str
-        Ids of images that are never used for validation; they get the fold `TRAIN_ONLY`.
-
-    Returns
-    -------
-    dict of int
-        Fold, 0 to ``folds - 1`` or `TRAIN_ONLY`, by image id, ids sorted.
+    Groups are assigned largest first, each to the fold that then holds the fewest images of the
+    group's cell types; among those to the one with the fewest images, and then the lowest number.
+    The seed decides among groups of equal size; the order of the records changes nothing. Images of
+    `train_only` are never used for validation; their fold is `TRAIN_ONLY`.
 
     Raises
     ------
     FlowsegError
         If there are fewer than two folds or fewer groups than folds.
-
-    Notes
-    -----
-    Groups are assigned largest first, each to the fold that then holds the fewest images of the
-    group's cell types; among those to the one with the fewest images, and then the lowest number.
     """
     groups: dict[str, Counter[str]] = {}
     for record in records:
@@ -85,20 +68,9 @@ def assign_folds(
 def split_fold(
     records: Sequence[Record], folds: Mapping[str, int], fold: int
 ) -> tuple[list[Record], list[Record]]:
-    """Split records into those for training and those for validation.
+    """Split records into those for training and those for validation, in the given order.
 
-    Parameters
-    ----------
-    records : sequence of Record
-    folds : mapping of int
-        Fold by image id, as from `assign_folds`.
-    fold : int
-        The fold for validation.
-
-    Returns
-    -------
-    train, validation : list of Record
-        In the given order. A train-only image from a well of the validation is in neither list.
+    A train-only image from a well of the validation is in neither list.
 
     Raises
     ------
@@ -131,36 +103,8 @@ def write_folds(path: PathLike, records: Sequence[Record], folds: Mapping[str, i
     write_table(path, pd.DataFrame(rows, columns=_COLUMNS))
 
 
-def read_folds(path: PathLike) -> dict[str, int]:
-    """Read the fold of each image id from what `write_folds` wrote.
-
-    Raises
-    ------
-    FlowsegError
-        If an id is listed twice or a fold is no whole number of at least -1.
-    """
-    folds: dict[str, int] = {}
-    for row, image_id, text in read_table(path, ("id", "fold"))[["id", "fold"]].itertuples():
-        if image_id in folds:
-            raise FlowsegError(f"row {row}: {image_id!r} is listed twice", file=path)
-        digits = text == str(TRAIN_ONLY) or (text.isascii() and text.isdigit() and len(text) < 10)
-        if not digits:
-            raise FlowsegError(f"row {row}: the fold {text[:40]!r} is no whole number", file=path)
-        folds[image_id] = int(text)
-    return folds
-
-
 def read_ids(path: PathLike) -> frozenset[str]:
-    """Read image ids, one a line; blank lines are skipped.
-
-    Raises
-    ------
-    FlowsegError
-        If the file cannot be read as text or a line is no image id.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "is not text in UTF-8"
-        raise FlowsegError(f"cannot be read: {reason}", file=path) from error
+    """Read image ids, one a line; blank lines are skipped."""
+    with open_binary(Path(path)) as file:
+        lines = file.read().decode("utf-8-sig").splitlines()
     return frozenset(check_name(line.strip(), file=path) for line in lines if line.strip())

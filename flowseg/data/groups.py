@@ -20,8 +20,6 @@ from collections.abc import Iterable
 
 from flowseg.data.sartorius import group_of_sample
 
-__all__ = ["PARTS", "group_of_name", "groups_of_names"]
-
 PARTS = (
     *("t", "tp", "time", "timepoint", "frame", "fr", "page", "z", "slice", "plane"),
     *("crop", "tile", "patch", "part", "roi", "x", "y", "row", "col", "aug", "rot", "flip"),

@@ -30,15 +30,6 @@ from flowseg.formats.coco_reader import read_coco
 from flowseg.io.notes import Note, Notify, log_note
 from flowseg.io.paths import PathLike
 
-__all__ = [
-    "CELL_TYPES",
-    "FLAWED",
-    "FOLDER",
-    "SPLITS",
-    "read_livecell",
-    "split_livecell",
-]
-
 FOLDER = "LIVECell_dataset_2021"
 """Name of the data set's folder, in the public release and in the competition's mirror."""
 

@@ -19,8 +19,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.config.schema import MaskRepair
 from flowseg.errors import FlowsegError
 
-__all__ = ["SMALL", "STRAIGHT", "Defects", "find_defects", "repair"]
-
 SMALL = 10
 """Pixels; a mask with fewer is not taken for a cell."""
 

@@ -15,8 +15,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.io.images import read_image
 
-__all__ = ["Annotation", "Record", "select_names", "size_differs"]
-
 
 class Annotation(Protocol):
     """Masks that are read or drawn on demand."""
@@ -34,12 +32,10 @@ class Record:
 
     Small and picklable: the pixels, and the masks of a large data set, are read on demand.
 
-    Parameters
+    Attributes
     ----------
     image_id : str
         Unique among the records of a reader; the image's file name without its suffix.
-    image_path : Path
-        The image file.
     shape : (int, int)
         Height and width in pixels, as annotated.
     cell_type : str
@@ -60,10 +56,7 @@ class Record:
     def image(self) -> npt.NDArray[np.float32]:
         """Read the image: (H, W) float32, grey, intensities as stored.
 
-        Raises
-        ------
-        FlowsegError
-            If the file cannot be read or has another size than its annotation.
+        Raises FlowsegError if the file cannot be read or has another size than its annotation.
         """
         image = to_grey(read_image(self.image_path))
         if image.shape != self.shape:
@@ -94,10 +87,7 @@ def select_names(
 ) -> frozenset[str]:
     """Those of the `known` names that a reader is to read; all of them with None.
 
-    Raises
-    ------
-    FlowsegError
-        If a name is unknown or there is none; `description` says what they name.
+    Raises FlowsegError if a name is unknown or there is none; `description` says what they name.
     """
     selected = frozenset(known if names is None else names)
     unknown = ", ".join(map(repr, sorted(selected - set(known))))

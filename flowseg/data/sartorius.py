@@ -19,16 +19,6 @@ from flowseg.io.tables import read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CELL_TYPES",
-    "COLUMNS",
-    "FLAWED_IDS",
-    "AnnotatedImage",
-    "group_of_sample",
-    "read_annotations",
-    "read_sartorius",
-]
-
 CELL_TYPES = ("shsy5y", "astro", "cort")
 
 COLUMNS = (
@@ -58,15 +48,8 @@ _NEEDED = ("id", "annotation", "width", "height", "cell_type")
 class AnnotatedImage:
     """The rows of one image in `train.csv`.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width in pixels.
-    cell_type : str
-    sample_id : str
-        Blank where the file does not tell.
-    masks : Masks
-        In the order of the rows, overlaps kept.
+    The sample id is blank where the file does not tell; masks are in the order of the rows,
+    overlaps kept.
     """
 
     shape: tuple[int, int]
@@ -158,18 +141,9 @@ def read_annotations(
 ) -> dict[str, AnnotatedImage]:
     """Read a `train.csv` (or .csv.gz) without its images, for example as the truth to score on.
 
-    Parameters
-    ----------
-    path : path
-        The columns `id`, `annotation`, `width`, `height` and `cell_type` are needed; `sample_id`
-        may be blank or absent. An image without cells has one row with a blank `annotation`.
-    cell_types : iterable of str, optional
-        Which of `CELL_TYPES`; all by default.
-
-    Returns
-    -------
-    dict of AnnotatedImage
-        By image id, sorted.
+    The columns `id`, `annotation`, `width`, `height` and `cell_type` are needed; `sample_id` may be
+    blank or absent. An image without cells has one row with a blank `annotation`. The result is by
+    image id, sorted.
 
     Raises
     ------

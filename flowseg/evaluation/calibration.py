@@ -23,15 +23,6 @@ from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.threshold_grid import Sample, ThresholdGrid, score_grid
 
-__all__ = [
-    "Calibration",
-    "Scores",
-    "Tuning",
-    "bootstrap_interval",
-    "calibrate",
-    "default_grid",
-]
-
 Floats = NDArray[np.float64]
 Names = NDArray[np.str_]
 Index = tuple[int, int, int]
@@ -43,14 +34,10 @@ _SIZE = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4)  # of a disc of the type's d
 
 
 class Scores(NamedTuple):
-    """Scores of one image.
+    """Competition scores of one image.
 
-    Attributes
-    ----------
-    default : float
-        With the default settings of its cell type.
-    calibrated : float
-        With the settings that the other groups of its cell type choose, which may be the default.
+    `default` is with the default settings of its cell type, `calibrated` with those that the other
+    groups of its cell type choose, which may be the default.
     """
 
     default: float
@@ -141,19 +128,11 @@ def calibrate(
     grids : mapping of ThresholdGrid, optional
         Settings to try for a cell type, the default among them; `default_grid` if not given.
 
-    Returns
-    -------
-    Calibration
-
     Raises
     ------
     FlowsegError
         If a sample's cell type is not in `cell_types`, a diameter is unknown, an image comes
         twice, or a flow field is invalid.
-
-    Notes
-    -----
-    An image of 520 x 704 pixels takes about a second.
     """
     grids = {name: default_grid(cell) for name, cell in cell_types.items()} | dict(grids or {})
     by_type: dict[str, dict[str, tuple[str, Floats]]] = {name: {} for name in cell_types}
@@ -182,14 +161,9 @@ def calibrate(
 
 
 def default_grid(cell: CellTypeSettings) -> ThresholdGrid:
-    """The default grid of a cell type, its own settings among them.
+    """The default grid of a cell type of known diameter, its own settings among them.
 
     Minimum sizes are shares, up to 0.4, of a disc of the type's diameter.
-
-    Raises
-    ------
-    FlowsegError
-        If the diameter is unknown.
 
     Examples
     --------
@@ -206,29 +180,8 @@ def default_grid(cell: CellTypeSettings) -> ThresholdGrid:
     )
 
 
-def bootstrap_interval(
-    scores: ArrayLike, rng: np.random.Generator, level: float = 0.95, rounds: int = 4000
-) -> tuple[float, float]:
-    """Confidence interval of the mean score: percentile bootstrap over images.
-
-    Parameters
-    ----------
-    scores : (N,) float
-        One for each image, or the gain of each; at least one.
-    rng : Generator
-    level : float
-        Confidence level.
-    rounds : int
-        Number of bootstrap samples of N images.
-
-    Returns
-    -------
-    low, high : float
-
-    Raises
-    ------
-    FlowsegError
-        If there is no score.
+def bootstrap_interval(scores: ArrayLike, rng: np.random.Generator) -> tuple[float, float]:
+    """95% interval of the mean of (N,) scores or gains: percentile bootstrap over N images.
 
     Examples
     --------
@@ -237,10 +190,8 @@ def bootstrap_interval(
     True
     """
     values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not values.size:
-        raise FlowsegError("an interval needs the score of one image at least")
-    drawn = rng.multinomial(values.size, np.full(values.size, 1 / values.size), size=rounds)
-    tail = (1 - level) / 2
+    drawn = rng.multinomial(values.size, np.full(values.size, 1 / values.size), size=4000)
+    tail = (1 - 0.95) / 2
     low, high = np.quantile(drawn @ values / values.size, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -24,8 +24,6 @@ from flowseg.metrics.other import (
     pooled_precision,
 )
 
-__all__ = ["Evaluation", "ImageResult", "OtherMetrics", "evaluate"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageResult:

@@ -21,8 +21,6 @@ from flowseg.formats.submission import read_submission
 from flowseg.io.images import image_shape
 from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels
 
-__all__ = ["Source", "read_predictions", "read_truth"]
-
 Shape = tuple[int, int]
 
 
@@ -54,12 +52,9 @@ class Source:
 def read_truth(path: PathLike) -> dict[str, Source]:
     """The truth of each image, by image id.
 
-    Parameters
-    ----------
-    path : path
-        A `train.csv` (or .csv.gz), a COCO JSON file (polygons or run lengths; the image's id is
-        its file name without suffix), or a folder: of label images (the id is the file name
-        without suffix), or of images and labels (see `flowseg.io.paths.find_labels`).
+    From a `train.csv` (or .csv.gz), a COCO JSON file (polygons or run lengths), or a folder: of
+    label images, or of images and labels (see `flowseg.io.paths.find_labels`). Where it is that of
+    a file, the id is its name without suffix.
     """
     path = Path(path)
     if path.is_dir():
@@ -88,7 +83,7 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
     Raises
     ------
     FlowsegError
-        If an image is not in the truth or has another shape, or a row is no mask.
+        For an image that the truth does not know, one of another size, or a row that is no mask.
     """
     path = Path(path)
     if path.is_dir():

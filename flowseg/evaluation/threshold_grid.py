@@ -18,8 +18,6 @@ from flowseg.config.schema import CellTypeSettings
 from flowseg.flow.representation import find_instances
 from flowseg.metrics.competition import Contingency, compare
 
-__all__ = ["Sample", "ThresholdGrid", "score_grid"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
@@ -48,14 +46,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """A grid of thresholds and minimum sizes.
+    """A grid of thresholds and minimum sizes, each in an order in which neighbours are alike.
 
-    Attributes
-    ----------
-    cellprob_thresholds, flow_thresholds : tuple of float
-    min_sizes : tuple of int
-        Each in an order in which neighbours are alike; a flow threshold of 0 keeps all cells, so
-        it comes after the largest.
+    A flow threshold of 0 keeps all cells, so it comes after the largest.
     """
 
     cellprob_thresholds: tuple[float, ...]
@@ -86,18 +79,10 @@ class ThresholdGrid:
 
 
 def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
-    """The competition score of one image at every setting.
+    """The competition score of one image at every setting of the grid: (C, F, S) float64.
 
-    Returns
-    -------
-    scores : (C, F, S) float64
-        In the order of the grid; exactly those of :func:`flowseg.flows_to_labels` run with each
-        setting.
-
-    Raises
-    ------
-    FlowsegError
-        If shapes differ or a value of the flow field is not finite.
+    Exactly those of :func:`flowseg.flows_to_labels` run with each setting. Raises FlowsegError if
+    shapes differ or a value of the flow field is not finite.
     """
     scores = np.empty(grid.shape)
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from flowseg.errors import FlowsegError
 
-__all__ = ["FieldLoops", "diffuser", "field_loops"]
-
 Floats = NDArray[np.float32]
 
 

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from flowseg.flow import diffusion, dynamics
 from flowseg.flow.diffusion import Floats, Ints, Longs, make_plan
 
-__all__ = ["diffuse", "flow_residuals", "follow_flows", "to_device"]
-
 _BLOCK = 256
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.jit import in_threads, jit, threads
 
-__all__ = ["diffuse", "diffuse_planned", "make_plan"]
-
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from flowseg.arrays.components import find_root
 from flowseg.arrays.jit import in_threads, jit, threads
 
-__all__ = ["doublings", "follow_flows", "label_sinks", "rank_foreground"]
-
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 

@@ -22,8 +22,6 @@ from flowseg.arrays.components import find_root
 from flowseg.arrays.jit import jit
 from flowseg.flow.runs import Runs, group
 
-__all__ = ["merge_basins"]
-
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]

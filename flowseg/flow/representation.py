@@ -14,8 +14,6 @@ from flowseg.flow.merging import merge_basins
 from flowseg.flow.residuals import check_flows
 from flowseg.flow.runs import Runs, find_runs, group
 
-__all__ = ["Instances", "find_instances", "flows_to_labels", "labels_to_flows"]
-
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]

@@ -13,8 +13,6 @@ from flowseg.errors import FlowsegError
 from flowseg.flow.diffusion import diffuse
 from flowseg.flow.runs import find_runs, group
 
-__all__ = ["check_flows", "flow_errors", "flow_residuals", "instance_scores"]
-
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]

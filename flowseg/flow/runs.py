@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from flowseg.arrays.components import find_root
 from flowseg.arrays.jit import jit
 
-__all__ = ["Runs", "find_runs", "group"]
-
 Ints = NDArray[np.int32]
 
 

@@ -12,8 +12,6 @@ from flowseg.arrays.labels import check_labels
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
 
-__all__ = ["COLUMNS", "cell_rows", "measure_cells", "write_cells"]
-
 COLUMNS = (
     *("image", "cell_type", "cell", "area", "x", "y", "left", "top", "width", "height"),
     *("eccentricity", "cellprob", "score"),

@@ -15,8 +15,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.io.atomic import write_text
 from flowseg.io.paths import PathLike
 
-__all__ = ["coco_image", "write_coco"]
-
 
 def coco_image(
     file_name: str,

@@ -21,16 +21,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.notes import Note, log_note
 from flowseg.io.paths import sha256_of
 
-__all__ = [
-    "CocoMasks",
-    "CocoSpans",
-    "annotation_fault",
-    "is_id",
-    "read_items",
-    "reading",
-    "stamp_of",
-]
-
 Shape = tuple[int, int]
 
 _ANEW = "export or download it again"

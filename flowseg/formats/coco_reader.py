@@ -43,8 +43,6 @@ from flowseg.io.json_stream import LIST, Item, scan_items
 from flowseg.io.notes import Note, Notify, log_note
 from flowseg.io.paths import PathLike, check_name
 
-__all__ = ["CocoImage", "read_coco", "read_coco_results"]
-
 Shape = tuple[int, int]
 
 _ANEW = "export or download it again"

@@ -15,8 +15,6 @@ from flowseg.io.atomic import atomic_path
 from flowseg.io.images import write_labels
 from flowseg.io.paths import PathLike
 
-__all__ = ["outline_rings", "write_imagej_labels", "write_rois"]
-
 Ring = NDArray[np.int64]
 
 

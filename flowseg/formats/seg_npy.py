@@ -21,8 +21,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = ["LARGEST", "read_seg", "write_seg"]
-
 LARGEST = 2**33
 """Bytes; a larger file is not read into memory."""
 

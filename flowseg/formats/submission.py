@@ -21,18 +21,6 @@ from flowseg.io.image_source import list_images
 from flowseg.io.paths import PathLike, check_name, find_images
 from flowseg.io.tables import read_table
 
-__all__ = [
-    "COLUMNS",
-    "Problem",
-    "Submission",
-    "Validation",
-    "image_shapes",
-    "mask_texts",
-    "read_submission",
-    "validate_submission",
-    "write_submission",
-]
-
 COLUMNS = ("id", "predicted")
 
 Shape = tuple[int, int]

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["WRITERS", "Formats", "SegmentedImage", "Writer"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentedImage:

@@ -19,8 +19,6 @@ from flowseg.inference.options import SegmentOptions, known_diameter, settings_f
 from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.checkpoint import Card
 
-__all__ = ["Model", "classify_cell_type", "estimate_diameter", "resolve_settings"]
-
 Floats = NDArray[np.float32]
 
 _CROP = 512

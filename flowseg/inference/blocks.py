@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from flowseg.arrays.rle import Masks
 from flowseg.flow.runs import find_runs
 
-__all__ = ["Block", "BlockSizes", "RowMasks", "assemble", "cut_blocks"]
-
 Ints = NDArray[np.int32]
 Shape = tuple[int, int]
 

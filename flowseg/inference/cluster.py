@@ -29,8 +29,6 @@ from flowseg.inference.slides import SlidePlan
 from flowseg.inference.tiles import Tile, cut_tiles, predict_tiles
 from flowseg.io.image_source import ImageSource
 
-__all__ = ["LOCAL", "Cluster", "connect"]
-
 LOCAL = "local"
 """The address of a cluster that is started on this machine and ends with the run."""
 

@@ -19,8 +19,6 @@ from flowseg.inference.flow_field import to_host
 from flowseg.network.device import autocast, pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork, NetworkOutput, fold_batchnorm
 
-__all__ = ["Ensemble", "EnsembleOutput"]
-
 # Quarter turns counter-clockwise, and whether the image is then mirrored left to right.
 _AUGMENTATIONS = {
     1: ((0, False),),

@@ -18,16 +18,6 @@ from flowseg.inference.rescale import rescale_maps
 from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = [
-    "DeviceField",
-    "FlowField",
-    "compute_labels",
-    "field_to_labels",
-    "load_fields",
-    "save_fields",
-    "to_host",
-]
-
 
 class FlowField(NamedTuple):
     """The output of an ensemble for one image of H x W pixels.

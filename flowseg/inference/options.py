@@ -9,8 +9,6 @@ from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import Card
 
-__all__ = ["SegmentOptions", "check_options", "known_diameter", "settings_for"]
-
 _MIN_DIAMETER = 2.0
 """Pixels; an image of smaller cells would be enlarged beyond all memory."""
 

@@ -30,8 +30,6 @@ from flowseg.inference.segmenter import (
     preprocess,
 )
 
-__all__ = ["Outcome", "Stage", "pipeline", "segment_many"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Grey = NDArray[np.float32]

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from flowseg.arrays.jit import jit
 
-__all__ = ["footprint", "rescale", "rescale_maps", "rescale_part", "shape_at_zoom"]
-
 Floats = NDArray[np.float32]
 Shape = tuple[int, int]
 Region = tuple[slice, slice]

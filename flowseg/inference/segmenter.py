@@ -24,8 +24,6 @@ from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.checkpoint import Card, load_network
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Prediction", "ScaledPrediction", "Segmenter", "postprocess", "predict", "preprocess"]
-
 
 class Prediction(NamedTuple):
     """The instances of one image and the flow field they come from.

@@ -29,8 +29,6 @@ from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.tiles import cut_tiles, predict_tiles
 from flowseg.io.image_source import ReadRegion
 
-__all__ = ["SlidePlan", "plan_slide", "segment_slide"]
-
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Shape = tuple[int, int]

@@ -19,8 +19,6 @@ from flowseg.inference.ensemble import Ensemble, EnsembleOutput
 from flowseg.inference.flow_field import DeviceField
 from flowseg.inference.rescale import rescale, shape_at_zoom
 
-__all__ = ["Tile", "cut_tiles", "predict_field", "predict_rescaled", "predict_tiles"]
-
 _BATCH = 2**22
 """Pixels that a GPU takes at once."""
 

@@ -12,16 +12,6 @@ from uuid import uuid4
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
 
-__all__ = [
-    "atomic_folder",
-    "atomic_path",
-    "discard",
-    "ensure_writable_file",
-    "ensure_writable_folder",
-    "is_part",
-    "write_text",
-]
-
 _PART = ".part-"
 
 

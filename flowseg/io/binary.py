@@ -11,8 +11,6 @@ from typing import IO
 
 from flowseg.errors import FlowsegError, out_of_memory
 
-__all__ = ["AGAIN", "MAX_PIXELS", "check_size", "cut_off", "damaged", "decoding", "open_binary"]
-
 MAX_PIXELS = 2**29
 """Largest image read at once: 23,170 x 23,170 pixels."""
 

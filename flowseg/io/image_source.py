@@ -19,8 +19,6 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tiff import check_tiff, native, needs_codec, read_tiff_page, tiff_pages
 from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
 
-__all__ = ["ImageSource", "ReadRegion", "list_images"]
-
 Shape = tuple[int, int]
 ReadRegion = Callable[[slice, slice], NDArray[Any]]
 """Pixels of some rows and columns, values as stored: (h, w) or (h, w, C)."""

@@ -21,8 +21,6 @@ from flowseg.io.paths import PathLike
 from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
 
-__all__ = ["image_shape", "is_tiff", "read_image", "read_labels", "write_image", "write_labels"]
-
 
 def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """Read one image, values as stored.

@@ -13,8 +13,6 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple
 
-__all__ = ["LIST", "Item", "scan_items"]
-
 LIST = ""
 """The member that stands for a document that is itself a list."""
 

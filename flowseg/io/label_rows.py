@@ -12,8 +12,6 @@ from flowseg.errors import require
 from flowseg.io.atomic import atomic_folder, atomic_path
 from flowseg.io.paths import PathLike
 
-__all__ = ["write_labels_by_rows"]
-
 Rows = Iterator[NDArray[np.int32]]
 Shape = tuple[int, int]
 

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Note", "Notify", "log_note"]
-
 _SHOWN = 5
 
 _log = logging.getLogger(__name__)

@@ -8,8 +8,6 @@ from typing import Any
 
 from flowseg.errors import FlowsegError
 
-__all__ = ["load_cv2"]
-
 
 @cache
 def load_cv2() -> Any:

@@ -11,20 +11,6 @@ from pathlib import Path
 
 from flowseg.errors import FlowsegError
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LABEL_ENDINGS",
-    "LAYOUTS",
-    "SEG_SUFFIX",
-    "PathLike",
-    "check_name",
-    "find_images",
-    "find_inputs",
-    "find_labels",
-    "match_labels",
-    "sha256_of",
-]
-
 PathLike = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")

@@ -14,8 +14,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.binary import check_size, damaged, decoding, open_binary
 from flowseg.io.opencv import load_cv2
 
-__all__ = ["JPEG", "PNG", "picture_shape", "read_picture"]
-
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 

@@ -17,8 +17,6 @@ from flowseg.io.paths import PathLike
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_table", "write_table"]
-
 _MAX_ROW = 2**26  # characters; the longest row of the competition has a few thousand
 
 

@@ -14,17 +14,6 @@ from numpy.typing import NDArray
 from flowseg.errors import FlowsegError
 from flowseg.io.binary import MAX_PIXELS, check_size, cut_off, damaged, decoding, open_binary
 
-__all__ = [
-    "TIFF",
-    "check_tiff",
-    "native",
-    "needs_codec",
-    "read_tiff",
-    "read_tiff_page",
-    "tiff_page",
-    "tiff_pages",
-]
-
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _LZW = 5

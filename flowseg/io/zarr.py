@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from flowseg.errors import FlowsegError, require
 from flowseg.io.binary import decoding
 
-__all__ = ["is_zarr", "open_zarr", "read_zarr"]
-
 _PACKING = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
 _CODECS = {*_PACKING, "shuffle", "delta", "bytes", "endian", "transpose", "crc32", "crc32c"}
 _CODECS |= {"sharding_indexed"}

@@ -38,21 +38,6 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from flowseg.metrics.contingency import Objects, shared_pixels
 
-__all__ = [
-    "HIT",
-    "MERGED",
-    "MISSED",
-    "SPLIT",
-    "SPURIOUS",
-    "THRESHOLDS",
-    "Contingency",
-    "Counts",
-    "Mistakes",
-    "Outcomes",
-    "compare",
-    "competition_score",
-]
-
 THRESHOLDS = tuple(range(50, 100, 5))
 """The thresholds of the competition, in percent."""
 
@@ -270,10 +255,6 @@ class Contingency:
 
 def compare(truth: Objects, pred: Objects) -> Contingency:
     """The contingency table of one image.
-
-    Parameters
-    ----------
-    truth, pred : (H, W) integer label image, list of (H, W) bool masks, or Masks
 
     Examples
     --------

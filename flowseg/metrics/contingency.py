@@ -12,8 +12,6 @@ from flowseg.arrays.jit import jit
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
-__all__ = ["Objects", "as_masks", "shared_pixels"]
-
 Objects: TypeAlias = Masks | NDArray[Any] | Sequence[ArrayLike]
 
 Table: TypeAlias = tuple[
@@ -25,10 +23,6 @@ _CHUNK = 64  # pixels; about one cell's width, so that a chunk holds one or two 
 
 def shared_pixels(truth: Objects, pred: Objects) -> Table:
     """Areas of both sides' objects, and the pixels each pair shares where it shares any.
-
-    Parameters
-    ----------
-    truth, pred : (H, W) integer label image, list of (H, W) bool masks, or Masks
 
     Returns
     -------

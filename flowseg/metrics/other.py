@@ -16,13 +16,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import require
 from flowseg.metrics.competition import Contingency, Counts
 
-__all__ = [
-    "CocoPrecision",
-    "aggregated_jaccard",
-    "coco_mask_precision",
-    "pooled_precision",
-]
-
 
 def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
     """TP / (TP + FP + FN) at one threshold, the counts of all images summed before.
@@ -30,19 +23,7 @@ def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
     What the StarDist and Cellpose papers call "AP at 0.5" (accuracy is another name). With
     counts from ``Contingency.counts((50,), inclusive=True)``, IoU equal to the threshold counts
     as a hit, as it does in both programs. Cellpose's function gives the number of each image; the
-    mean of those is another number again.
-
-    Parameters
-    ----------
-    counts : iterable of Counts
-        Of each image.
-    position : int
-        Index of the threshold.
-
-    Returns
-    -------
-    float
-        1 where no image holds anything.
+    mean of those is another number again. 1 where no image holds anything.
 
     Examples
     --------
@@ -57,16 +38,11 @@ def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
 
 
 def aggregated_jaccard(table: Contingency) -> float:
-    """The aggregated Jaccard index (AJI) of one image.
+    """The aggregated Jaccard index (AJI) of one image; 1 where neither side holds anything.
 
     Each truth takes the prediction with which its IoU is largest (the first of equals), however
     often that is taken. The sum of the intersections over the sum of the unions, to which the
     areas of truths without a partner and of predictions never taken are added.
-
-    Returns
-    -------
-    float
-        1 where neither side holds anything.
 
     Notes
     -----
@@ -89,42 +65,20 @@ def aggregated_jaccard(table: Contingency) -> float:
 
 @dataclass(frozen=True)
 class CocoPrecision:
-    """COCO's mask average precision over a set of images.
-
-    Attributes
-    ----------
-    ap : float
-        The mean over IoU 0.50 to 0.95.
-    ap50, ap75 : float
-        At one IoU.
-    """
+    """COCO's mask average precision over a set of images: over IoU 0.50 to 0.95, and at one IoU."""
 
     ap: float
     ap50: float
     ap75: float
 
 
-def coco_mask_precision(
-    pairs: Sequence[tuple[Masks, Masks]],
-    scores: Sequence[Sequence[float]] | None = None,
-    max_detections: int = 2000,
-) -> CocoPrecision:
+def coco_mask_precision(pairs: Sequence[tuple[Masks, Masks]]) -> CocoPrecision:
     """COCO mask AP of one class, by pycocotools (``pip install flowseg[coco]``).
 
-    Parameters
-    ----------
-    pairs : sequence of (Masks, Masks)
-        Truth and prediction of each image.
-    scores : sequence of sequence of float, optional
-        Confidence of each prediction. A submission holds none; without, all are equal and AP is
-        close to precision times recall.
-    max_detections : int
-        Of each image. COCO's default of 100 is less than many images hold; LIVECell uses 2000.
+    A pair is truth and prediction of one image. A submission holds no confidences: all are equal,
+    and AP is close to precision times recall.
 
-    Raises
-    ------
-    FlowsegError
-        If pycocotools is not installed.
+    Raises FlowsegError if pycocotools is not installed.
     """
     coco = require("pycocotools.coco", "coco")
     cocoeval = require("pycocotools.cocoeval", "coco")
@@ -135,9 +89,7 @@ def coco_mask_precision(
             {"id": len(truths) + k + 1, "iscrowd": 0, **cell}
             for k, cell in enumerate(_cells(image, truth))
         ]
-        confidences = [1.0] * len(pred) if scores is None else scores[image - 1]
-        cells = _cells(image, pred)
-        found += [{"score": s, **cell} for s, cell in zip(confidences, cells, strict=True)]
+        found += [{"score": 1.0, **cell} for cell in _cells(image, pred)]
     if not truths or not found:
         return CocoPrecision(*(float("nan") if not truths else 0.0,) * 3)
     # pycocotools prints as it goes
@@ -153,7 +105,7 @@ def coco_mask_precision(
         }
         reference.createIndex()
         run = cocoeval.COCOeval(reference, reference.loadRes(found), "segm")
-        run.params.maxDets = [max_detections]
+        run.params.maxDets = [2000]  # as for LIVECell; many images hold more than COCO's 100
         run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
         run.evaluate()
         run.accumulate()

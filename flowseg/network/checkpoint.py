@@ -25,17 +25,6 @@ from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
 from flowseg.network.unet import FlowNetwork
 
-__all__ = [
-    "FORMAT",
-    "Card",
-    "load_network",
-    "load_weights",
-    "read_card",
-    "read_tensors",
-    "save_network",
-    "save_tensors",
-]
-
 FORMAT = 1
 """Version of the checkpoint format; raised when an older flowseg could not read it."""
 

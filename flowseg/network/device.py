@@ -10,8 +10,6 @@ import torch
 from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 
-__all__ = ["autocast", "local_device", "pick_device", "pick_precision", "torchrun_rank"]
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from flowseg.network.unet import NetworkOutput
 
-__all__ = ["Losses", "flow_loss"]
-
 _DIVERGENT = -0.2
 """Cosine below which the flows of two neighbouring pixels diverge."""
 

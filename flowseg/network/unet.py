@@ -12,8 +12,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
 
-__all__ = ["FlowNetwork", "NetworkOutput", "fold_batchnorm"]
-
 
 class NetworkOutput(NamedTuple):
     """Network outputs for a batch of B images of H x W pixels.

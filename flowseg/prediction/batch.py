@@ -19,8 +19,6 @@ from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.paths import check_name
 
-__all__ = ["Batch"]
-
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)

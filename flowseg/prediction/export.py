@@ -11,8 +11,6 @@ from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
 from flowseg.io.images import read_image
 from flowseg.io.paths import PathLike, find_images, find_labels
 
-__all__ = ["export_labels"]
-
 
 def export_labels(
     labels: PathLike, formats: Formats, images: PathLike | None = None, cell_type: str = "cell"

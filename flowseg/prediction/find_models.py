@@ -15,8 +15,6 @@ from flowseg.training.run_folder import (
     find_finished,
 )
 
-__all__ = ["find_models"]
-
 
 def find_models(paths: Sequence[PathLike] | None, runs: PathLike = "runs") -> list[Path]:
     """The checkpoints to use.

@@ -18,8 +18,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.paths import PathLike
 
-__all__ = ["Journal", "run_key"]
-
 _BLOCK = 2**20
 
 

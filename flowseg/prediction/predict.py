@@ -30,8 +30,6 @@ from flowseg.prediction.slide_outputs import write_slide
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
 from flowseg.training.run_folder import checkpoint_at
 
-__all__ = ["Distribution", "Summary", "predict"]
-
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
 

@@ -34,16 +34,6 @@ from flowseg.prediction.journal import run_key
 from flowseg.reports.text import text_table
 from flowseg.training.run_folder import ORIGIN
 
-__all__ = [
-    "Limits",
-    "Pseudo",
-    "PseudoLabels",
-    "confident_cells",
-    "pseudo_label",
-    "report",
-    "type_of_name",
-]
-
 _log = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ from flowseg.formats.submission import read_submission, write_submission
 from flowseg.io.paths import PathLike
 from flowseg.network.device import torchrun_rank
 
-__all__ = ["Shard", "join_shards"]
-
 Item = TypeVar("Item")
 
 

@@ -23,8 +23,6 @@ from flowseg.io.images import write_image
 from flowseg.io.label_rows import write_labels_by_rows
 from flowseg.reports.overlay import draw_overlay
 
-__all__ = ["write_slide"]
-
 Ints = NDArray[np.int32]
 
 _SUPPORTED = frozenset({"labels", "overlays"})

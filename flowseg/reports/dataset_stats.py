@@ -14,21 +14,13 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.mask_repair import SMALL, STRAIGHT, Defects, find_defects
 from flowseg.data.record import Record
 
-__all__ = ["QUALITY_FLAGS", "ImageStats", "QualityFlag", "dataset_stats"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class QualityFlag:
     """A reason to doubt an annotation.
 
-    Attributes
-    ----------
-    name, title, note : str
-        For code, for a heading, and what it means.
-    unit : str
-        Of the severity.
-    severity : callable
-        From defects and areas of N masks how bad each is, 0 where it is not flagged: (N,) int64.
+    `severity` tells from defects and areas of N masks how bad each is, in `unit`, 0 where it is not
+    flagged: (N,) int64.
     """
 
     name: str
@@ -118,13 +110,7 @@ class ImageStats:
 
 
 def dataset_stats(records: Sequence[Record]) -> list[ImageStats]:
-    """Statistics of every image, each read once.
-
-    Raises
-    ------
-    FlowsegError
-        If an image or its annotation cannot be read.
-    """
+    """Statistics of every image, each read once."""
     bar = tqdm(records, desc="reading images", unit="image", delay=1)
     return [_image_stats(record) for record in bar]
 

@@ -12,15 +12,6 @@ import numpy.typing as npt
 
 from flowseg.io.opencv import load_cv2
 
-__all__ = [
-    "APPEARANCES",
-    "CellAppearance",
-    "CellShape",
-    "Points",
-    "largest_component",
-    "shape_cell",
-]
-
 Points = npt.NDArray[np.float64]
 Range = tuple[float, float]
 

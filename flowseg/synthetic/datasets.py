@@ -24,8 +24,6 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
 from flowseg.synthetic.render import draw_neurons
 
-__all__ = ["TEST_TRUTH", "write_synthetic_livecell", "write_synthetic_sartorius"]
-
 TEST_TRUTH = "test_truth.csv"
 """The truth of the test images, in the columns of `train.csv`."""
 

@@ -24,8 +24,6 @@ from flowseg.synthetic.appearance import (
     shape_cell,
 )
 
-__all__ = ["APPEARANCES", "draw_neurons"]
-
 _GREY = 128.0
 _ATTEMPTS = 12  # positions tried for one cell before it is given up
 _MAX_OVERLAP = 0.12  # share of its pixels that a cell may have in common with those before it

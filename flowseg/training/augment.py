@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from flowseg.config.schema import AugmentConfig
 from flowseg.io.opencv import load_cv2
 
-__all__ = ["cut_crop", "paste_cells", "vary_intensity"]
-
 Labelled = tuple[NDArray[np.float32], NDArray[np.int32]]
 """An image and its labels; those of a crop reach a margin beyond it on each side."""
 

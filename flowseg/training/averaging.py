@@ -8,8 +8,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["average_weights"]
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 

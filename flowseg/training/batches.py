@@ -26,8 +26,6 @@ from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import local_world_size
 
-__all__ = ["Batch", "CropDataset", "batches", "loader_processes", "report_worker_crash"]
-
 
 class Batch(NamedTuple):
     """B crops of S x S pixels and their targets.

@@ -43,8 +43,6 @@ from flowseg.training.run_folder import (
 )
 from flowseg.training.tensorboard import load_writer
 
-__all__ = ["CrossValidation", "OutOfFold", "cross_validate", "report"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -26,8 +26,6 @@ from flowseg.training.run_folder import (
     read_summary,
 )
 
-__all__ = ["describe"]
-
 
 def describe(path: PathLike) -> str:
     """Describe a checkpoint, or the folder of a run or a cross validation and its best checkpoint.

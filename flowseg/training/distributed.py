@@ -21,21 +21,6 @@ from torch import Tensor
 from flowseg.errors import FlowsegError, as_user_error
 from flowseg.network.device import local_device, pick_device, torchrun_rank
 
-__all__ = [
-    "all_reduce_mean",
-    "assert_same_on_all_ranks",
-    "distributed_session",
-    "from_rank_zero",
-    "gather",
-    "hides_progress",
-    "is_rank_zero",
-    "local_world_size",
-    "on_rank_zero",
-    "rank",
-    "under_torchrun",
-    "world_size",
-]
-
 Value = TypeVar("Value")
 
 _TIMEOUT = timedelta(days=30)

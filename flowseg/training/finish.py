@@ -15,8 +15,6 @@ from flowseg.reports.overlay import side_by_side
 from flowseg.training.run_folder import BEST, CURVES, METRICS, OVERLAYS, write_summary
 from flowseg.training.trainer import Stage, StageResult
 
-__all__ = ["close_folder", "draw_overlays"]
-
 _MAX_OVERLAYS = 12
 
 

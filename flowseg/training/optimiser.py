@@ -12,8 +12,6 @@ from torch import Tensor
 from flowseg.config.schema import ScheduleConfig
 from flowseg.network.unet import FlowNetwork
 
-__all__ = ["Muon", "MuonAdamW", "learning_rate"]
-
 _MOMENTUM = 0.95
 _ITERATIONS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # steep at zero: small singular values grow fastest

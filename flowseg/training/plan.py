@@ -29,16 +29,6 @@ from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.provenance import fingerprint
 from flowseg.training.run_folder import checkpoint_at
 
-__all__ = [
-    "LIVECELL",
-    "NONE",
-    "Plan",
-    "check_images",
-    "measure_cells",
-    "plan_folds",
-    "plan_training",
-]
-
 NONE = "none"
 LIVECELL = "livecell"
 

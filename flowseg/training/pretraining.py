@@ -37,9 +37,6 @@ from flowseg.training.run_folder import (
 )
 from flowseg.training.trainer import Stage, train_stage
 
-__all__ = ["inherit", "pretrained"]
-
-
 _log = logging.getLogger(__name__)
 
 

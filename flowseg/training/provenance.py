@@ -20,8 +20,6 @@ from flowseg.config.schema import Config
 from flowseg.data.record import Record
 from flowseg.io.paths import sha256_of
 
-__all__ = ["digest_of_code", "fingerprint", "git_revision", "provenance_of"]
-
 
 def fingerprint(records: Iterable[Record]) -> str:
     """The SHA-256 of the images' ids, cell types, sizes in pixels and in bytes, and masks."""

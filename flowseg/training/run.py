@@ -40,8 +40,6 @@ from flowseg.training.run_folder import (
 from flowseg.training.tensorboard import Board, load_writer
 from flowseg.training.trainer import Stage, train_stage
 
-__all__ = ["TrainResult", "train", "train_plan"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -17,36 +17,6 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder, is_part, write_text
 from flowseg.io.paths import PathLike
 
-__all__ = [
-    "BEST",
-    "CONFIG",
-    "CROSS_VALIDATION",
-    "CURVES",
-    "FOLDS",
-    "LAST",
-    "LOCK",
-    "METRICS",
-    "ORIGIN",
-    "OUT_OF_FOLD_FLOWS",
-    "OUT_OF_FOLD_SCORES",
-    "OVERLAYS",
-    "PRETRAINING",
-    "STATE",
-    "SUMMARY",
-    "TENSORBOARD",
-    "TRAINING",
-    "StageName",
-    "checkpoint_at",
-    "find_finished",
-    "fold_folder",
-    "is_finished",
-    "lock_run_folder",
-    "open_run_folder",
-    "read_origin",
-    "read_summary",
-    "write_summary",
-]
-
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 STATE = "state.safetensors"

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from flowseg.network.checkpoint import read_tensors, save_tensors
 
-__all__ = ["read_state", "write_state"]
-
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write nested mappings of tensors and JSON values to a file, atomically.

@@ -12,8 +12,6 @@ from flowseg.errors import require
 from flowseg.io.images import read_image
 from flowseg.training.run_folder import TENSORBOARD
 
-__all__ = ["Board", "load_writer"]
-
 _GROUPS = {"loss": "losses", "score": "scores"}
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-__all__ = ["Clock", "where_time_went"]
-
 Activity = Literal["waiting", "computing", "validating"]
 
 _ACTIVITIES: dict[Activity, str] = {

@@ -47,8 +47,6 @@ from flowseg.training.run_folder import BEST, LAST, METRICS, STATE, StageName
 from flowseg.training.state import read_state, write_state
 from flowseg.training.timing import Clock, where_time_went
 
-__all__ = ["Stage", "StageResult", "Trainer", "train_stage"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,6 @@ from flowseg.config.choices import CONFIG_FOLDER, available_cell_types, availabl
 from flowseg.config.loading import (
     from_mapping,
     is_complete,
-    json_schema,
     load_config,
     read_settings,
     to_mapping,
@@ -305,6 +304,7 @@ def test_the_json_schema_knows_every_setting() -> None:
     reason="an older pydantic writes another schema",
 )
 def test_the_json_schema_is_that_of_the_settings() -> None:
-    """If not: write `flowseg.config.loading.json_schema()` to configs/schema.json."""
+    """If not: write it to configs/schema.json, by which editors complete and check YAML."""
+    schema = pydantic.TypeAdapter(Config).json_schema()
     file = CONFIG_FOLDER / "schema.json"
-    assert json.loads(file.read_text(encoding="utf-8")) == json.loads(json_schema())
+    assert json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(schema))

@@ -14,7 +14,6 @@ from flowseg.arrays.rle import Masks
 from flowseg.data.folds import (
     TRAIN_ONLY,
     assign_folds,
-    read_folds,
     read_ids,
     split_fold,
     write_folds,
@@ -125,25 +124,6 @@ def test_file(tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
     write_folds(path, records, folds)
     assert path.read_text() == "id,cell_type,group,fold\na,astro,astros_A1,1\nb,cort,b,-1\n"
-    assert read_folds(path) == folds
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("id\na\n", "has no column 'fold'"),
-        ("id,fold\na,x\n", "row 2: the fold 'x' is no whole number"),
-        ("id,fold\na,-2\n", "row 2: the fold '-2' is no whole number"),
-        ("id,fold\na,\n", "row 2: the fold '' is no whole number"),
-        ("id,fold\na,1\na,1\n", "row 3: 'a' is listed twice"),
-    ],
-)
-def test_bad_files(tmp_path: Path, text: str, problem: str) -> None:
-    path = tmp_path / "folds.csv"
-    path.write_text(text)
-    with pytest.raises(FlowsegError) as error:
-        read_folds(path)
-    assert str(error.value).startswith(f"{path}: {problem}")
 
 
 def test_ids(tmp_path: Path) -> None:
@@ -151,9 +131,9 @@ def test_ids(tmp_path: Path) -> None:
     path.write_text("\ufeffa\n\n  b \r\n")
     assert read_ids(path) == {"a", "b"}
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(FlowsegError, match="UTF-8"):
+    with pytest.raises(FlowsegError, match="cannot be read: 'utf-8'"):
         read_ids(path)
-    with pytest.raises(FlowsegError, match="cannot be read"):
+    with pytest.raises(FlowsegError, match="is missing"):
         read_ids(tmp_path / "none.txt")
     path.write_text("../a\n")
     with pytest.raises(FlowsegError, match="not a plain file name"):

@@ -149,7 +149,3 @@ def test_intervals(rng):
     assert (low, high) == pytest.approx((scores.mean() - error, scores.mean() + error), abs=1e-3)
     assert bootstrap_interval(scores, np.random.default_rng(1)) == (low, high)
     assert bootstrap_interval([0.25], rng) == (0.25, 0.25)
-    narrow = bootstrap_interval(scores, np.random.default_rng(1), level=0.5)
-    assert low < narrow[0] < narrow[1] < high
-    with pytest.raises(FlowsegError, match="one image at least"):
-        bootstrap_interval([], rng)
