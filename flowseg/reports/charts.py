@@ -61,15 +61,9 @@ _PANELS = (  # prefix of the columns, title of the panel
 
 
 class Chart(NamedTuple):
-    """A chart of a page.
+    """A chart of a page; no SVG where there is nothing to show.
 
-    Attributes
-    ----------
-    title : str
-    series : tuple of str
-        Names for the legend; series k is drawn in the colour k of page.css, modulo 8.
-    svg : Markup or None
-        None where there is nothing to show.
+    Its series are named in the legend; series k is drawn in the colour k of page.css, modulo 8.
     """
 
     title: str
@@ -80,16 +74,9 @@ class Chart(NamedTuple):
 def distribution_chart(
     title: str, series: Mapping[str, NDArray[np.floating]], unit: str, *, log: bool = False
 ) -> Chart:
-    """A histogram of each series, as the share of its values in each of up to 40 bins.
+    """A histogram of each series of values, as the share of them in each of up to 40 bins.
 
-    Parameters
-    ----------
-    title, unit : str
-        What is counted, and the label of the horizontal axis.
-    series : mapping of (N,) float
-        Values by name; the outermost thousandth goes into the first and the last bin.
-    log : bool
-        Whether the axis is logarithmic.
+    The outermost thousandth of the values goes into the first and the last bin.
     """
     values = {name: np.asarray(numbers, np.float64) for name, numbers in series.items()}
     values = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
@@ -118,18 +105,7 @@ def distribution_chart(
 def line_chart(
     title: str, series: Mapping[str, Points], labels: tuple[str, str], *, log: bool = False
 ) -> Chart:
-    """Points joined by lines, from 0 up to 1.
-
-    Parameters
-    ----------
-    title : str
-    series : mapping of sequence of (float, float)
-        Points by name, in order of x.
-    labels : (str, str)
-        Of the horizontal and the vertical axis.
-    log : bool
-        Whether the horizontal axis is logarithmic.
-    """
+    """Points (x, y), in order of x, joined by lines, from 0 up to 1; `labels` of both axes."""
     xs = [x for points in series.values() for x, _ in points]
     if not xs:
         return Chart(title, (), None)
@@ -143,13 +119,7 @@ def line_chart(
 
 
 def write_curves(metrics: PathLike, out: PathLike) -> None:
-    """Draw the `metrics.csv` of a run as a PNG of three panels: losses, scores, learning rate.
-
-    Raises
-    ------
-    FlowsegError
-        If `metrics` cannot be read or `out` cannot be written.
-    """
+    """Draw the `metrics.csv` of a run as a PNG of three panels: losses, scores, learning rate."""
     import pandas as pd
     from matplotlib import ticker
     from matplotlib.backends.backend_agg import FigureCanvasAgg

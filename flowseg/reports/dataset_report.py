@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,18 +42,10 @@ Stats = Sequence[ImageStats]
 Row = dict[str, object]
 
 
-class _Gallery(NamedTuple):
-    """The worst masks with one flag, and how many of all these are."""
-
-    flag: QualityFlag
-    shown: str
-    pictures: list[Picture]
-
-
 def explore(
     data: PathLike, out: PathLike, *, folds: int = 5, seed: int = 42, pictures: int = 24
 ) -> tuple[int, int]:
-    """Write one HTML page about a data set.
+    """Write one HTML page about a data set, and count its images and cells.
 
     Parameters
     ----------
@@ -65,16 +57,6 @@ def explore(
         Of the folds that are shown, as for training.
     pictures : int
         Annotations shown for each flag, the worst first; all are counted.
-
-    Returns
-    -------
-    int, int
-        Images and cells.
-
-    Raises
-    ------
-    FlowsegError
-        If the data cannot be read or `out` cannot be written.
     """
     data, out = Path(data), Path(out)
     with claim_outputs([out], input_files(data, tables=True)):
@@ -255,7 +237,7 @@ def _flag_rows(by_type: Mapping[str, Stats]) -> list[Row]:
     return rows
 
 
-def _gallery(stats: Stats, flag: QualityFlag, limit: int) -> _Gallery | None:
+def _gallery(stats: Stats, flag: QualityFlag, limit: int) -> dict[str, object] | None:
     """The worst masks with one flag, each with its picture; None where no mask has it."""
     flagged = sorted(
         (-int(image.severity[flag.name][mask]), index, mask)
@@ -282,7 +264,7 @@ def _gallery(stats: Stats, flag: QualityFlag, limit: int) -> _Gallery | None:
         pictures.append(picture(crops[index, mask], caption, width=_CROP))
     count, total = len(worst), len(flagged)
     shown = f"{count} of {total:,}, the worst" if count < total else f"all {total:,}"
-    return _Gallery(flag, shown, pictures)
+    return {"flag": flag, "shown": shown, "pictures": pictures}
 
 
 def _crop(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

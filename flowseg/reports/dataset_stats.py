@@ -19,14 +19,8 @@ from flowseg.data.record import Record
 class QualityFlag:
     """A reason to doubt an annotation.
 
-    Attributes
-    ----------
-    name, title, note : str
-        For code, for a heading, and what it means.
-    unit : str
-        Of the severity.
-    severity : callable
-        From defects and areas of N masks how bad each is, 0 where it is not flagged: (N,) int64.
+    `severity` tells from defects and areas of N masks how bad each is, in `unit`, 0 where it is not
+    flagged: (N,) int64.
     """
 
     name: str
@@ -116,13 +110,7 @@ class ImageStats:
 
 
 def dataset_stats(records: Sequence[Record]) -> list[ImageStats]:
-    """Statistics of every image, each read once.
-
-    Raises
-    ------
-    FlowsegError
-        If an image or its annotation cannot be read.
-    """
+    """Statistics of every image, each read once."""
     bar = tqdm(records, desc="reading images", unit="image", delay=1)
     return [_image_stats(record) for record in bar]
 

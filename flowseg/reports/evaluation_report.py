@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from flowseg.io.images import read_image
 from flowseg.io.paths import PathLike, find_images, find_labels
 from flowseg.metrics.competition import HIT, MERGED, MISSED, SPLIT, SPURIOUS, THRESHOLDS
 from flowseg.reports.charts import Chart, Points, distribution_chart, line_chart
-from flowseg.reports.page import Picture, picture, write_page
+from flowseg.reports.page import picture, write_page
 from flowseg.reports.text import Row, image_rows, type_rows
 
 _BINS = 10
@@ -42,22 +42,15 @@ OUTCOME_COLOURS = {
 _OUTCOMES = ("hit", "missed", "spurious", "split", "merged")  # as named in page.css
 
 
-class _Pair(NamedTuple):
-    """Truth and prediction of an image, side by side."""
-
-    title: str
-    pictures: list[Picture]
-
-
 def write_report(
     result: Evaluation, out: PathLike, *, images: PathLike | None = None, pictures: int = 20
 ) -> None:
-    """Write one HTML page about an evaluation.
+    """Write one HTML page about an evaluation; only the images that are shown are read again.
 
     Parameters
     ----------
     result : Evaluation
-        From :func:`flowseg.evaluate`. Only the images that are shown are read again.
+        From :func:`flowseg.evaluate`.
     out : path
         The HTML file.
     images : path, optional
@@ -117,47 +110,29 @@ def _linked(rows: Sequence[Row], pictures: int) -> list[Row]:
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class ObjectStats:
-    """Objects of some images, of one side: N of the truth, or N predicted.
-
-    Attributes
-    ----------
-    diameters : (N,) float64
-        Equivalent diameters, in pixels.
-    crowding : (N,) int64
-        True objects whose centre lies within two mean diameters of this one's.
-    matched : (N, 10) bool
-        Whether it is matched at each threshold.
-    """
+class _Objects(NamedTuple):
+    """N objects of the truth, or of the prediction."""
 
     diameters: NDArray[np.float64]
+    """(N,), in pixels."""
     crowding: NDArray[np.int64]
+    """(N,), true objects whose centre lies within two mean diameters of this one's."""
     matched: NDArray[np.bool_]
+    """(N, 10), whether it is matched at each threshold."""
 
 
-def _object_stats(images: Sequence[ImageResult], side: int) -> ObjectStats:
+def _objects(image: ImageResult, side: int) -> _Objects:
     """Of side 0, the truth, or side 1, the prediction."""
-    diameters, crowding = [np.zeros(0)], [np.zeros(0, np.int64)]
-    matched = [np.zeros((0, len(THRESHOLDS)), np.bool_)]
-    for image in images:
-        truth, centres = image.centres[0], image.centres[side]
-        areas = image.table.truth_areas, image.table.pred_areas
-        diameters.append(equivalent_diameter(areas[side]))
-        neighbours = np.zeros(len(centres), np.int64)
-        if len(truth) and len(centres):
-            radius = _NEIGHBOURHOOD * float(equivalent_diameter(areas[0]).mean())
-            neighbours += cKDTree(truth).query_ball_point(centres, radius, return_length=True)
-        crowding.append(neighbours)
-        hits = np.zeros((len(centres), len(THRESHOLDS)), np.bool_)
-        for k, percent in enumerate(THRESHOLDS):
-            hits[image.table.matches(percent)[side], k] = True
-        matched.append(hits)
-    return ObjectStats(
-        diameters=np.concatenate(diameters),
-        crowding=np.concatenate(crowding),
-        matched=np.concatenate(matched),
-    )
+    truth, centres = image.centres[0], image.centres[side]
+    areas = image.table.truth_areas, image.table.pred_areas
+    crowding = np.zeros(len(centres), np.int64)
+    if len(truth) and len(centres):
+        radius = _NEIGHBOURHOOD * float(equivalent_diameter(areas[0]).mean())
+        crowding += cKDTree(truth).query_ball_point(centres, radius, return_length=True)
+    matched = np.zeros((len(centres), len(THRESHOLDS)), np.bool_)
+    for k, percent in enumerate(THRESHOLDS):
+        matched[image.table.matches(percent)[side], k] = True
+    return _Objects(equivalent_diameter(areas[side]), crowding, matched)
 
 
 def _charts(result: Evaluation) -> list[Chart]:
@@ -171,7 +146,8 @@ def _charts(result: Evaluation) -> list[Chart]:
         name: [(t / 100, score) for t, score in zip(THRESHOLDS, part.precisions, strict=True)]
         for name, part in parts.items()
     }
-    truth, pred = (_object_stats(result.images, side) for side in (0, 1))
+    by_image = [[_objects(image, side) for image in result.images] for side in (0, 1)]
+    truth, pred = (_Objects(*map(np.concatenate, zip(*side, strict=True))) for side in by_image)
     matched = truth.matched, pred.matched
     by_size = binned_precision(truth.diameters, pred.diameters, *matched)
     by_crowding = binned_precision(truth.crowding, pred.crowding, *matched)
@@ -194,18 +170,10 @@ def binned_precision(
 ) -> dict[str, Points]:
     """TP / (TP + FP + FN) in bins of a measure of N true and M predicted objects.
 
-    Parameters
-    ----------
-    truth, pred : (N,) and (M,) number
-        The measure; bins hold equal numbers of true objects.
-    truth_matched, pred_matched : (N, 10) and (M, 10) bool
-        Whether each is matched at each threshold.
-
-    Returns
-    -------
-    dict of sequence of (float, float)
-        The median of each bin and its precision, at an IoU of 0.50 and as the mean over all
-        thresholds; empty where there is no truth.
+    `truth` (N,) and `pred` (M,) are the measure, `truth_matched` (N, 10) and `pred_matched`
+    (M, 10) whether each is matched at each threshold. Bins hold equal numbers of true objects. A
+    point is the median of a bin and its precision, at an IoU of 0.50 and as the mean over all
+    thresholds.
     """
     if not len(truth):
         return {}
@@ -224,7 +192,7 @@ def binned_precision(
     return {"IoU > 0.50": at_half, "mean of all thresholds": mean}
 
 
-def _pair(image: ImageResult, file: Path | None) -> _Pair:
+def _pair(image: ImageResult, file: Path | None) -> dict[str, object]:
     """Truth and prediction of an image, read again and drawn over it."""
     masks = image.masks()
     shape = masks[0].shape
@@ -242,13 +210,11 @@ def _pair(image: ImageResult, file: Path | None) -> _Pair:
         ("truth", f"{image.counts.n_truth:,} cells", masks[0], outcomes.truth),
         ("prediction", f"{image.counts.n_pred:,} found", masks[1], outcomes.pred),
     )
-    return _Pair(
-        title,
-        [
-            picture(_coloured(grey, side, outcome), f"{name}: {count}", alt=f"{title}, {name}")
-            for name, count, side, outcome in sides
-        ],
-    )
+    pictures = [
+        picture(_coloured(grey, side, outcome), f"{name}: {count}", alt=f"{title}, {name}")
+        for name, count, side, outcome in sides
+    ]
+    return {"title": title, "pictures": pictures}
 
 
 def _coloured(

@@ -20,19 +20,9 @@ _PALETTE = np.array(
 
 
 def draw_overlay(image: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Outlines of instances over a grey image, in twelve colours by their ids.
+    """Outlines of instances over a grey image, in twelve colours by their ids: (H, W, 3) uint8 RGB.
 
-    Parameters
-    ----------
-    image : ndarray, shape (H, W), float32
-        Normalised; shown from 0 (black) to 1 (white).
-    labels : ndarray, shape (H, W), int32
-        0 = background.
-
-    Returns
-    -------
-    ndarray, shape (H, W, 3), uint8
-        RGB.
+    The image is normalised, and shown from 0 (black) to 1 (white).
     """
     grey = np.clip(image * 255, 0, 255).astype(np.uint8)
     picture = np.repeat(grey[:, :, None], 3, axis=2)
@@ -44,20 +34,10 @@ def draw_overlay(image: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArr
 def draw_flows(
     flows: NDArray[np.float32], inside: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """A flow field as colour: the hue is the direction, the brightness the length.
+    """A flow field (dy, dx) as colour, (2, H, W) -> (H, W, 3) uint8 RGB; black outside of cells.
 
-    Parameters
-    ----------
-    flows : ndarray, shape (2, H, W), float32
-        Order (dy, dx), of about unit length inside cells. To the right is red, down is yellow
-        green, left is cyan, up is violet.
-    inside : ndarray, shape (H, W), bool, optional
-        Where cells are; elsewhere it stays black.
-
-    Returns
-    -------
-    ndarray, shape (H, W, 3), uint8
-        RGB.
+    The hue is the direction: to the right is red, down yellow green, left cyan, up violet. The
+    brightness is the length, about 1 in cells.
     """
     cv2 = load_cv2()
     angle = np.arctan2(flows[0], flows[1]) / (2 * np.pi) % 1
@@ -69,18 +49,7 @@ def draw_flows(
 
 
 def draw_cellprob(cellprob: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The probability of a cell as heat: black is 0, red and yellow lie between, white is 1.
-
-    Parameters
-    ----------
-    cellprob : ndarray, shape (H, W), float32
-        A logit.
-
-    Returns
-    -------
-    ndarray, shape (H, W, 3), uint8
-        RGB.
-    """
+    """(H, W) logits of a cell as heat: probability 0 is black, 1 is white; (H, W, 3) uint8 RGB."""
     cv2 = load_cv2()
     share = 1 / (1 + np.exp(-np.clip(cellprob, -30, 30)))
     heat = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_HOT)
@@ -90,19 +59,6 @@ def draw_cellprob(cellprob: NDArray[np.float32]) -> NDArray[np.uint8]:
 def side_by_side(
     image: NDArray[np.float32], labels: NDArray[np.int32], truth: NDArray[np.int32]
 ) -> NDArray[np.uint8]:
-    """The prediction on the left and the truth on the right, over the same image.
-
-    Parameters
-    ----------
-    image : ndarray, shape (H, W), float32
-        Normalised.
-    labels, truth : ndarray, shape (H, W), int32
-        0 = background.
-
-    Returns
-    -------
-    ndarray, shape (H, 2 W + 8, 3), uint8
-        RGB.
-    """
+    """The prediction on the left and the truth on the right: (H, 2 W + 8, 3) uint8 RGB."""
     gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
     return np.hstack((draw_overlay(image, labels), gap, draw_overlay(image, truth)))

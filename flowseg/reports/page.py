@@ -25,14 +25,8 @@ _FOLDER = Path(__file__).parent
 class Picture(NamedTuple):
     """An image inside a page.
 
-    Attributes
-    ----------
-    source : str
-        A `data:` address that holds it.
-    caption, alt : str
-        What stands below it, and what is read out instead of it.
-    width, height : int
-        In which it is shown, in pixels; at most the width of the page.
+    `source` is a `data:` address that holds it; `alt` is read out instead of it. It is shown in the
+    given size in pixels, at most in the width of the page.
     """
 
     source: str
@@ -45,22 +39,9 @@ class Picture(NamedTuple):
 def picture(
     image: NDArray[np.uint8], caption: str, *, alt: str | None = None, width: int | None = None
 ) -> Picture:
-    """A picture for a page, as JPEG.
+    """An (H, W, 3) uint8 RGB image as JPEG for a page.
 
-    Parameters
-    ----------
-    image : ndarray, shape (H, W, 3), uint8
-        RGB.
-    caption : str
-    alt : str, optional
-        By default the caption.
-    width : int, optional
-        In which it is shown, in pixels; by default its own.
-
-    Raises
-    ------
-    FlowsegError
-        If the image cannot be encoded.
+    It is shown in its own width, or in that of `width` pixels.
     """
     cv2 = load_cv2()
     # colours at full resolution: at half of it lines one pixel wide turn grey
@@ -83,15 +64,9 @@ def picture(
 
 
 def write_page(path: PathLike, template: str, **values: object) -> None:
-    """Render a template of this folder and write the page, atomically.
+    """Render a template of this folder, which extends `base.html.j2`, and write the page.
 
-    Parameters
-    ----------
-    path : path
-    template : str
-        Its file name; it extends `base.html.j2`.
-    **values
-        What the template shows, `title` among it. All text but `Markup` is escaped.
+    All text among the values but `Markup` is escaped.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),

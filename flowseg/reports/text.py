@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from flowseg.evaluation.evaluate import Evaluation, OtherMetrics
+from flowseg.evaluation.evaluate import Evaluation, ImageResult, OtherMetrics
 from flowseg.io.atomic import write_text
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
@@ -21,16 +21,7 @@ Row = dict[str, object]
 def text_table(
     rows: Iterable[Sequence[object]], header: Sequence[str] | None = None, *, left: int = 1
 ) -> str:
-    """Rows as text in aligned columns, two spaces apart.
-
-    Parameters
-    ----------
-    rows : iterable of sequence
-        Values of one row each, as many as there are columns.
-    header : sequence of str, optional
-        Names of the columns.
-    left : int
-        So many of the first columns are aligned to the left, the others to the right.
+    """Rows as text in aligned columns, two spaces apart; the first `left` columns to the left.
 
     Examples
     --------
@@ -104,8 +95,7 @@ def write_csv(result: Evaluation, path: PathLike) -> None:
     rows: list[Row] = []
     for image in result.worst_first():
         counts = image.counts
-        row: Row = {"id": image.image_id, "cell_type": image.cell_type, "score": repr(image.score)}
-        row |= {"truth": counts.n_truth, "predicted": counts.n_pred}
+        row = _image_summary(image)
         for k, percent in enumerate(THRESHOLDS):
             row |= {f"tp_{percent}": counts.tp[k], f"fp_{percent}": counts.fp[k]}
             row[f"fn_{percent}"] = counts.fn[k]
@@ -120,11 +110,7 @@ def write_json(result: Evaluation, path: PathLike) -> None:
         "cell_types": {name: _summary(result.of_type(name)) for name in result.cell_types},
         "images": [
             {
-                "id": image.image_id,
-                "cell_type": image.cell_type,
-                "score": image.score,
-                "truth": image.counts.n_truth,
-                "predicted": image.counts.n_pred,
+                **_image_summary(image),
                 "tp": image.counts.tp,
                 "fp": image.counts.fp,
                 "fn": image.counts.fn,
@@ -138,6 +124,16 @@ def write_json(result: Evaluation, path: PathLike) -> None:
     if result.other is not None:
         content["not_the_competition_score"] = asdict(result.other)
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _image_summary(image: ImageResult) -> Row:
+    return {
+        "id": image.image_id,
+        "cell_type": image.cell_type,
+        "score": image.score,
+        "truth": image.counts.n_truth,
+        "predicted": image.counts.n_pred,
+    }
 
 
 def _summary(result: Evaluation) -> dict[str, Any]:
