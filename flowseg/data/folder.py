@@ -6,19 +6,19 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from flowseg.arrays.components import connected_components
 from flowseg.arrays.rle import Masks
 from flowseg.data.groups import groups_of_names
+from flowseg.data.label_files import LabelledImage, check_instances, find_coco
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
-from flowseg.formats.seg_npy import read_seg
-from flowseg.io.images import image_shape, read_labels
-from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
+from flowseg.formats.coco_reader import CocoImage, read_coco
+from flowseg.io.images import image_shape
+from flowseg.io.notes import Note, log_note
+from flowseg.io.paths import LAYOUTS, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
 CELL_TYPE = "cell"
@@ -26,8 +26,6 @@ CELL_TYPE = "cell"
 
 TYPE_TABLE = "cell_types.csv"
 """A table in the folder: `id`, `cell_type` where images are of several types, maybe `group`."""
-
-_FOREGROUND_COMPONENTS = 5  # one id on so many says "cell here", not which cell
 
 _log = logging.getLogger(__name__)
 
@@ -61,50 +59,37 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     remedy = f"name a folder of {LAYOUTS}; or the unzipped competition (--data)"
     if not images:
         raise FlowsegError("holds no image", file=folder, remedy=remedy)
-    if not labels:
+    coco = None if labels else find_coco(folder)
+    annotated = {} if coco is None else _annotated(coco, images)
+    if not labels and not annotated:
         raise FlowsegError(
-            "holds neither a train.csv nor images with labels", file=folder, remedy=remedy
+            "holds neither a train.csv nor images with labels, nor a COCO file of its images",
+            file=folder,
+            remedy=remedy,
         )
     if stray := sorted(path for name, path in labels.items() if name not in images):
         raise FlowsegError("holds labels, but there is no image for it", file=stray[0])
+    check_instances(LabelledImage(path=path) for path in labels.values())
     types = _read_column(folder / TYPE_TABLE, "cell_type")
-    if bare := [image.name for name, image in images.items() if name not in labels]:
-        shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
-        _log.info("%d images without labels are left out: %s", len(bare), shown)
-    groups = groups_of_names(labels)
+    names = [*labels, *annotated]
+    if bare := tuple(image.name for name, image in images.items() if name not in {*names}):
+        _log.info("%s", Note("images without labels are left out", bare))
+    groups = groups_of_names(names)
     named = _read_column(folder / TYPE_TABLE, "group") or {}
     groups |= {name: group for name, group in named.items() if group and name in groups}
     _log_groups(groups)
-    pairs = [(images[name], path) for name, path in labels.items()]
-    bar = tqdm(pairs, desc="reading labels", unit="image", delay=2, leave=False)
+    bar = tqdm(names, desc="reading labels", unit="image", delay=2, leave=False)
     records = [
-        _record(
-            image, path, cell_type if types is None else _type_of(image, types), groups[image.stem]
+        Record(
+            image_id=check_name(name, file=images[name]),
+            image_path=images[name],
+            **_annotation(images[name], labels.get(name), annotated.get(name)),
+            cell_type=cell_type if types is None else _type_of(images[name], types),
+            group=groups[name],
         )
-        for image, path in bar
+        for name in bar
     ]
     return sorted(records, key=lambda record: record.image_id)
-
-
-def read_label_file(path: Path) -> NDArray[np.int32]:
-    """Labels from an image file or a `_seg.npy`: (H, W) int32."""
-    return read_seg(path) if path.name.endswith(SEG_SUFFIX) else read_labels(path)
-
-
-def read_instances(path: Path) -> NDArray[np.int32]:
-    """As `read_label_file`, but a mask of where cells are (one id, many components) is refused."""
-    labels = read_label_file(path)
-    top = labels.max(initial=0)
-    if top and not ((labels != 0) & (labels != top)).any():
-        count = int(connected_components(labels, True).max())
-        if count >= _FOREGROUND_COMPONENTS:
-            raise FlowsegError(
-                f"gives all its {count} pieces the one number {top}",
-                file=path,
-                remedy="give every cell a number of its own (in ImageJ: Analyze Particles, "
-                "Show: Count Masks)",
-            )
-    return labels
 
 
 def _read_column(table: Path, column: str) -> dict[str, str] | None:
@@ -136,17 +121,23 @@ def _type_of(image: Path, types: Mapping[str, str]) -> str:
     return types[image.stem]
 
 
-def _record(image: Path, labels: Path, cell_type: str, group: str) -> Record:
-    image_id = check_name(image.stem, file=image)
+def _annotation(image: Path, labels: Path | None, annotated: CocoImage | None) -> dict[str, Any]:
+    """The `shape` and the `annotation` of an image's record."""
     shape = image_shape(image)
-    instances = read_instances(labels)
-    if instances.shape != shape:
-        raise size_differs(image, shape, instances.shape, labels.name)
-    return Record(
-        image_id=image_id,
-        image_path=image,
-        shape=shape,
-        cell_type=cell_type,
-        group=group,
-        annotation=Masks.from_labels(instances),
-    )
+    if labels is not None:
+        instances = LabelledImage(path=labels).read()
+        if instances.shape != shape:
+            raise size_differs(image, shape, instances.shape, labels.name)
+        return {"shape": shape, "annotation": Masks.from_labels(instances)}
+    assert annotated is not None
+    if annotated.shape != shape:
+        raise size_differs(image, shape, annotated.shape, annotated.file.name)
+    return {"shape": shape, "annotation": annotated.cells}
+
+
+def _annotated(coco: Path, images: Mapping[str, Path]) -> dict[str, CocoImage]:
+    """The entries of a COCO file whose images are there."""
+    entries = {image.image_id: image for image in read_coco(coco)}
+    if missing := tuple(name for name in entries if name not in images):
+        log_note(Note(f"images of {coco.name} are left out: they are not beside it", missing))
+    return {name: image for name, image in entries.items() if name in images}

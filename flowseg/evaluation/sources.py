@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flowseg.arrays.rle import FAULTS, Masks, parse_runs
 from flowseg.data import livecell
-from flowseg.data.folder import read_instances, read_label_file
+from flowseg.data.label_files import LabelledImage, find_coco, labelled_images
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
 from flowseg.formats.coco_masks import CocoMasks
 from flowseg.formats.coco_reader import read_coco, read_coco_results
 from flowseg.formats.submission import read_submission
-from flowseg.io.images import image_shape
-from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels
+from flowseg.io.image_source import list_images
+from flowseg.io.paths import SEG_SUFFIX, PathLike
 
 Shape = tuple[int, int]
 
@@ -58,7 +55,8 @@ def read_truth(path: PathLike) -> dict[str, Source]:
     """
     path = Path(path)
     if path.is_dir():
-        return _label_files(path, read_instances)
+        coco = find_coco(path)
+        return _label_files(path) if coco is None else _coco(coco)
     if path.suffix.lower() == ".json":
         return _coco(path)
     if path.name.lower().endswith((".csv", ".csv.gz")):
@@ -87,7 +85,7 @@ def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, S
     """
     path = Path(path)
     if path.is_dir():
-        found = _label_files(path, read_label_file)
+        found = _label_files(path)
         _check_known(path, {image_id: image_id for image_id in found}, truth)
         for image_id, source in found.items():
             _check_size(path, image_id, source.shape, truth)
@@ -132,17 +130,21 @@ def _check_known(path: Path, named: Mapping[str, str], truth: Mapping[str, Sourc
         )
 
 
-def _label_files(folder: Path, read: Callable[[Path], NDArray[np.int32]]) -> dict[str, Source]:
+def _label_files(folder: Path) -> dict[str, Source]:
     found = {}
-    for name, (image, labels) in sorted(find_labels(folder).items()):
-        measurable = image or (None if labels.name.endswith(SEG_SUFFIX) else labels)
-        shape = image_shape(measurable) if measurable else read(labels).shape
-        found[name] = Source((shape[0], shape[1]), "", partial(_masks_of, labels, read))
+    for name, item in sorted(labelled_images(folder).items()):
+        measurable = None if item.path.name.endswith(SEG_SUFFIX) else item.path
+        if item.page is not None:
+            shape = item.page.shape
+        else:
+            measurable = item.image or measurable
+            shape = list_images(measurable)[0].shape if measurable else item.read().shape
+        found[name] = Source((shape[0], shape[1]), "", partial(_masks_of, item))
     return found
 
 
-def _masks_of(path: Path, read: Callable[[Path], NDArray[np.int32]]) -> Masks:
-    return Masks.from_labels(read(path))
+def _masks_of(item: LabelledImage) -> Masks:
+    return Masks.from_labels(item.read())
 
 
 def _given(masks: Masks) -> Masks:

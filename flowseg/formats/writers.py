@@ -76,6 +76,8 @@ class Writer:
         The package that it needs and the extra that installs it.
     predict_only : bool
         Whether it needs a prediction, so that `export` cannot write it.
+    needs_image : bool
+        Whether it makes use of the image's pixels where they are known.
     """
 
     help: str
@@ -88,6 +90,7 @@ class Writer:
     write_all: Callable[[Path, Iterable[Any]], None] = _nothing
     requires: tuple[str, str] | None = None
     predict_only: bool = False
+    needs_image: bool = False
 
 
 def _load(module: str) -> Any:
@@ -157,6 +160,7 @@ WRITERS: Mapping[str, Writer] = {
         write=lambda path, item: _load("formats.seg_npy").write_seg(
             path, item.labels, file_name=item.file_name, image=item.image
         ),
+        needs_image=True,
     ),
     "coco": Writer(
         "COCO JSON of all images",
@@ -258,6 +262,11 @@ class Formats:
         yield from self.collected().values()
         for image_id in image_ids:
             yield from self.files(image_id).values()
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether a format shows or measures the image's own pixels."""
+        return any(self._writer(name).needs_image for name in self.paths)
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts; folders are made.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,35 @@ def list_images(path: PathLike) -> list[ImageSource]:
         )
         for index, shape in enumerate(shapes)
     ]
+
+
+def find_image(image_id: str, files: Mapping[str, Path]) -> ImageSource | None:
+    """The image of an id among files by name without suffix: a file, or a page as `list_images`.
+
+    Raises
+    ------
+    FlowsegError
+        As `list_images`; also if the file of this name holds several images.
+    """
+    if image_id in files:
+        images = list_images(files[image_id])
+        if len(images) > 1:
+            raise FlowsegError(
+                f"holds {len(images)} images, but there are labels of one",
+                file=files[image_id],
+                remedy=f"name the labels of its pages {images[0].image_id} and so on",
+            )
+        return images[0]
+    stem, _, number = image_id.rpartition("_")
+    if stem not in files or not number.isdecimal():
+        return None
+    pages = _pages(files[stem], files[stem].stat().st_mtime_ns)
+    return pages.get(image_id)
+
+
+@lru_cache(maxsize=2)
+def _pages(path: Path, _: int) -> dict[str, ImageSource]:
+    return {image.image_id: image for image in list_images(path)}
 
 
 def _read_contiguous(page: Any, path: Path) -> ReadRegion:

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowseg.arrays.labels import check_labels
+from flowseg.arrays.labels import as_labels, check_labels
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
-from flowseg.io.binary import AGAIN, open_binary
+from flowseg.io.binary import AGAIN, MAX_PIXELS, open_binary
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_picture
+from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_indices, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
+from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
 
 
 def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -79,23 +80,24 @@ def is_tiff(path: Path) -> bool:
 
 
 def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
-    """Read a label image, (H, W) int32, 0 = background, from a grey PNG or TIFF of integers.
+    """Read a label image, (H, W) int32, 0 = background, from a PNG, a TIFF or a Zarr array.
+
+    Of a PNG with a palette of colours the indices are the labels; see also
+    :func:`flowseg.arrays.labels.as_labels`.
 
     Raises
     ------
     FlowsegError
-        As `read_image`; also if it is a colour image, holds fractions or negative values, or an
-        id beyond int32.
+        As `read_image`; also if it is a JPEG or a colour image, holds fractions or negative values,
+        or an id beyond int32.
     """
-    image = read_image(path)
-    if image.ndim != 2:
-        raise FlowsegError(
-            f"is a colour image of {image.shape[2]} channels, not a label image",
-            file=path,
-            remedy="save the labels as grey values, one integer per cell",
-        )
+    path = Path(path)
     try:
-        return check_labels(image.astype(np.uint8) if image.dtype == bool else image)
+        if is_zarr(path):
+            return as_labels(read_zarr(open_zarr(path, MAX_PIXELS), path))
+        if is_tiff(path):
+            return as_labels(read_tiff(path))
+        return as_labels(read_indices(path))
     except FlowsegError as error:
         raise error.at(path) from error
 

@@ -17,16 +17,19 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
-LABEL_ENDINGS = ("_cp_masks", "_masks")
+LABEL_ENDINGS = ("_cp_masks", "_masks", "_labels")
 """Endings of label images beside their images; the longest first."""
 
 SEG_SUFFIX = "_seg.npy"
 """Ending of Cellpose's files."""
 
-LAYOUTS = "NAME.tif beside NAME_masks.tif, NAME_masks.png or NAME_seg.npy, or images/ and masks/"
+LAYOUTS = (
+    "NAME.tif beside NAME_masks.tif, NAME_labels.tif (also .png, .zarr) or NAME_seg.npy, or "
+    "images/ and masks/"
+)
 """Layouts of a folder of images and labels, for messages."""
 
-_LABEL_SUFFIXES = (".tif", ".tiff", ".png")
+_LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".zarr")
 
 
 # --- names ----------------------------------------------------------------------------------
@@ -151,8 +154,9 @@ def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
     ----------
     folder : path
         Holds images and beside them label files: ``NAME.tif`` (or another image file) and
-        ``NAME_masks.tif``, ``NAME_cp_masks.tif`` (or .png) or ``NAME_seg.npy``; or images in
-        ``images/`` and label files in ``masks/``, there also with the names of their images.
+        ``NAME_masks.tif``, ``NAME_cp_masks.tif`` or ``NAME_labels.tif`` (or .png or .zarr), or
+        ``NAME_seg.npy``; or images in ``images/`` and label files in ``masks/``, there also with
+        the names of their images.
 
     Returns
     -------
@@ -205,7 +209,10 @@ def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
     images, labels = match_labels(folder)
     if labels:
         return {name: (images.get(name), path) for name, path in labels.items()}
-    return {path.stem: (None, path) for path in find_images(folder)}
+    stores = sorted(Path(folder).glob("*.zarr"), key=_natural)
+    alone = [*stores, *(find_images(folder) if images or not stores else ())]
+    _check_stems(alone)
+    return {path.stem: (None, path) for path in alone}
 
 
 def _is_image(path: Path) -> bool:

@@ -100,7 +100,7 @@ def test_images_without_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptu
     write_labels(tmp_path / "a_masks.tif", LABELS)
     with caplog.at_level(logging.INFO):
         assert [record.image_id for record in read_folder(tmp_path)] == ["a"]
-    assert "1 images without labels are left out: b.png" in caplog.text
+    assert "1 images without labels are left out (b.png)" in caplog.text
 
 
 def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:

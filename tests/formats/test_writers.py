@@ -229,7 +229,7 @@ def test_export_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="no format to export to"):
         export_labels(tmp_path / "labels", Formats())
     with pytest.raises(FlowsegError, match="is a folder"):
-        export_labels(tmp_path / "labels", Formats(coco=tmp_path))
+        export_labels(tmp_path / "labels", Formats(coco=tmp_path / "images"))
     with pytest.raises(FlowsegError, match=r"overlays cannot be written from label images"):
         export_labels(tmp_path / "labels", Formats(overlays=tmp_path, coco=tmp_path / "c.json"))
 

@@ -48,9 +48,11 @@ class TestLabels:
         ("labels", "problem"),
         [
             (np.full((4, 4), -1, np.int16), "negative"),
-            (np.full((4, 4), 0.5, np.float32), "integers"),
+            (np.full((4, 4), 0.5, np.float32), r"it holds 0\.5; save whole"),
             (np.full((4, 4), 2**31, np.uint32), "int32"),
-            (np.zeros((4, 4, 3), np.uint8), "colour image"),
+            (np.full((4, 4), np.nan, np.float32), "it holds nan"),
+            (np.full((4, 4), 1e30, np.float64), "int32"),
+            (np.arange(48, dtype=np.uint8).reshape(4, 4, 3), "colour image"),
         ],
     )
     def test_no_labels(self, tmp_path: Path, labels: np.ndarray, problem: str) -> None:
