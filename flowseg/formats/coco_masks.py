@@ -28,33 +28,21 @@ _SHORTEST = 6  # numbers of a polygon of three corners
 
 
 class CocoSpans(NamedTuple):
-    """Annotations of one image in one file.
-
-    Attributes
-    ----------
-    path : Path
-    stamp : (int, int)
-        Size and modification time of the file when it was scanned.
-    spans : (N, 2) int64
-        First byte of each annotation and the byte after its last.
-    """
+    """Annotations of one image in one file."""
 
     path: Path
     stamp: tuple[int, int]
+    """Size and modification time of the file when it was scanned."""
     spans: NDArray[np.int64]
+    """(N, 2): first byte of each annotation and the byte after its last."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoMasks:
-    """The masks of one image, read from its files on demand; small, and can be pickled.
-
-    Parameters
-    ----------
-    entries : tuple of CocoSpans
-        One for each time that the image is listed.
-    """
+    """The masks of one image, read from its files on demand; small, and can be pickled."""
 
     entries: tuple[CocoSpans, ...]
+    """One for each time that the image is listed."""
 
     def masks(self, shape: Shape) -> Masks:
         """Read and draw; cells without a pixel are left out, of several entries those said twice.

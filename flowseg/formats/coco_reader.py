@@ -49,31 +49,22 @@ _ANEW = "export or download it again"
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
-    """One annotated image of a COCO file.
-
-    Attributes
-    ----------
-    file_name : str
-        As in the file, with slashes on every system.
-    shape : (int, int)
-        Height and width in pixels.
-    category : str
-        That of all its annotations; blank where they are of several, or of none.
-    ids : tuple
-        Of its entries in the file; more than one where it is listed several times.
-    cells, crowd : CocoMasks
-        Its cells; and its regions of many cells that nobody drew one by one (`iscrowd`), which are
-        neither cells to find nor background.
-    file : Path
-    """
+    """One annotated image of a COCO file."""
 
     file_name: str
+    """As in the file, with slashes on every system."""
     shape: Shape
+    """Height and width in pixels."""
     category: str
+    """That of all its annotations; blank where they are of several, or of none."""
     ids: tuple[str, ...]
+    """Of its entries in the file; more than one where it is listed several times."""
     cells: CocoMasks
     crowd: CocoMasks
+    """Regions of many cells that nobody drew one by one (`iscrowd`): neither cells to find nor
+    background."""
     file: Path
+    """The COCO file, for messages."""
 
     @property
     def image_id(self) -> str:

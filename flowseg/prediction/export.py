@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fastremap
+import numpy as np
 from tqdm import tqdm
 
 from flowseg.data.folder import read_instances
@@ -59,7 +61,7 @@ def export_labels(
     cells = 0
     for image_id, (image, path) in tqdm(found.items(), desc="exporting", unit="image", delay=2):
         instances = read_instances(path)
-        cells += len(set(instances[instances != 0].tolist()))
+        cells += int(np.count_nonzero(fastremap.unique(instances)))
         file = image_files.get(image_id, image)
         pixels = None
         if file is not None and formats.seg_npy is not None:
