@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -221,6 +221,12 @@ class Formats:
             for name, path in self.paths.items()
             if not _is_one_file(name, path)
         }
+
+    def outputs(self, image_ids: Iterable[str]) -> Iterator[Path]:
+        """Every file that the images of these ids give."""
+        yield from self.collected().values()
+        for image_id in image_ids:
+            yield from self.files(image_id).values()
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts; folders are made."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import fastremap
 import numpy as np
 from tqdm import tqdm
@@ -11,6 +14,7 @@ from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
 from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
 from flowseg.io.images import read_image
+from flowseg.io.outputs import claim_outputs
 from flowseg.io.paths import PathLike, find_images, find_labels
 
 
@@ -57,6 +61,17 @@ def export_labels(
     if missing:
         raise FlowsegError(f"holds no image {missing[0]!r}, which has labels", file=images)
     formats.check()
+    read = [path for pair in found.values() for path in pair if path] + list(image_files.values())
+    with claim_outputs(formats.outputs(found), read):
+        return _export(found, image_files, formats, cell_type)
+
+
+def _export(
+    found: Mapping[str, tuple[Path | None, Path]],
+    image_files: Mapping[str, Path],
+    formats: Formats,
+    cell_type: str,
+) -> tuple[int, int]:
     parts = []
     cells = 0
     for image_id, (image, path) in tqdm(found.items(), desc="exporting", unit="image", delay=2):

@@ -22,6 +22,7 @@ from flowseg.inference.cluster import Cluster, connect
 from flowseg.inference.options import SegmentOptions, check_options
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource
+from flowseg.io.outputs import claim_outputs
 from flowseg.io.paths import PathLike, find_images
 from flowseg.prediction.batch import Batch
 from flowseg.prediction.journal import Journal, run_key
@@ -131,35 +132,38 @@ def predict(
     shard, dask = distribution.shard, distribution.dask
     submission = _check_outputs(formats, shard)
     options = replace(options, disagreement=options.disagreement or bool(formats.disagreement))
-    segmenter = Segmenter.load(checkpoints, device, tta=tta, compile=compile)
-    check_options(segmenter.card, options)
-    formats.check()
+    inputs = [*files, *checkpoints]
     if shard is not None:
         files = list(shard.part(files))
         formats = replace(formats, submission=shard.path(submission))
-    settings = {
-        "options": asdict(options),
-        "tta": tta,
-        "device": [segmenter.device.type, str(segmenter.ensemble.dtype), compile],
-        "outputs": {name: str(path.resolve()) for name, path in formats.paths.items()},
-        "labels_format": formats.labels_format,
-        "shard": shard,
-    }
-    journal = Journal(submission, run_key(checkpoints, settings))
-    try:
-        with (
-            logging_redirect_tqdm(),
-            tqdm(total=len(files), desc="predicting", unit="image") as progress,
-        ):
-            job = _Job(Batch(segmenter, files, progress), options, formats, journal)
-            with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
-                job.run(cluster)
-        summary = job.close(empty=shard is not None or not files)
-    except BaseException:
-        journal.leave()
-        raise
-    journal.remove()
-    return summary
+    image_ids = dict.fromkeys(path.stem for path in files)
+    with claim_outputs(formats.outputs(image_ids), inputs):
+        segmenter = Segmenter.load(checkpoints, device, tta=tta, compile=compile)
+        check_options(segmenter.card, options)
+        formats.check()
+        settings = {
+            "options": asdict(options),
+            "tta": tta,
+            "device": [segmenter.device.type, str(segmenter.ensemble.dtype), compile],
+            "outputs": {name: str(path.resolve()) for name, path in formats.paths.items()},
+            "labels_format": formats.labels_format,
+            "shard": shard,
+        }
+        journal = Journal(submission, run_key(checkpoints, settings))
+        try:
+            with (
+                logging_redirect_tqdm(),
+                tqdm(total=len(files), desc="predicting", unit="image") as progress,
+            ):
+                job = _Job(Batch(segmenter, files, progress), options, formats, journal)
+                with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
+                    job.run(cluster)
+            summary = job.close(empty=shard is not None or not files)
+        except BaseException:
+            journal.leave()
+            raise
+        journal.remove()
+        return summary
 
 
 def _check_outputs(formats: Formats, shard: Shard | None) -> Path:

@@ -23,6 +23,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_file
 from flowseg.io.notes import Note
 from flowseg.io.opencv import load_cv2
+from flowseg.io.outputs import claim_outputs, input_files
 from flowseg.io.paths import PathLike
 from flowseg.reports.charts import Chart, distribution_chart
 from flowseg.reports.dataset_stats import QUALITY_FLAGS, ImageStats, QualityFlag, dataset_stats
@@ -57,7 +58,12 @@ def explore(
     pictures : int
         Annotations shown for each flag, the worst first; all are counted.
     """
-    data, out = Path(data), ensure_writable_file(out)
+    data, out = Path(data), Path(out)
+    with claim_outputs([out], input_files(data, tables=True)):
+        return _explore(data, ensure_writable_file(out), folds, seed, pictures)
+
+
+def _explore(data: Path, out: Path, folds: int, seed: int, pictures: int) -> tuple[int, int]:
     notes: list[Note] = []
     records = read_records(data, include_flawed=True, note=notes.append)
     stats = dataset_stats(records)
