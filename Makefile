@@ -42,7 +42,7 @@ $(READY): pyproject.toml constraints.txt
 
 $(OLD)/ready: pyproject.toml
 	$(PYTHON) -m venv $(OLD)
-	grep -oE '"[A-Za-z-]+(\[[a-z]+\])?>=[0-9.]+"' pyproject.toml | grep -v '"torch>' \
+	grep -oE '"[A-Za-z0-9-]+(\[[a-z]+\])?>=[0-9.]+"' pyproject.toml | grep -v '"torch>' \
 		| sed -E 's/"//g; s/\[[a-z]+\]//; s/>=/==/' | sort -u > $(OLD)/lowest.txt
 	$(OLD)/bin/python -m pip install --disable-pip-version-check --constraint $(OLD)/lowest.txt \
 		--upgrade "torch==2.13.0" setuptools

@@ -72,10 +72,9 @@ def slide_peak(slide: Path, model: Path, folder: Path, diameter: float) -> Any:
 def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) -> Any:
     """The slide's cells against those of its upper left part in one piece."""
     from flowseg.inference.flow_field import FlowField, field_to_labels
-    from flowseg.inference.rescale import rescale_part
     from flowseg.inference.segmenter import Segmenter
     from flowseg.inference.slides import plan_slide
-    from flowseg.inference.tiles import predict_field
+    from flowseg.inference.tiles import predict_rescaled
     from flowseg.io.image_source import list_images
 
     segmenter = Segmenter.load(model, "cpu")
@@ -83,18 +82,15 @@ def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) 
     with source.open_regions() as read:
         plan = plan_slide(segmenter, read, source.shape, _options(diameter))
         part = (slice(0, edge), slice(0, edge))
-        rows, columns = plan.footprint(part)
+        ensemble = segmenter.ensemble
+        rows, columns = (
+            slice(0, -(-span.stop // ensemble.stride) * ensemble.stride)
+            for span in plan.footprint(part)
+        )
         scaled = plan.read_scaled(read, rows, columns)
-    field = predict_field(segmenter.ensemble, scaled).to_host()
-    maps = np.stack(
-        [
-            rescale_part(plane, (0, 0), plan.scaled, plan.shape, part)
-            for plane in (*field.flows, field.cellprob)
-        ]
-    )
-    expected = field_to_labels(
-        FlowField(maps[:2], maps[2], field.cell_type), plan.settings, segmenter.device
-    )
+    field = predict_rescaled(ensemble, scaled, ensemble.diameter)
+    maps = plan.restore(field.maps.numpy(), (0, 0), part)
+    expected = field_to_labels(FlowField(maps[:2], maps[2]), plan.settings, segmenter.device)
     with found.open_regions() as read:
         blocks = read(*part)[..., 0].astype(np.int32)
     margin = int(12 * diameter)

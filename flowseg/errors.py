@@ -54,13 +54,7 @@ class FlowsegError(Exception):
         super().__init__(_one_line(text))
 
     def at(self, file: str | os.PathLike[str]) -> FlowsegError:
-        """The same error with its file filled in.
-
-        Examples
-        --------
-        >>> print(FlowsegError("holds no row").at("train.csv"))
-        train.csv: holds no row
-        """
+        """The same error with its file filled in."""
         return FlowsegError(self.problem, file=file, remedy=self.remedy)
 
 
@@ -119,18 +113,7 @@ def as_user_error(error: Exception) -> FlowsegError | None:
 
 
 def require(module: str, extra: str) -> Any:
-    """Import a module of an optional package.
-
-    Raises
-    ------
-    FlowsegError
-        If the package is not installed; the remedy names the extra of flowseg that brings it.
-
-    Examples
-    --------
-    >>> require("json", "none").dumps([1])
-    '[1]'
-    """
+    """Import a module of an optional package, or name the extra of flowseg that brings it."""
     try:
         return import_module(module)
     except ImportError as error:

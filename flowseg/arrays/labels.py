@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import fastremap
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg.arrays.components import connected_components
 from flowseg.arrays.jit import jit
-from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 
 Labels = NDArray[np.int32]
@@ -77,15 +77,17 @@ def as_labels(image: NDArray[Any]) -> Labels:
 def renumber(labels: ArrayLike) -> Labels:
     """The same cells with ids 1..N without gaps, order of the ids kept: (H, W) int32.
 
-    Takes ids of any size, beyond int32 too.
-
     Examples
     --------
     >>> renumber([[0, 7, 7], [70000, 0, 3]])
     array([[0, 2, 2],
            [3, 0, 1]], dtype=int32)
     """
-    return Masks.from_labels(labels).paint()
+    image = check_labels(labels)
+    ids, ranks = fastremap.unique(image, return_inverse=True)
+    if ids.size and ids[0] != 0:  # no background
+        ranks = ranks + 1
+    return np.asarray(ranks, dtype=np.int32)
 
 
 def equivalent_diameter(areas: ArrayLike) -> NDArray[np.float64]:
@@ -155,14 +157,12 @@ def keep_largest_component(labels: ArrayLike) -> Labels:
     """
     image = check_labels(labels)
     components = connected_components(image, True)
-    sizes = np.bincount(components.reshape(-1))
-    firsts = np.unique(components, return_index=True)[1]
-    # components are numbered without gaps, and background may be missing: they come last
-    owners = image.reshape(-1)[firsts[-(len(sizes) - 1) :]] if len(sizes) > 1 else image[:0, 0]
-    order = np.lexsort((np.arange(1, len(sizes)), -sizes[1:], owners))
-    largest = np.zeros(len(sizes), dtype=np.bool_)
-    largest[1 + order[np.unique(owners[order], return_index=True)[1]]] = True
-    return np.where(largest[components], image, 0).astype(np.int32)
+    numbers, firsts, sizes = fastremap.unique(components, return_index=True, return_counts=True)
+    owners = image.reshape(-1)[firsts]
+    order = np.lexsort((numbers, -sizes.astype(np.int64), owners))
+    largest = numbers[order[np.unique(owners[order], return_index=True)[1]]]
+    kept: Labels = np.where(fastremap.mask_except(components, largest.tolist()), image, 0)
+    return kept
 
 
 @jit

@@ -39,17 +39,6 @@ class Masks:
     Mask ``i`` owns the runs ``offsets[i]:offsets[i + 1]``. Its runs ascend, do not touch and lie
     inside the image; every constructor below sees to that. Runs may cross the end of a row.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width of the image, in pixels.
-    starts : (R,) int64
-        First pixel of each run: 0-based, row-major.
-    lengths : (R,) int64
-        Pixels of each run, at least 1.
-    offsets : (N + 1,) int64
-        Where the runs of each mask begin; the last entry is R.
-
     Examples
     --------
     >>> masks = Masks.from_strings(["1 2 5 2", "2 1"], (2, 4))
@@ -63,9 +52,13 @@ class Masks:
     """
 
     shape: Shape
+    """Height and width of the image, in pixels."""
     starts: NDArray[np.int64]
+    """(R,): First pixel of each run: 0-based, row-major."""
     lengths: NDArray[np.int64]
+    """(R,): Pixels of each run, at least 1."""
     offsets: NDArray[np.int64]
+    """(N + 1,): Where the runs of each mask begin; the last entry is R."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -31,7 +31,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Names the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = any(action.default is nothing for nothing in (None, False)) or action.default == []
+        silent = action.default in (None, False, [])
         return action.help if silent else super()._get_help_string(action)
 
 

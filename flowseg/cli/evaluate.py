@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train.csv, a COCO .json, or a folder of label TIFFs or of images and labels",
     )
     parser.add_argument(
-        "--pred", type=Path, required=True, help="submission.csv or a folder of label TIFFs"
+        "--pred",
+        type=Path,
+        required=True,
+        help="submission.csv, a COCO .json (also of results), or a folder of label TIFFs",
     )
     parser.add_argument(
         "--missing",

@@ -105,10 +105,7 @@ def to_yaml(config: Config) -> str:
 def from_mapping(kind: type[_T], values: object, file: str | os.PathLike[str] | None = None) -> _T:
     """A settings dataclass from plain values, such as those of a card; missing ones take defaults.
 
-    Raises
-    ------
-    FlowsegError
-        If a key is unknown or a value does not fit; it names `file`.
+    An unknown key, or a value that does not fit, is a FlowsegError that names `file`.
     """
     try:
         return TypeAdapter(kind).validate_python(values)

@@ -202,6 +202,7 @@ def _read_splits(
     files = _image_files(root / "images")
     listed: dict[str, _Listed] = {}
     missing: dict[str, Path] = {}
+    crowded: list[str] = []
     for split in (split for split in SPLITS if split in wanted | others):
         paths = _annotation_files(root, split)
         if not paths and split in wanted:
@@ -216,6 +217,8 @@ def _read_splits(
                 if name not in files:
                     missing[name] = path
                     continue
+                if image.crowd.entries:
+                    crowded.append(name)
                 cell_type, group = _cell_type_and_group(name)
                 record = Record(
                     image_id=image.image_id,
@@ -235,6 +238,8 @@ def _read_splits(
         )
     if missing:
         note(Note("images listed are nowhere under images/, left out", tuple(sorted(missing))))
+    if crowded:
+        note(Note("images have iscrowd regions, which are not taught as cells", tuple(crowded)))
     return listed
 
 

@@ -17,7 +17,6 @@ from flowseg.arrays.components import connected_components
 from flowseg.arrays.labels import fill_holes, keep_largest_component
 from flowseg.arrays.rle import Masks
 from flowseg.config.schema import MaskRepair
-from flowseg.errors import FlowsegError
 
 SMALL = 10
 """Pixels; a mask with fewer is not taken for a cell."""
@@ -28,28 +27,18 @@ STRAIGHT = 40
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Defects:
-    """Defects of each of N masks.
-
-    Attributes
-    ----------
-    small : (N,) bool
-        Fewer than `SMALL` pixels.
-    holes : (N,) int64
-        Pixels that the mask encloses and does not hold.
-    components : (N,) int64
-        Connected components, over edges and corners; 0 for an empty mask.
-    straight : (N,) int64
-        Length of its longest straight horizontal edge, in pixels, edges on the image's border
-        left out.
-    duplicate_of : (N,) int64
-        The earlier mask that is the same in every pixel, -1 where there is none.
-    """
+    """Defects of each of N masks."""
 
     small: NDArray[np.bool_]
+    """(N,): Fewer than `SMALL` pixels."""
     holes: NDArray[np.int64]
+    """(N,): Pixels that the mask encloses and does not hold."""
     components: NDArray[np.int64]
+    """(N,): Connected components, over edges and corners; 0 for an empty mask."""
     straight: NDArray[np.int64]
+    """(N,): Longest straight horizontal edge, in pixels; those on the image's border left out."""
     duplicate_of: NDArray[np.int64]
+    """(N,): The earlier mask that is the same in every pixel, -1 where there is none."""
 
     def any(self) -> NDArray[np.bool_]:
         """Which masks have a defect: (N,) bool."""
@@ -99,18 +88,9 @@ def find_defects(masks: Masks) -> Defects:
 def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
     """The masks without their defects.
 
-    Parameters
-    ----------
-    masks : Masks
-    how : str
-        `none` leaves them as they are. `fix` fills holes, keeps the largest component, and drops
-        duplicates and masks of fewer than `SMALL` pixels; a straight edge stays. `drop` drops
-        every mask with a defect.
-
-    Raises
-    ------
-    FlowsegError
-        If `how` is none of these.
+    `none` leaves them as they are. `fix` fills holes, keeps the largest component, and drops
+    duplicates and masks of fewer than `SMALL` pixels; a straight edge stays. `drop` drops every
+    mask with a defect.
 
     Examples
     --------
@@ -118,8 +98,6 @@ def repair(masks: Masks, how: MaskRepair = "fix") -> Masks:
     >>> repair(Masks.from_strings([ring, ring, "16 1"], (4, 4))).to_strings()
     ['1 12']
     """
-    if how not in ("none", "fix", "drop"):
-        raise FlowsegError(f"unknown repair {how!r}", remedy="choose from none, fix, drop")
     if how == "none":
         return masks
     defects = find_defects(masks)
@@ -150,10 +128,8 @@ def _crop(masks: Masks, index: int) -> tuple[NDArray[np.int32], int]:
         return np.zeros((0, 0), dtype=np.int32), 0
     width = masks.shape[1]
     top, bottom = int(starts[0] // width), int((starts[-1] + lengths[-1] - 1) // width)
-    rows = np.zeros((bottom - top + 1, width), dtype=np.int32)
-    flat = rows.reshape(-1)
-    for start, length in zip((starts - top * width).tolist(), lengths.tolist(), strict=True):
-        flat[start : start + length] = 1
+    offsets = np.array([0, len(starts)])
+    rows = Masks((bottom - top + 1, width), starts - top * width, lengths, offsets).paint()
     columns = np.flatnonzero(rows.any(axis=0))
     return np.pad(rows[:, columns[0] : columns[-1] + 1], 1), top
 

@@ -31,27 +31,19 @@ class Record:
     """One annotated image.
 
     Small and picklable: the pixels, and the masks of a large data set, are read on demand.
-
-    Attributes
-    ----------
-    image_id : str
-        Unique among the records of a reader; the image's file name without its suffix.
-    shape : (int, int)
-        Height and width in pixels, as annotated.
-    cell_type : str
-        For example `shsy5y`, in lower case.
-    group : str
-        Images of one group (a well of a plate) stay on one side of every split.
-    annotation : Masks or Annotation
-        The masks, or what reads them on demand.
     """
 
     image_id: str
+    """Unique among the records of a reader; the image's file name without its suffix."""
     image_path: Path
     shape: tuple[int, int]
+    """Height and width in pixels, as annotated."""
     cell_type: str
+    """For example `shsy5y`, in lower case."""
     group: str
+    """Images of one group (a well of a plate) stay on one side of every split."""
     annotation: Masks | Annotation
+    """The masks, or what reads them on demand."""
 
     def image(self) -> npt.NDArray[np.float32]:
         """Read the image: (H, W) float32, grey, intensities as stored.

@@ -85,8 +85,8 @@ def read_sartorius(
     Raises
     ------
     FlowsegError
-        If the table is wrong (see `read_annotations`; the message names the row), an image has
-        another size, all are missing, or no image of these cell types is listed.
+        If the table is wrong (see `read_annotations`; the message names the row), an image is
+        missing or has another size, or no image of these cell types is listed.
     """
     folder = Path(folder)
     table = folder / "train.csv"
@@ -97,15 +97,18 @@ def read_sartorius(
             remedy="name the folder of the unzipped competition data (--data)",
         )
     wanted = select_names(cell_types, CELL_TYPES, "cell type")
-    records, flawed, missing = [], [], []
+    records, flawed = [], []
     for image_id, annotated in read_annotations(table, wanted).items():
         if image_id in FLAWED_IDS and not include_flawed:
             flawed.append(image_id)
             continue
         path = folder / "train" / f"{image_id}.png"
         if not path.is_file():
-            missing.append(image_id)
-            continue
+            raise FlowsegError(
+                f"the image of {image_id!r} is missing: {path}",
+                file=table,
+                remedy="unzip the competition's train/ beside it",
+            )
         found = image_shape(path)
         if found != annotated.shape:
             raise size_differs(path, found, annotated.shape, table.name)
@@ -120,14 +123,6 @@ def read_sartorius(
                 annotation=annotated.masks,
             )
         )
-    if missing and not records:
-        raise FlowsegError(
-            f"the image of {missing[0]!r} is missing: {folder / 'train' / missing[0]}.png",
-            file=table,
-            remedy="unzip the competition's train/ beside it",
-        )
-    if missing:
-        note(Note(f"images of {table.name} are missing in train/ and left out", tuple(missing)))
     if flawed:
         text = "images are left out, known to be annotated wrongly or twice over"
         note(Note(text, tuple(flawed), "data.include_flawed=true takes them in"))

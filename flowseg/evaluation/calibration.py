@@ -46,32 +46,21 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How one cell type was tuned; scores are means over its images.
-
-    Attributes
-    ----------
-    images, groups : int
-        What it was tuned on.
-    default, tuned : CellTypeSettings
-        The default settings, and those chosen; they are equal where choosing did not gain on
-        groups left out.
-    default_score, tuned_score : float
-        Of the two settings; the second is biased upwards, since the same images chose it.
-    nested_score : float or None
-        Each group with the settings that the others choose: the unbiased score, which may be
-        lower than `default_score`. None with one group.
-    gain_interval : (float, float) or None
-        95% bootstrap interval, over images, of ``nested_score - default_score``.
-    """
+    """How one cell type was tuned; scores are means over its images."""
 
     images: int
     groups: int
     default: CellTypeSettings
     tuned: CellTypeSettings
+    """Those chosen; the default where choosing did not gain on groups left out."""
     default_score: float
     tuned_score: float
+    """Biased upwards, since the same images chose the settings."""
     nested_score: float | None
+    """Each group with the settings that the others choose: the unbiased score, which may be lower
+    than `default_score`. None with one group."""
     gain_interval: tuple[float, float] | None
+    """95% bootstrap interval, over images, of ``nested_score - default_score``."""
 
     @property
     def adopted(self) -> bool:
@@ -81,21 +70,14 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibrated settings of each cell type, and how they were found.
-
-    Attributes
-    ----------
-    cell_types : dict of CellTypeSettings
-        Of all cell types; the default where there are no images or no gain on groups left out.
-    tunings : dict of Tuning
-        By cell type, for those with images.
-    scores : dict of Scores
-        By image id, sorted.
-    """
+    """Calibrated settings of each cell type, and how they were found."""
 
     cell_types: dict[str, CellTypeSettings]
+    """Of all cell types; the default where there are no images or no gain on groups left out."""
     tunings: dict[str, Tuning]
+    """By cell type, for those with images."""
     scores: dict[str, Scores]
+    """By image id, sorted."""
 
     def to_mapping(self) -> dict[str, Any]:
         """The tunings as plain values for a card: numbers, lists and dictionaries."""

@@ -27,22 +27,15 @@ from flowseg.metrics.other import (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageResult:
-    """The result of one image.
-
-    Attributes
-    ----------
-    image_id, cell_type : str
-        The type is blank where the truth does not tell.
-    table : Contingency
-        Areas and shared pixels of its N true and M predicted objects.
-    centres : ((N, 2) float64, (M, 2) float64)
-        Centres of mass (y, x) of both.
-    """
+    """The result of one image."""
 
     image_id: str
     cell_type: str
+    """Blank where the truth does not tell."""
     table: Contingency
+    """Areas and shared pixels of its N true and M predicted objects."""
     centres: tuple[NDArray[np.float64], NDArray[np.float64]]
+    """(N, 2) and (M, 2): Centres of mass (y, x) of both."""
     truth: Source = field(repr=False)
     pred: Source | None = field(repr=False)
 
@@ -69,47 +62,30 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class OtherMetrics:
-    """Metrics of other papers, none of them the competition's.
-
-    Attributes
-    ----------
-    pooled_ap50 : float
-        TP / (TP + FP + FN) at IoU 0.5, summed over all images first: see `pooled_precision`.
-    aggregated_jaccard : float
-        AJI, the mean over images.
-    coco_mask : CocoPrecision or None
-        None unless it was requested.
-    """
+    """Metrics of other papers, none of them the competition's."""
 
     pooled_ap50: float
+    """TP / (TP + FP + FN) at IoU 0.5, summed over all images first: see `pooled_precision`."""
     aggregated_jaccard: float
+    """AJI, the mean over images."""
     coco_mask: CocoPrecision | None
+    """None unless it was requested."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """The result of a prediction.
-
-    Attributes
-    ----------
-    images : tuple of ImageResult
-        In order of the ids.
-    truth, pred : Path
-        The files or folders that were compared.
-    missing : tuple of str
-        Images of the truth without a prediction, in order.
-    missing_counted : bool
-        Whether those are among `images`, as if nothing had been found in them.
-    other : OtherMetrics or None
-        None unless they were requested.
-    """
+    """The result of a prediction, and the files or folders that were compared."""
 
     images: tuple[ImageResult, ...]
+    """In order of the ids."""
     truth: Path
     pred: Path
     missing: tuple[str, ...] = ()
+    """Images of the truth without a prediction, in order."""
     missing_counted: bool = False
+    """Whether those are among `images`, as if nothing had been found in them."""
     other: OtherMetrics | None = None
+    """None unless they were requested."""
 
     @property
     def score(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -43,7 +43,7 @@ class Source:
     cell_type: str
     masks: Callable[[], Masks]
     crowd: Callable[[], Masks] | None = None
-    ids: tuple[Hashable, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 def read_truth(path: PathLike) -> dict[str, Source]:
@@ -175,11 +175,11 @@ def _coco_predictions(path: Path, truth: Mapping[str, Source]) -> dict[str, Sour
         for image_id, source in found.items():
             _check_size(path, image_id, source.shape, truth)
         return found
-    names: dict[Hashable, str] = {image_id: image_id for image_id in truth}
+    names = {image_id: image_id for image_id in truth}
     names |= {key: image_id for image_id, source in truth.items() for key in source.ids}
     predicted: dict[str, CocoMasks] = {}
     for key, masks in results.items():
-        name = names.get(key) or PureWindowsPath(str(key)).stem
+        name = names.get(key) or PureWindowsPath(key).stem
         predicted[name] = predicted[name] + masks if name in predicted else masks
     _check_known(path, {name: name for name in predicted}, truth)
     return {

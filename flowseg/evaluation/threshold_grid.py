@@ -21,27 +21,18 @@ from flowseg.metrics.competition import Contingency, compare
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
-    """One image that the network was not trained on: its ground truth and its flow field.
-
-    Attributes
-    ----------
-    image_id, cell_type : str
-    group : str
-        Images of one group (a well) are never both tuned on and scored.
-    truth : Masks
-        As annotated, overlaps kept.
-    flows : (2, H, W) float16 or float32
-        (dy, dx), at the image's own size.
-    cellprob : (H, W) float16 or float32
-        Logit of being a cell.
-    """
+    """One image that the network was not trained on: its ground truth and its flow field."""
 
     image_id: str
     cell_type: str
     group: str
+    """Images of one group (a well) are never both tuned on and scored."""
     truth: Masks
+    """As annotated, overlaps kept."""
     flows: NDArray[np.floating]
+    """(2, H, W) float16 or float32: (dy, dx), at the image's own size."""
     cellprob: NDArray[np.floating]
+    """(H, W) float16 or float32: Logit of being a cell."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,11 +45,15 @@ def measure_cells(labels: NDArray[np.integer[Any]]) -> Measures:
     """
     labels = check_labels(labels)
     rows, columns = np.nonzero(labels)
-    ids, owner, area = np.unique(labels[rows, columns], return_inverse=True, return_counts=True)
+    ids, owner, area = fastremap.unique(
+        labels[rows, columns], return_inverse=True, return_counts=True
+    )
+    owner = owner.astype(np.int64)  # of no cell at all it is unsigned
     count = len(ids)
 
     def mean(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(owner, values, count) / np.maximum(area, 1)
+        means: NDArray[np.float64] = np.bincount(owner, values, count) / np.maximum(area, 1)
+        return means
 
     y, x = mean(rows), mean(columns)
     dy, dx = rows - y[owner], columns - x[owner]
@@ -78,15 +83,8 @@ def cell_rows(
 ) -> list[list[Any]]:
     """The rows of one image, in the order of `COLUMNS`.
 
-    Parameters
-    ----------
-    image_id : str
-    labels : (H, W) integer
-    cell_type : str
-    cellprob : (H, W) float, optional
-        Logits; the column holds their mean over each cell, blank where they are not given.
-    scores : (N,) float, optional
-        Confidence of each cell, ids ascending; blank where they are not given.
+    The column cellprob is the mean of the (H, W) logits over each cell, score its confidence of
+    the (N,); blank where they are not given.
     """
     cells = measure_cells(labels)
     means: NDArray[Any] | None = None

@@ -25,22 +25,8 @@ def coco_image(
 ) -> dict[str, Any]:
     """One image and its cells, ids ascending, as `write_coco` takes them.
 
-    Masks are COCO's run lengths (down columns), exact to the pixel, with their holes.
-
-    Parameters
-    ----------
-    file_name : str
-        Of the image.
-    labels : (H, W) integer
-    cell_type : str
-        Becomes the category.
-    scores : (N,) float, optional
-        Confidence of each cell, ids ascending.
-
-    Returns
-    -------
-    dict
-        Holds plain values only, so that JSON can keep it.
+    Masks are COCO's run lengths (down columns), exact to the pixel, with their holes. The cell type
+    becomes the category; (N,) scores are the cells' confidence. All values are plain, for JSON.
 
     Examples
     --------

@@ -28,33 +28,21 @@ _SHORTEST = 6  # numbers of a polygon of three corners
 
 
 class CocoSpans(NamedTuple):
-    """Annotations of one image in one file.
-
-    Attributes
-    ----------
-    path : Path
-    stamp : (int, int)
-        Size and modification time of the file when it was scanned.
-    spans : (N, 2) int64
-        First byte of each annotation and the byte after its last.
-    """
+    """Annotations of one image in one file."""
 
     path: Path
     stamp: tuple[int, int]
+    """Size and modification time of the file when it was scanned."""
     spans: NDArray[np.int64]
+    """(N, 2): first byte of each annotation and the byte after its last."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoMasks:
-    """The masks of one image, read from its files on demand; small, and can be pickled.
-
-    Parameters
-    ----------
-    entries : tuple of CocoSpans
-        One for each time that the image is listed.
-    """
+    """The masks of one image, read from its files on demand; small, and can be pickled."""
 
     entries: tuple[CocoSpans, ...]
+    """One for each time that the image is listed."""
 
     def masks(self, shape: Shape) -> Masks:
         """Read and draw; cells without a pixel are left out, of several entries those said twice.
@@ -108,16 +96,18 @@ def _digest(path: Path, stamp: tuple[int, int]) -> str:  # noqa: ARG001  (anothe
     return sha256_of(path)
 
 
-def is_id(value: Any) -> bool:
-    """Whether a value can be the id of an image or a category: a number or a text."""
-    return isinstance(value, (int, float, str)) and value == value  # noqa: PLR0124  (not NaN)
+def as_key(value: Any) -> str:
+    """An id of an image or category as text: 7, 7.0 and "7" are one; blank for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, (int, str)) else ""
 
 
 def annotation_fault(entry: Any) -> str:
     """Why an annotation cannot be used, as far as a glance at it shows; blank if it can."""
     if not isinstance(entry, dict):
         return "no object"
-    if not is_id(entry.get("image_id")):
+    if not as_key(entry.get("image_id")):
         return "no image_id"
     cell = entry.get("segmentation")
     if isinstance(cell, dict):

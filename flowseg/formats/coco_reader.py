@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,7 +32,7 @@ from flowseg.formats.coco_masks import (
     CocoMasks,
     CocoSpans,
     annotation_fault,
-    is_id,
+    as_key,
     read_items,
     reading,
     stamp_of,
@@ -50,31 +49,22 @@ _ANEW = "export or download it again"
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
-    """One annotated image of a COCO file.
-
-    Attributes
-    ----------
-    file_name : str
-        As in the file, with slashes on every system.
-    shape : (int, int)
-        Height and width in pixels.
-    category : str
-        That of all its annotations; blank where they are of several, or of none.
-    ids : tuple
-        Of its entries in the file; more than one where it is listed several times.
-    cells, crowd : CocoMasks
-        Its cells; and its regions of many cells that nobody drew one by one (`iscrowd`), which are
-        neither cells to find nor background.
-    file : Path
-    """
+    """One annotated image of a COCO file."""
 
     file_name: str
+    """As in the file, with slashes on every system."""
     shape: Shape
+    """Height and width in pixels."""
     category: str
-    ids: tuple[Hashable, ...]
+    """That of all its annotations; blank where they are of several, or of none."""
+    ids: tuple[str, ...]
+    """Of its entries in the file; more than one where it is listed several times."""
     cells: CocoMasks
     crowd: CocoMasks
+    """Regions of many cells that nobody drew one by one (`iscrowd`): neither cells to find nor
+    background."""
     file: Path
+    """The COCO file, for messages."""
 
     @property
     def image_id(self) -> str:
@@ -124,7 +114,7 @@ def read_coco(path: PathLike, note: Notify = log_note) -> list[CocoImage]:
     return list(found.values())
 
 
-def read_coco_results(path: PathLike, note: Notify = log_note) -> dict[Hashable, CocoMasks] | None:
+def read_coco_results(path: PathLike, note: Notify = log_note) -> dict[str, CocoMasks] | None:
     """The masks of a COCO results file, ``[{image_id, segmentation, score}, ...]``.
 
     Returns
@@ -154,10 +144,10 @@ class _Index:
 
     def __init__(self, path: Path, stamp: tuple[int, int]) -> None:
         self.path, self.stamp = path, stamp
-        self.images: dict[Hashable, tuple[str, Shape]] = {}
-        self.owner_of: dict[Hashable, int] = {}  # a number for each image_id of an annotation
-        self._category_of: dict[Hashable, int] = {}  # and for each category_id
-        self._names: dict[Hashable, str] = {}
+        self.images: dict[str, tuple[str, Shape]] = {}
+        self.owner_of: dict[str, int] = {}  # a number for each image_id of an annotation
+        self._category_of: dict[str, int] = {}  # and for each category_id
+        self._names: dict[str, str] = {}
         self._faults: list[str] = []
         self._owners, self._categories, self._crowd = array("i"), array("i"), array("b")
         self._starts, self._ends = array("q"), array("q")
@@ -167,15 +157,15 @@ class _Index:
         if item.member == "images":
             self._add_image(item)
         elif item.member == "categories":
-            if isinstance(item.value, dict) and is_id(item.value.get("id")):
-                self._names[item.value["id"]] = _as_utf8(str(item.value.get("name", "")))
+            if isinstance(item.value, dict):
+                name = _as_utf8(str(item.value.get("name", "")))
+                self._names[as_key(item.value.get("id"))] = name
         elif fault := annotation_fault(item.value):
             self._pass_over(item.value, item.start, fault)
         else:
             entry = item.value
-            category = entry.get("category_id")
-            category = category if is_id(category) else None
-            self._owners.append(self.owner_of.setdefault(entry["image_id"], len(self.owner_of)))
+            owner, category = as_key(entry["image_id"]), as_key(entry.get("category_id"))
+            self._owners.append(self.owner_of.setdefault(owner, len(self.owner_of)))
             self._categories.append(self._category_of.setdefault(category, len(self._category_of)))
             self._crowd.append(bool(entry.get("iscrowd")))
             self._starts.append(item.start)
@@ -184,15 +174,15 @@ class _Index:
     def _add_image(self, item: Item) -> None:
         entry = item.value
         name = entry.get("file_name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not is_id(entry.get("id")):
+        if not isinstance(name, str) or not as_key(entry.get("id")):
             raise ValueError(f"has an image without id or file_name (byte {item.start})")
         name = _as_utf8(name).replace("\\", "/")
         check_name(PureWindowsPath(name).name)
         height, width = _whole(entry.get("height")), _whole(entry.get("width"))
         if not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"the image {name!r} has no whole height and width, or too large ones")
-        other, _ = self.images.setdefault(entry["id"], (name, (height, width)))
-        if other != name:
+        other, shape = self.images.setdefault(as_key(entry["id"]), (name, (height, width)))
+        if other != name or shape != (height, width):
             raise ValueError(
                 f"gives the images {other!r} and {name!r} one id {entry['id']!r}: "
                 "it cannot be known whose cells are whose"
@@ -222,12 +212,12 @@ class _Index:
         if self._faults:
             note(Note(f"annotations of {self.path.name} are passed over", tuple(self._faults)))
 
-    def image(self, key: Hashable) -> CocoImage:
+    def image(self, key: str) -> CocoImage:
         """The image of one entry, with its annotations."""
         name, shape = self.images[key]
         rows = self.rows_of(key)
         numbers = np.unique(np.asarray(self._categories)[rows])
-        category = list(self._category_of)[numbers[0]] if len(numbers) == 1 else None
+        category = list(self._category_of)[numbers[0]] if len(numbers) == 1 else ""
         crowd = np.asarray(self._crowd)[rows] != 0
         return CocoImage(
             file_name=name,
@@ -239,7 +229,7 @@ class _Index:
             file=self.path,
         )
 
-    def rows_of(self, key: Hashable) -> NDArray[np.int64]:
+    def rows_of(self, key: str) -> NDArray[np.int64]:
         """Which annotations are the image's, in the order of the file."""
         return self._rows.get(self.owner_of.get(key, -1), np.zeros(0, np.int64))
 

@@ -21,22 +21,8 @@ Ring = NDArray[np.int64]
 def write_rois(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
     """Write the outlines of all cells as a zip of ImageJ ROIs, named by the cells' ids.
 
-    Parameters
-    ----------
-    path : path
-        Ends in .zip; an older file is replaced.
-    labels : (H, W) integer
-
-    Notes
-    -----
-    Outlines run along the edges of pixels, as ImageJ's wand traces them, so that ImageJ fills
-    them to the very same pixels. A cell with holes, or of several components,
-    becomes a composite.
-
-    Raises
-    ------
-    FlowsegError
-        If roifile is not installed, or the file cannot be written.
+    Outlines run along the edges of pixels, as ImageJ's wand traces them, so that ImageJ fills them
+    to the very same pixels. A cell with holes, or of several components, becomes a composite.
     """
     roifile = require("roifile", "rois")
     labels = check_labels(labels)

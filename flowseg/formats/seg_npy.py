@@ -6,13 +6,13 @@ and plain containers only; a file that names anything else is refused.
 
 from __future__ import annotations
 
-import codecs
 import io
 import pickle
 import pickletools
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,30 +24,13 @@ from flowseg.io.paths import PathLike
 LARGEST = 2**33
 """Bytes; a larger file is not read into memory."""
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{
-        (f"{package}.multiarray", name): function
-        for package in ("numpy.core", "numpy._core")
-        for name, function in (
-            ("_reconstruct", np.zeros(0).__reduce__()[0]),
-            ("scalar", np.float64(0).__reduce__()[0]),
-        )
-    },
-    ("_codecs", "encode"): codecs.encode,
-    **{
-        (module, container.__name__): container
-        for module in ("builtins", "__builtin__")
-        for container in (bytearray, bytes, complex, dict, frozenset, list, set, tuple)
-    },
-    **{
-        (module, f"{system}Path"): PurePosixPath
-        for module in ("pathlib", "pathlib._local")
-        for system in ("Posix", "Windows")
-    },
+_ALLOWED = {
+    "numpy": {"ndarray", "dtype"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "_codecs": {"encode"},
+    "builtins": {"bytearray", "bytes", "complex", "dict", "frozenset", "list", "set", "tuple"},
 }
-"""What a file may name, and what stands for it."""
+_OLD_NAMES = {"numpy.core.multiarray": "numpy._core.multiarray", "__builtin__": "builtins"}
 
 
 def read_seg(path: PathLike) -> NDArray[np.int32]:
@@ -93,10 +76,8 @@ def read_seg(path: PathLike) -> NDArray[np.int32]:
 def _load(content: bytes) -> dict[str, Any]:
     """The dictionary that the file holds."""
     file = io.BytesIO(content)
-    if np.lib.format.read_magic(file) == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # as of every header so short
     if shape != () or not dtype.hasobject:
         raise FlowsegError("holds a plain array, not what Cellpose's window saves")
     start = file.tell()
@@ -115,12 +96,15 @@ class _Reader(pickle.Unpickler):
     """Unpickles arrays and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if module in ("pathlib", "pathlib._local") and name in ("PosixPath", "WindowsPath"):
+            return PurePosixPath  # of either system
+        module = _OLD_NAMES.get(module, module)
+        if name not in _ALLOWED.get(module, ()):
             raise FlowsegError(
                 f"names {module}.{name}, which a label file does not need; it was not executed",
                 remedy="save the cells again, for example as NAME_masks.tif",
             )
-        return _ALLOWED[module, name]
+        return super().find_class(module, name)
 
 
 def write_seg(
@@ -144,9 +128,10 @@ def write_seg(
         Stored in the file, which then opens without the image file.
     """
     masks = renumber(check_labels(labels))
-    count = int(masks.max(initial=0))
+    ids, areas = fastremap.unique(masks, return_counts=True)
+    areas = areas[ids > 0]
+    count = len(areas)
     dtype = np.uint16 if count < np.iinfo(np.uint16).max else np.uint32
-    areas = np.bincount(masks.reshape(-1), minlength=1)[1:]
     diameter = float(equivalent_diameter(areas).mean()) if count else 30.0
     content = {
         "masks": masks.astype(dtype),

@@ -28,34 +28,19 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing wrong with a submission.
-
-    Attributes
-    ----------
-    row : int
-        As a spreadsheet counts them, the names of the columns being row 1; 0 where an image
-        has no row.
-    text : str
-    """
+    """One thing wrong with a submission."""
 
     row: int
+    """As a spreadsheet counts them, the columns' names being row 1; 0: an image has no row."""
     text: str
 
     def __str__(self) -> str:
         return f"row {self.row}: {self.text}" if self.row else self.text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What `validate_submission` found.
-
-    Attributes
-    ----------
-    problems : tuple of Problem
-        By row; none where the submission is valid.
-    n_rows, n_images, n_masks : int
-        What the file holds.
-    """
+    """What a submission holds, and what is wrong with it, by row."""
 
     problems: tuple[Problem, ...]
     n_rows: int
@@ -64,27 +49,15 @@ class Validation:
 
 
 class Submission(NamedTuple):
-    """The rows of a submission, not yet checked.
-
-    Attributes
-    ----------
-    columns : tuple of str
-    images : dict of list of (int, str)
-        For each image id its rows: number, as a spreadsheet counts them, and `predicted`.
-    """
+    """The rows of a submission, not yet checked."""
 
     columns: tuple[str, ...]
     images: dict[str, list[tuple[int, str]]]
+    """For each image id its rows: number, as a spreadsheet counts them, and `predicted`."""
 
 
 def read_submission(path: PathLike) -> Submission:
-    """Read a submission (.csv or .csv.gz) without checking its masks.
-
-    Raises
-    ------
-    FlowsegError
-        If the file is no CSV with the columns `COLUMNS`.
-    """
+    """Read a submission (.csv or .csv.gz) without checking its masks."""
     table = read_table(path, COLUMNS)
     images: dict[str, list[tuple[int, str]]] = {}
     rows = zip(table.index.tolist(), table["id"], table["predicted"], strict=True)
@@ -94,13 +67,7 @@ def read_submission(path: PathLike) -> Submission:
 
 
 def mask_texts(image_id: str, objects: NDArray[np.integer[Any]] | Masks) -> list[str]:
-    """The column `predicted` of one image, checked: a text for each cell, one blank for none.
-
-    Parameters
-    ----------
-    image_id : str
-    objects : (H, W) label image or Masks
-        Cells are written in the order of their ids.
+    """The column `predicted` of one image: a text for each cell, ids ascending; one blank for none.
 
     Raises
     ------
@@ -109,7 +76,7 @@ def mask_texts(image_id: str, objects: NDArray[np.integer[Any]] | Masks) -> list
     """
     masks = objects if isinstance(objects, Masks) else Masks.from_labels(objects)
     texts = masks.to_strings() or [""]
-    problems = _check_image([(number, text) for number, text in enumerate(texts)], masks.shape)
+    problems, _ = _check_image([(number, text) for number, text in enumerate(texts)], masks.shape)
     if problems:
         raise FlowsegError(f"the prediction of {image_id!r}: {problems[0].text}")
     return texts
@@ -119,20 +86,9 @@ def write_submission(
     path: PathLike,
     predictions: Iterable[tuple[str, NDArray[np.integer[Any]] | Masks | Sequence[str]]],
 ) -> int:
-    """Write a submission; nothing is written if a prediction would not pass the checks.
+    """Write a submission and count its cells; nothing is written if it would not pass the checks.
 
-    Parameters
-    ----------
-    path : path
-        The CSV; it appears when the last prediction is written.
-    predictions : iterable of (str, (H, W) label image or Masks or texts)
-        Each image once, in the order of the rows; may be made one by one. Texts are those of
-        `mask_texts`.
-
-    Returns
-    -------
-    int
-        Cells written.
+    Predictions, by image id: (H, W) labels, masks or the texts of `mask_texts`, each image once.
 
     Raises
     ------
@@ -161,18 +117,7 @@ def write_submission(
 
 
 def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validation:
-    """Find everything that is wrong with a submission.
-
-    Parameters
-    ----------
-    path : path
-        The CSV.
-    shapes : mapping of (int, int)
-        Height and width of every image the submission must hold, by id: see `image_shapes`.
-
-    Returns
-    -------
-    Validation
+    """Find everything that is wrong with a submission of images of these `shapes`, by id.
 
     Raises
     ------
@@ -190,8 +135,9 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
         if image_id not in shapes:
             problems.append(Problem(rows[0][0], f"the image {image_id[:60]!r} is not known"))
             continue
-        problems += _check_image(rows, shapes[image_id])
-        down, along = _directions(rows, shapes[image_id])
+        found, masks = _check_image(rows, shapes[image_id])
+        problems += found
+        down, along = _directions(masks)
         swapped += down
         straight += along
     if swapped > straight:
@@ -207,7 +153,9 @@ def validate_submission(path: PathLike, shapes: Mapping[str, Shape]) -> Validati
         for image_id in sorted(set(shapes) - set(images))
     ]
     n_rows = sum(map(len, images.values()))
-    return Validation(tuple(sorted(problems)), n_rows, len(images), cells)
+    return Validation(
+        problems=tuple(sorted(problems)), n_rows=n_rows, n_images=len(images), n_masks=cells
+    )
 
 
 def image_shapes(folder: PathLike) -> dict[str, Shape]:
@@ -217,8 +165,8 @@ def image_shapes(folder: PathLike) -> dict[str, Shape]:
     }
 
 
-def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]:
-    """Problems of the rows, (number, text), of one image."""
+def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> tuple[list[Problem], Masks]:
+    """Problems of the rows, (number, text), of one image, and their masks."""
     problems = []
     filled = [(number, text) for number, text in rows if text.strip()]
     blank = [number for number, text in rows if not text.strip()]
@@ -234,21 +182,20 @@ def _check_image(rows: Sequence[tuple[int, str]], shape: Shape) -> list[Problem]
         elif shared[k]:
             other = filled[others[k]][0]
             problems.append(Problem(number, f"shares pixels with row {other} ({shared[k]} shared)"))
-    return problems
+    return problems, masks
 
 
-def _directions(rows: Sequence[tuple[int, str]], shape: Shape) -> tuple[int, int]:
+def _directions(masks: Masks) -> tuple[int, int]:
     """Pairs of runs of one mask that lie a column's length apart, and a row's length.
 
     A cell's runs follow each other from row to row: their starts are about a row's length apart.
     Where they are about a column's length apart, the mask was read down its columns. A square
     image does not tell.
     """
-    height, width = shape
+    height, width = masks.shape
     reach = abs(height - width) // 4
     if reach == 0:
         return 0, 0
-    masks, _ = parse_runs([text for _, text in rows], shape)
     steps = np.diff(masks.starts)
     # from the last run of a mask to the first of the next is no step
     inside = np.ones(len(steps), dtype=np.bool_)

@@ -19,33 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentedImage:
-    """One image with its cells, as writers take it.
-
-    Attributes
-    ----------
-    image_id : str
-    file_name : str
-        Of the image, with its suffix.
-    labels : (H, W) integer
-    cell_type : str
-    image : (H, W) or (H, W, C), optional
-        Its pixels.
-    cellprob : (H, W) float, optional
-        Logits.
-    compute_scores : callable
-        Gives the confidence of each cell, ids ascending, (N,) float; None where it is not known.
-    pictures : mapping of callable
-        Draw what only a prediction can show, as uint8 images, by the name of the format.
-    """
+    """One image with its cells, as writers take it."""
 
     image_id: str
     file_name: str
+    """Of the image, with its suffix."""
     labels: NDArray[np.integer[Any]]
     cell_type: str = "cell"
     image: NDArray[Any] | None = None
     cellprob: NDArray[np.floating[Any]] | None = None
+    """Logits."""
     compute_scores: Callable[[], NDArray[np.floating[Any]] | None] = lambda: None
+    """Confidence of each cell, ids ascending, (N,); None where it is not known."""
     pictures: Mapping[str, Callable[[], NDArray[np.uint8]]] = field(default_factory=dict)
+    """Draw what only a prediction can show, by the name of the format."""
 
 
 def _nothing(*_: Any) -> Any:
@@ -54,53 +41,32 @@ def _nothing(*_: Any) -> Any:
 
 @dataclass(frozen=True)
 class Writer:
-    """How one format is written.
-
-    Attributes
-    ----------
-    help : str
-        What it writes, for the command line.
-    option : str
-        Its option of the command line.
-    metavar : {"DIR", "FILE", "PATH"}
-        What the option takes: a folder of a file for each image; a file of all images; or either,
-        a PATH that ends in .csv being a file.
-    suffix : str
-        End of the name of an image's file, after the image id.
-    write : callable
-        Writes the file of one image.
-    collect, write_all : callable
-        From an image to its part, of values that JSON can keep; and from the parts of all images
-        to their file.
-    requires : tuple of str
-        The package that it needs and the extra that installs it.
-    predict_only : bool
-        Whether it needs a prediction, so that `export` cannot write it.
-    needs_image : bool
-        Whether it makes use of the image's pixels where they are known.
-    """
+    """How one format is written."""
 
     help: str
     option: str
     _: KW_ONLY
     metavar: Literal["DIR", "FILE", "PATH"] = "DIR"
+    """A folder of a file for each image; a file of all; a PATH that ends in .csv is a file, too."""
     suffix: str = ""
+    """End of the name of an image's file, after the image id."""
     write: Callable[[Path, SegmentedImage], None] = _nothing
+    """Writes the file of one image."""
     collect: Callable[[SegmentedImage], Any] = _nothing
+    """The image's part of a file of all images, of values that JSON can keep ..."""
     write_all: Callable[[Path, Iterable[Any]], None] = _nothing
+    """... and the file from the parts."""
     requires: tuple[str, str] | None = None
+    """The package that it needs and the extra that installs it."""
     predict_only: bool = False
+    """Whether it needs a prediction, so that `export` cannot write it."""
     needs_image: bool = False
+    """Whether it makes use of the image's pixels where they are known."""
 
 
 def _load(module: str) -> Any:
     """Import when something is written, not before: `--help` reads the registry, too."""
     return import_module(f"flowseg.{module}")
-
-
-def _write_zarr(path: Path, item: SegmentedImage) -> None:
-    labels = item.labels.astype("int32")
-    _load("io.label_rows").write_labels_by_rows(path, iter([labels]), labels.shape)
 
 
 def _collect_cells(item: SegmentedImage) -> Any:
@@ -195,7 +161,9 @@ _ZARR = Writer(
     "label images, NAME.zarr",
     "--save-labels",
     suffix=".zarr",
-    write=_write_zarr,
+    write=lambda path, item: _load("io.label_rows").write_labels_by_rows(
+        path, iter([item.labels]), item.labels.shape
+    ),
     requires=("zarr", "zarr"),
 )
 
@@ -269,13 +237,7 @@ class Formats:
         return any(self._writer(name).needs_image for name in self.paths)
 
     def check(self) -> None:
-        """Refuse what cannot be written, before work starts; folders are made.
-
-        Raises
-        ------
-        FlowsegError
-            If a package is missing, a folder cannot be written to, or a file is a folder.
-        """
+        """Refuse what cannot be written, before work starts; folders are made."""
         for name, path in self.paths.items():
             if (requires := self._writer(name).requires) is not None:
                 require(*requires)
@@ -285,26 +247,13 @@ class Formats:
                 ensure_writable_folder(path)
 
     def write(self, item: SegmentedImage) -> dict[str, Any]:
-        """Write the files of one image.
-
-        Returns
-        -------
-        dict
-            The image's part of each file of all images, for `write_collected`.
-        """
+        """Write the files of one image; its part of each file of all, for `write_collected`."""
         for name, path in self.files(item.image_id).items():
             self._writer(name).write(path, item)
         return {name: self._writer(name).collect(item) for name in self.collected()}
 
     def write_collected(self, images: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """Write the files that hold all images.
-
-        Parameters
-        ----------
-        images : callable
-            Gives what `write` returned for each image, in the order of the files; called once for
-            each file.
-        """
+        """Write the files of all images; `images` gives what `write` returned, once a file."""
         for name, path in self.collected().items():
             self._writer(name).write_all(path, (parts[name] for parts in images()))
 

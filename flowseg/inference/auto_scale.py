@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Protocol
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
@@ -41,23 +42,7 @@ def resolve_settings(
 ) -> tuple[str, CellTypeSettings]:
     """The cell type and the settings of an image, predicted as far as the options leave them open.
 
-    Parameters
-    ----------
-    model : Segmenter
-    grey : ndarray, shape (H, W), float32
-        From :func:`flowseg.arrays.intensity.normalize`.
-    options : SegmentOptions
-
-    Returns
-    -------
-    cell_type : str
-    settings : CellTypeSettings
-        With a diameter.
-
-    Raises
-    ------
-    FlowsegError
-        As :func:`flowseg.inference.options.settings_for`.
+    The image (H, W) is normalised; the settings have a diameter.
     """
     name = classify_cell_type(model, grey) if options.cell_type is None else options.cell_type
     settings = settings_for(model.card, name, options)
@@ -85,20 +70,8 @@ def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) ->
     The centre of the image is segmented at the diameter of each cell type of the card, at half and
     at twice of it, and the most confident result is taken: the one whose instance scores, weighted
     by area, sum to the largest share of all pixels. From there the diameter of the instances is the
-    next guess, until it converges.
-
-    Parameters
-    ----------
-    model : Segmenter
-    grey : ndarray, shape (H, W), float32
-        From :func:`flowseg.arrays.intensity.normalize`.
-    settings : CellTypeSettings
-        The thresholds; its diameter is the result where no cell is found.
-
-    Returns
-    -------
-    float
-        Mean of the diameters of discs of the instances' areas, in pixels.
+    next guess, until it converges. The result is the mean of the diameters of discs of the
+    instances' areas, in pixels; that of the settings where no cell is found.
     """
     best, diameter = 0.0, known_diameter(settings)
     for guess in _guesses(model):
@@ -122,7 +95,8 @@ def _measure(model: Model, grey: Floats, settings: CellTypeSettings) -> tuple[fl
     labels, field = compute_labels(
         predict_rescaled(model.ensemble, crop, diameter), crop.shape, settings
     )
-    areas = np.bincount(labels.reshape(-1))[1:]
+    ids, areas = fastremap.unique(labels, return_counts=True)
+    areas = areas[ids > 0]
     if not areas.size:
         return 0.0, diameter
     confidence = instance_scores(labels, field.flows, field.cellprob) * areas

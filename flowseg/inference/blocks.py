@@ -21,15 +21,7 @@ Shape = tuple[int, int]
 
 
 class BlockSizes(NamedTuple):
-    """Size of the blocks an image is cut into.
-
-    Attributes
-    ----------
-    height, width : int
-        Of a block's core, in pixels.
-    halo : float
-        Width of the halo around it, in mean cell diameters.
-    """
+    """Size of a block's core in pixels, and width of its halo in mean cell diameters."""
 
     height: int = 1024
     width: int = 2048
@@ -61,19 +53,9 @@ def cut_blocks(shape: Shape, sizes: BlockSizes, halo: int) -> list[list[Block]]:
 def assemble(
     rows: Sequence[Sequence[Block]], labels: Iterator[Ints]
 ) -> Generator[Ints, None, None]:
-    """Put the labels of blocks together.
+    """Put the labels of the windows of all blocks, which come in this order, together.
 
-    Parameters
-    ----------
-    rows : sequence of sequence of Block
-        From :func:`cut_blocks`.
-    labels : iterator of ndarray, int32
-        Of the windows of all blocks, in this order.
-
-    Yields
-    ------
-    ndarray, shape (h, W), int32
-        The label image from the top, some rows at a time; ids 1, 2 ... in reading order.
+    Yields the label image (H, W) from the top, some rows at a time; ids 1, 2 ... in reading order.
     """
     relabel = _ReadingOrder()
     width = rows[0][-1].core[1].stop

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from flowseg.arrays.jit import set_threads, threads
 from flowseg.errors import FlowsegError, require
 from flowseg.inference.blocks import Block, BlockSizes, assemble
 from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
-from flowseg.inference.rescale import rescale_part
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
 from flowseg.inference.tiles import Tile, cut_tiles, predict_tiles
@@ -37,13 +37,7 @@ Floats = NDArray[np.float32]
 
 
 class Cluster:
-    """Workers that hold a segmenter.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    segmenter : Segmenter
-    """
+    """The workers of a `distributed.Client`, which hold a segmenter."""
 
     def __init__(self, client: Any, segmenter: Segmenter) -> None:
         self.client = client
@@ -105,20 +99,9 @@ class Cluster:
 def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Iterator[Cluster]:
     """A cluster for as long as the block lasts.
 
-    Parameters
-    ----------
-    address : str
-        Of a scheduler, as in ``tcp://host:8786``, or `LOCAL`: one worker for each GPU, where the
-        segmenter computes on any of them, else a single one.
-    segmenter : Segmenter
-        Each worker picks a device of its own for it, as on this machine.
-    timeout : float
-        Seconds until a scheduler has to answer.
-
-    Raises
-    ------
-    FlowsegError
-        Where dask is not installed, no scheduler answers, or it has no worker.
+    `address` is that of a scheduler, as in ``tcp://host:8786``, which has to answer within
+    `timeout` seconds, or `LOCAL`: one worker for each GPU, where the segmenter computes on any of
+    them, else a single one. Each worker picks a device of its own, as on this machine.
     """
     distributed = require("distributed", "dask")
     with ExitStack() as stack:
@@ -165,10 +148,9 @@ def _set_up_worker(workers: int, dask_worker: Any) -> None:
 def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
     """Flows and cellprob of a tile without its halo, (3, h, w)."""
     with source.open_regions() as read:
-        ((_, output),) = predict_tiles(
-            segmenter.ensemble, lambda y, x: plan.read_scaled(read, y, x), [tile]
-        )
-    return np.ascontiguousarray(to_host(output.maps[(0, slice(None), *tile.keep)]))
+        read_scaled = partial(plan.read_scaled, read)
+        ((_, field),) = predict_tiles(segmenter.ensemble, read_scaled, [tile])
+    return np.ascontiguousarray(to_host(field.maps))
 
 
 def _label_block(
@@ -181,11 +163,8 @@ def _label_block(
     for tile, maps in zip(tiles, predicted, strict=True):
         y, x = tile.write
         scaled[:, y.start - top : y.stop - top, x.start - left : x.stop - left] = maps
-    maps = np.stack(
-        [rescale_part(p, (top, left), plan.scaled, plan.shape, block.window) for p in scaled]
-    )
-    field = FlowField(maps[:2], maps[2], np.zeros(0, np.float32))
-    return field_to_labels(field, plan.settings, segmenter.device)
+    maps = plan.restore(scaled, (top, left), block.window)
+    return field_to_labels(FlowField(maps[:2], maps[2]), plan.settings, segmenter.device)
 
 
 def _overlap(one: slice, other: slice) -> bool:

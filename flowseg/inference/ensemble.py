@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from flowseg.config.choices import TTA_CHOICES
 from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
-from flowseg.inference.flow_field import to_host
+from flowseg.inference.flow_field import DeviceField, to_host
 from flowseg.network.device import autocast, pick_device, pick_precision
 from flowseg.network.unet import FlowNetwork, NetworkOutput, fold_batchnorm
 
@@ -26,25 +26,6 @@ _AUGMENTATIONS = {
     4: tuple((turns, False) for turns in range(4)),
     8: tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4)),
 }
-
-
-class EnsembleOutput(NamedTuple):
-    """Outputs for a batch of B images of h x w pixels.
-
-    Attributes
-    ----------
-    maps : tensor, shape (B, 3, h, w), float32
-        Flows (dy, dx) of about unit length inside cells, and cellprob (a logit). On the
-        ensemble's device.
-    cell_type : ndarray, shape (B, T), float32
-        Logits of the cell types. On the host.
-    disagreement : tensor, shape (B, h, w), float32, or None
-        Root mean square distance of the members' flows from their mean; 0 where all agree.
-    """
-
-    maps: Tensor
-    cell_type: NDArray[np.float32]
-    disagreement: Tensor | None
 
 
 class Ensemble:
@@ -109,10 +90,8 @@ class Ensemble:
         ]
         self.diameter = networks[0].config.target_diameter
         self.stride = max(network.stride for network in networks)
-        self.halo = (
-            -(-max(network.receptive_field_radius for network in networks) // self.stride)
-            * self.stride
-        )
+        radius = max(network.receptive_field_radius for network in networks)
+        self.halo = -(-radius // self.stride) * self.stride
         self.tile = tile
         self._run = [torch.compile(n) if compile else n for n in self.networks]
         self._lock = threading.Lock()
@@ -124,20 +103,10 @@ class Ensemble:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    @property
-    def size(self) -> int:
-        """Number of outputs that are averaged."""
-        return len(self.networks) * len(self.augmentations)
+    def predict(self, images: NDArray[np.float32], disagreement: bool = False) -> list[DeviceField]:
+        """The mean output for each of some images (B, h, w), normalised and rescaled.
 
-    def predict(self, images: NDArray[np.float32], disagreement: bool = False) -> EnsembleOutput:
-        """The mean output for images, normalised and rescaled.
-
-        Parameters
-        ----------
-        images : ndarray, shape (B, h, w), float32
-            Both edges multiples of `stride`.
-        disagreement : bool
-            Whether to map how far the members are apart.
+        Both edges are multiples of `stride`; `disagreement` asks for that map as well.
         """
         pin_memory = self.device.type == "cuda"
         batch = torch.from_numpy(np.ascontiguousarray(images))[:, None]
@@ -159,13 +128,11 @@ class Ensemble:
                     logits += output.cell_type
                     if disagreement:
                         squares += maps[:, :2].square().sum(dim=1)
-            mean /= self.size
-            variance = squares / self.size - mean[:, :2].square().sum(dim=1)
-            return EnsembleOutput(
-                maps=mean,
-                cell_type=to_host(logits / self.size),
-                disagreement=variance.clamp_(min=0).sqrt_() if disagreement else None,
-            )
+            members = len(self.networks) * len(self.augmentations)
+            mean /= members
+            variance = squares / members - mean[:, :2].square().sum(dim=1)
+            distances = variance.clamp_(min=0).sqrt_() if disagreement else [None] * count
+            return list(map(DeviceField, mean, to_host(logits / members), distances))
 
 
 def _maps(output: NetworkOutput, flow_scale: float) -> Tensor:

@@ -20,41 +20,38 @@ from flowseg.io.paths import PathLike
 
 
 class FlowField(NamedTuple):
-    """The output of an ensemble for one image of H x W pixels.
-
-    Attributes
-    ----------
-    flows : ndarray, shape (2, H, W), float32
-        Order (dy, dx), of about unit length inside cells.
-    cellprob : ndarray, shape (H, W), float32
-        Logit of the probability that a pixel lies in a cell.
-    cell_type : ndarray, shape (T,), float32
-        Logits of the cell types.
-    disagreement : ndarray, shape (H, W), float32, or None
-        As in :class:`flowseg.inference.ensemble.EnsembleOutput`.
-    """
+    """The flow field of an image on the host: maps as in :class:`DeviceField`, float32."""
 
     flows: NDArray[np.float32]
     cellprob: NDArray[np.float32]
-    cell_type: NDArray[np.float32]
     disagreement: NDArray[np.float32] | None = None
 
 
 class DeviceField(NamedTuple):
-    """The same on the ensemble's device.
+    """The output of an ensemble for one image of H x W pixels, on the ensemble's device.
 
     Attributes
     ----------
     maps : tensor, shape (3, H, W), float32
-        Flows (dy, dx) and cellprob.
+        Flows (dy, dx) of about unit length inside cells, and cellprob (a logit).
     cell_type : ndarray, shape (T,), float32
-        On the host.
+        Logits of the cell types; on the host.
     disagreement : tensor, shape (H, W), float32, or None
+        Root mean square distance of the members' flows from their mean; 0 where all agree.
     """
 
     maps: Tensor
     cell_type: NDArray[np.float32]
     disagreement: Tensor | None = None
+
+    def cropped(self, rows: slice, columns: slice) -> DeviceField:
+        """The maps of a region."""
+        disagreement = self.disagreement
+        return DeviceField(
+            self.maps[:, rows, columns],
+            self.cell_type,
+            None if disagreement is None else disagreement[rows, columns],
+        )
 
     def resized(self, shape: tuple[int, int]) -> DeviceField:
         """Rescaled on its device."""
@@ -66,14 +63,9 @@ class DeviceField(NamedTuple):
         )
 
     def to_host(self) -> FlowField:
-        """On the host."""
+        """Copied to the host."""
         maps, disagreement = to_host(self.maps), self.disagreement
-        return FlowField(
-            flows=maps[:2],
-            cellprob=maps[2],
-            cell_type=self.cell_type,
-            disagreement=None if disagreement is None else to_host(disagreement),
-        )
+        return FlowField(maps[:2], maps[2], None if disagreement is None else to_host(disagreement))
 
 
 def to_host(tensor: Tensor) -> NDArray[np.float32]:
@@ -102,17 +94,9 @@ def field_to_labels(
     device: torch.device,
     on_device: Tensor | None = None,
 ) -> NDArray[np.int32]:
-    """The labels of a flow field.
+    """The labels of a flow field; the dynamics run on a CUDA device, for any other on the CPU.
 
-    Parameters
-    ----------
-    field : FlowField
-    settings : CellTypeSettings
-        The thresholds.
-    device : torch.device
-        The dynamics run on a CUDA device; for any other on the CPU.
-    on_device : tensor, shape (3, H, W), optional
-        The field's maps, if they are on the CUDA device already.
+    `on_device` are the field's maps, (3, H, W), if they are on the CUDA device already.
     """
     on_gpu = device.type == "cuda"
     instances = find_instances(
@@ -134,25 +118,11 @@ def save_fields(path: PathLike, flows: ArrayLike, cellprob: ArrayLike) -> None:
 
 
 def load_fields(path: PathLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Flows (2, H, W) and cellprob (H, W) from what `save_fields` wrote.
-
-    Raises
-    ------
-    FlowsegError
-        If the file is missing, damaged, or holds something else.
-    """
+    """Flows (2, H, W) and cellprob (H, W) from what `save_fields` wrote."""
     try:
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return file["flows"].astype(np.float32), file["cellprob"].astype(np.float32)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        BadZipFile,
-        AttributeError,
-    ) as error:
+    except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, AttributeError) as e:
         raise FlowsegError(
             "holds no flow field that can be read", file=path, remedy="predict it again"
-        ) from error
+        ) from e

@@ -28,13 +28,7 @@ class SegmentOptions:
 def settings_for(
     card: Card, cell_type: str, options: SegmentOptions = SegmentOptions()
 ) -> CellTypeSettings:
-    """The settings of a cell type: as in the options, else as on the card.
-
-    Raises
-    ------
-    FlowsegError
-        If the card does not hold the cell type, or the diameter is unknown or below 2 pixels.
-    """
+    """The settings of a cell type, its diameter known: as in the options, else as on the card."""
     if cell_type not in card.cell_types:
         raise FlowsegError(
             f"the model knows no cell type {cell_type!r}",
@@ -59,19 +53,12 @@ def settings_for(
 
 
 def check_options(card: Card, options: SegmentOptions) -> None:
-    """Refuse options that no image could be segmented with, before any image is read.
-
-    Raises
-    ------
-    FlowsegError
-        As :func:`settings_for`, for the cell type of the options or any that may be predicted.
-    """
+    """Refuse options that no image could be segmented with, before any image is read."""
     for name in card.cell_types if options.cell_type is None else [options.cell_type]:
         settings_for(card, name, options)
 
 
 def known_diameter(settings: CellTypeSettings) -> float:
-    """The mean cell diameter in pixels, or an error where it is unknown."""
-    if settings.diameter is None:
-        raise FlowsegError("the diameter of this cell type is unknown", remedy="give one")
+    """The mean cell diameter in pixels of settings from :func:`settings_for`."""
+    assert settings.diameter is not None
     return settings.diameter

@@ -71,27 +71,11 @@ def pipeline(
 ) -> Generator[Outcome[Item, Any], None, None]:
     """Pass each item through all stages; while one item is in a stage, others are in the others.
 
-    Parameters
-    ----------
-    items : iterable
-        Taken one by one as room is made.
-    stages : sequence of Stage
-        Each takes what the one before it returns, the first the item itself.
-    weight : callable
-        The memory an item needs, in any unit.
-    limit : int
-        Total weight of the items under way, unless one alone exceeds it.
-    ahead : int
-        Number of items under way.
+    Each stage takes what the one before it returns. At most `ahead` items are under way, and of
+    a total `weight` of at most `limit`, unless one alone exceeds it. Outcomes come in the order of
+    the items. A FlowsegError stops its own item only, and so does a lack of memory; any other error
+    ends the pipeline.
 
-    Yields
-    ------
-    Outcome
-        In the order of the items. A FlowsegError stops its own item only, and so does a lack of
-        memory; any other error ends the pipeline.
-
-    Notes
-    -----
     Whoever does not take all outcomes closes it (``contextlib.closing``). Left to Python's garbage
     collector it may end in one of its own threads, which then waits for itself.
     """
@@ -127,27 +111,10 @@ def segment_many(
     write: Callable[[Item, Grey, Prediction], Result],
     weight: Callable[[Item], int],
 ) -> Generator[Outcome[Item, Result], None, None]:
-    """Segment many images side by side, in bounded memory.
+    """Segment many images side by side, in bounded memory; outcomes come in the order of `items`.
 
-    Parameters
-    ----------
-    segmenter : Segmenter
-    items : iterable
-        One for each image, such as its path.
-    options : SegmentOptions
-        For every image.
-    read : callable
-        From an item to its image; runs on several threads.
-    write : callable
-        From an item, its normalised grey image and its prediction to a result; runs on several
-        threads.
-    weight : callable
-        The number of pixels of an item's image.
-
-    Yields
-    ------
-    Outcome
-        In the order of `items`.
+    `read` makes an image of an item, and `write` a result of an item, its normalised grey image and
+    its prediction; both run on several threads. `weight` is the number of pixels of the image.
     """
     # Where the network runs on the same cores, one thread to each side of it keeps up.
     cores = 1 if segmenter.device.type == "cpu" else threads()

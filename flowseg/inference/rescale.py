@@ -32,12 +32,6 @@ def shape_at_zoom(shape: tuple[int, ...], zoom: float, stride: int) -> Shape:
 def rescale(image: Floats, shape: Shape) -> Floats:
     """A whole image at another size.
 
-    Parameters
-    ----------
-    image : ndarray, shape (H, W), float32
-    shape : (int, int)
-        Height and width of the result.
-
     Examples
     --------
     >>> rescale(np.array([[0, 2], [4, 6]], np.float32), (1, 1))
@@ -53,23 +47,10 @@ def rescale(image: Floats, shape: Shape) -> Floats:
 def rescale_part(
     part: Floats, origin: Shape, source: Shape, target: Shape, region: Region
 ) -> Floats:
-    """A region of a rescaled image.
+    """A region of an image that is rescaled from the shape `source` to the shape `target`.
 
-    Parameters
-    ----------
-    part : ndarray, shape (h, w), float32
-        The pixels of the source that :func:`footprint` gives, or more.
-    origin : (int, int)
-        Row and column of the source that `part` begins with.
-    source, target : (int, int)
-        Height and width of the whole image before and after.
-    region : (slice, slice)
-        Rows and columns of the target.
-
-    Returns
-    -------
-    ndarray, float32
-        Of the region's size.
+    `part` (h, w) has the pixels of the source that :func:`footprint` gives, or more, and begins at
+    the row and column `origin` of it.
     """
     if source == target:
         unscaled = tuple(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -178,18 +178,9 @@ class Segmenter:
         return postprocess(self, predict(self, preprocess(image), options))
 
     def predict_flows(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
-        """The flow field of a normalised grey image, at the image's own size.
+        """The flow field of a normalised grey image (H, W), at the image's own size.
 
-        Parameters
-        ----------
-        grey : ndarray, shape (H, W), float32
-            From :func:`flowseg.arrays.intensity.normalize`.
-        settings : CellTypeSettings
-            Its diameter decides the scale at which the networks see the image.
-
-        Returns
-        -------
-        FlowField
+        The diameter of the settings decides the scale at which the networks see the image.
         """
         field = predict_rescaled(self.ensemble, grey, known_diameter(settings))
         return field.resized((grey.shape[0], grey.shape[1])).to_host()
@@ -227,8 +218,10 @@ def predict(
 
 def postprocess(segmenter: Segmenter, predicted: ScaledPrediction) -> Prediction:
     """Resize the flow field to the image, and compute the labels from it."""
-    settings = predicted.settings
-    with _stream(segmenter.device):
+    settings, device = predicted.settings, segmenter.device
+    on_gpu = device.type == "cuda"
+    # On a GPU a stream of its own, so that one image does not wait for another.
+    with torch.cuda.stream(torch.cuda.Stream(device)) if on_gpu else nullcontext():  # type: ignore[no-untyped-call]
         labels, field = compute_labels(predicted.field, predicted.shape, settings)
     return Prediction(
         labels=labels,
@@ -238,16 +231,6 @@ def postprocess(segmenter: Segmenter, predicted: ScaledPrediction) -> Prediction
         diameter=known_diameter(settings),
         disagreement=field.disagreement,
     )
-
-
-@contextmanager
-def _stream(device: torch.device) -> Iterator[None]:
-    """On a GPU a stream of its own, so that one image does not wait for another."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
-        yield
 
 
 def _mean_settings(cards: Sequence[Card]) -> dict[str, CellTypeSettings]:

@@ -47,16 +47,7 @@ _MIN_HALO = 128
 
 
 class SlidePlan(NamedTuple):
-    """An image's sizes, intensities and settings; it can be pickled.
-
-    Attributes
-    ----------
-    shape, scaled : (int, int)
-        Height and width of the image, and at the networks' scale.
-    span : Span
-        Its intensities.
-    settings : CellTypeSettings
-    """
+    """An image's size, that at the networks' scale, intensities and settings; can be pickled."""
 
     shape: Shape
     scaled: Shape
@@ -72,6 +63,10 @@ class SlidePlan(NamedTuple):
         rows, columns = (footprint(*axis) for axis in zip(self.shape, target, region, strict=True))
         grey = normalize(to_grey(read(rows, columns)), self.span)
         return rescale_part(grey, (rows.start, columns.start), self.shape, target, region)
+
+    def restore(self, maps: Floats, origin: Shape, region: tuple[slice, slice]) -> Floats:
+        """A region of the image of maps (C, h, w) that begin at `origin` at the networks' scale."""
+        return np.stack([rescale_part(m, origin, self.scaled, self.shape, region) for m in maps])
 
     def footprint(self, region: tuple[slice, slice]) -> tuple[slice, slice]:
         """Rows and columns at the networks' scale that the flows of a region depend on."""
@@ -89,23 +84,7 @@ class SlidePlan(NamedTuple):
 def plan_slide(
     segmenter: Segmenter, read: ReadRegion, shape: Shape, options: SegmentOptions
 ) -> SlidePlan:
-    """Measure the intensities of an image of any size, and resolve its settings on its centre.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-    read : callable
-        From rows and columns (slices) to the image's pixels there.
-    shape : (int, int)
-        Height and width of the image.
-    options : SegmentOptions
-        Without a map of disagreement.
-
-    Raises
-    ------
-    FlowsegError
-        If the map is asked for, the settings are wrong, or the image cannot be read.
-    """
+    """Measure the intensities of an image of any size, and resolve its settings on its centre."""
     if options.disagreement:
         raise FlowsegError(
             f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, of which no map "
@@ -130,21 +109,9 @@ def segment_slide(
     plan: SlidePlan,
     sizes: BlockSizes = BlockSizes(),  # noqa: B008
 ) -> Generator[Ints, None, None]:
-    """Find the instances of an image of any size.
+    """The label image (H, W) int32 of an image of any size, from the top, some rows at a time.
 
-    Parameters
-    ----------
-    segmenter : Segmenter
-    read : callable
-        From rows and columns (slices) to the image's pixels there; called from a thread of its own.
-    plan : SlidePlan
-        From :func:`plan_slide`.
-    sizes : BlockSizes
-
-    Yields
-    ------
-    ndarray, shape (h, W), int32
-        The label image from the top, some rows at a time; ids 1, 2 ... in reading order.
+    Ids are 1, 2 ... in reading order; `read` is called from a thread of its own.
     """
     band = _FlowBand(segmenter, read, plan)
     rows = plan.blocks(sizes)
@@ -171,12 +138,11 @@ class _FlowBand:
         self.ensemble = segmenter.ensemble
         self.read = read
         self.plan = plan
-        self.shape, self.scaled = plan.shape, plan.scaled
         self.tile_rows = cut_tiles(plan.scaled, segmenter.ensemble)
         self.top = 0  # of the band, in the image
-        self.maps = np.zeros((3, 0, self.shape[1]), np.float32)
+        self.maps = np.zeros((3, 0, plan.shape[1]), np.float32)
         self.scaled_top = 0  # of the maps that the next rows depend on, at the networks' scale
-        self.scaled_maps = np.zeros((3, 0, self.scaled[1]), np.float32)
+        self.scaled_maps = np.zeros((3, 0, plan.scaled[1]), np.float32)
 
     def field(self, block: Block) -> FlowField:
         """The field of a block's window; blocks must come row by row, from the top."""
@@ -185,47 +151,33 @@ class _FlowBand:
         while self.top + self.maps.shape[1] < rows.stop:
             self._grow()
         part = self.maps[:, rows.start - self.top : rows.stop - self.top, columns]
-        return FlowField(part[:2].copy(), part[2].copy(), np.zeros(0, np.float32))
+        return FlowField(part[:2].copy(), part[2].copy())
 
     def _grow(self) -> None:
         """Predict the next row of tiles, and rescale the rows of the image that it completes."""
-        tiles = self.tile_rows.pop(0)
-        above, added = self.scaled_maps.shape[1], tiles[0].write[0]
-        self.scaled_maps = _longer(self.scaled_maps, added.stop - added.start)
-        read_scaled = partial(self.plan.read_scaled, self.read)
-        for tile, output in predict_tiles(self.ensemble, read_scaled, tiles):
-            maps = output.maps[(0, slice(None), *tile.keep)]
-            self.scaled_maps[:, above:, tile.write[1]] = to_host(maps)
-        height = self.maps.shape[1]
-        start, stop = self.top + height, self._complete(added.stop)
+        plan, tiles = self.plan, self.tile_rows.pop(0)
+        read_scaled = partial(plan.read_scaled, self.read)
+        predicted = predict_tiles(self.ensemble, read_scaled, tiles)
+        row = np.concatenate([to_host(field.maps) for _, field in predicted], axis=2)
+        self.scaled_maps = np.concatenate((self.scaled_maps, row), axis=1)
+        start, stop = self.top + self.maps.shape[1], self._complete(tiles[0].write[0].stop)
         if stop <= start:
             return
-        self.maps = _longer(self.maps, stop - start)
-        region = (slice(start, stop), slice(0, self.shape[1]))
-        for plane, scaled in zip(self.maps, self.scaled_maps, strict=True):
-            plane[height:] = rescale_part(
-                scaled, (self.scaled_top, 0), self.scaled, self.shape, region
-            )
-        if stop < self.shape[0]:
-            first = footprint(self.scaled[0], self.shape[0], slice(stop, stop + 1)).start
+        region = (slice(start, stop), slice(0, plan.shape[1]))
+        restored = plan.restore(self.scaled_maps, (self.scaled_top, 0), region)
+        self.maps = np.concatenate((self.maps, restored), axis=1)
+        if stop < plan.shape[0]:
+            first = footprint(plan.scaled[0], plan.shape[0], slice(stop, stop + 1)).start
             self.scaled_maps = self.scaled_maps[:, first - self.scaled_top :].copy()
             self.scaled_top = first
 
     def _complete(self, bottom: int) -> int:
         """Rows of the image that depend only on the first `bottom` rows at the networks' scale."""
-        if bottom == self.scaled[0]:
-            return self.shape[0]
-        stop = min(self.shape[0], bottom * self.shape[0] // self.scaled[0] + 2)
-        while footprint(self.scaled[0], self.shape[0], slice(stop - 1, stop)).stop > bottom:
+        scaled, height = self.plan.scaled[0], self.plan.shape[0]
+        stop = min(height, bottom * height // scaled + 2)
+        while footprint(scaled, height, slice(stop - 1, stop)).stop > bottom:
             stop -= 1
         return stop
-
-
-def _longer(maps: Floats, rows: int) -> Floats:
-    """Maps (3, h, W) with room for more rows."""
-    longer = np.empty((maps.shape[0], maps.shape[1] + rows, maps.shape[2]), np.float32)
-    longer[:, : maps.shape[1]] = maps
-    return longer
 
 
 def _span(read: ReadRegion, shape: Shape) -> Span:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from flowseg.errors import FlowsegError
@@ -21,17 +22,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, and so does whoever starts after a crash or
     a power cut. When the block fails nothing is left behind and `path` is as it was; a killed
-    process leaves a hidden file (:func:`is_part`).
-
-    Parameters
-    ----------
-    path : path
-        The file to write; its folder must exist.
-
-    Yields
-    ------
-    Path
-        A name that does not exist yet and ends with the name of `path`, suffixes included.
+    process leaves a hidden file (:func:`is_part`). The temporary name ends with that of `path`.
 
     Raises
     ------
@@ -61,7 +52,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, of which nothing is left at the end."""
-    part = _part_of(path)
+    # of a name that no other writer takes
+    part = path.with_name(f"{_PART}{uuid4().hex[:12]}-{path.name[-100:]}")
     try:
         yield part
     except OSError as error:
@@ -72,11 +64,6 @@ def _beside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         discard(part)
-
-
-def _part_of(path: Path) -> Path:
-    """A temporary name beside `path` that no other writer takes; it ends with that of `path`."""
-    return path.with_name(f"{_PART}{uuid4().hex[:12]}-{path.name[-100:]}")
 
 
 def is_part(name: str) -> bool:
@@ -117,19 +104,12 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def ensure_writable_folder(path: PathLike) -> Path:
-    """Make the folder if it is not there, and try to write in it before work starts.
-
-    Raises
-    ------
-    FlowsegError
-        If it cannot be made, is a file, or cannot be written to.
-    """
+    """Make the folder if it is not there, and try to write in it before work starts."""
     path = Path(path)
-    probe = _part_of(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=path, prefix=_PART):
+            pass
     except FileExistsError as error:
         raise FlowsegError(
             "is a file, but a folder is needed there", file=path, remedy="choose another name"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,36 +30,20 @@ _MAX_SLIDE = 2**40  # pixels
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """One image of a file.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    index : int
-        Which of its images, from 0.
-    image_id : str
-        The file's name without suffix; of several images with ``_0000`` and so on.
-    shape : (int, int)
-        Height and width in pixels.
-    alone : bool
-        Whether it is the file's only image.
-    """
+    """One image of a file."""
 
     path: Path
     index: int
+    """Which of the file's images, from 0."""
     image_id: str
+    """The file's name without suffix; of several images with ``_0000`` and so on."""
     shape: Shape
+    """Height and width in pixels."""
     alone: bool
+    """Whether it is the file's only image."""
 
     def read(self) -> NDArray[Any]:
-        """The whole image, values as stored: (H, W) or (H, W, C).
-
-        Raises
-        ------
-        FlowsegError
-            As :func:`flowseg.io.images.read_image`.
-        """
+        """The whole image, values as stored: (H, W) or (H, W, C)."""
         if is_zarr(self.path):
             return read_zarr(open_zarr(self.path, MAX_PIXELS), self.path)
         if self.alone:
@@ -97,17 +81,7 @@ class ImageSource:
 
 
 def list_images(path: PathLike) -> list[ImageSource]:
-    """The images of a file: one, or of a TIFF as many as it has pages.
-
-    Parameters
-    ----------
-    path : path
-        PNG, JPEG, TIFF (OME-TIFF, BigTIFF and multi-page too), or a Zarr array.
-
-    Returns
-    -------
-    list of ImageSource
-        In the file's order. The lower levels of a pyramid are left out.
+    """The images of a PNG, JPEG, TIFF (a page is an image; not a pyramid's lower levels) or Zarr.
 
     Raises
     ------
@@ -186,18 +160,11 @@ def _read_segments(page: Any, path: Path) -> ReadRegion:
     """Regions of an image in strips or tiles; those read last are kept unpacked."""
     height, width = page.chunks[:2]
     across = -(-int(page.imagewidth) // width)
-    cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
-    size = 0
+    segment_bytes: int = math.prod(page.chunks) * page.dtype.itemsize
 
+    @lru_cache(max(1, _CACHE // segment_bytes))
     def segment(index: int) -> NDArray[Any]:
-        nonlocal size
-        if index not in cache:
-            cache[index] = _unpack(page, index, path)
-            size += cache[index].nbytes
-            while size > _CACHE and len(cache) > 1:
-                size -= cache.popitem(last=False)[1].nbytes
-        cache.move_to_end(index)
-        return cache[index]
+        return _unpack(page, index, path)
 
     def read(rows: slice, columns: slice) -> NDArray[Any]:
         shape = (rows.stop - rows.start, columns.stop - columns.start, int(page.samplesperpixel))

@@ -5,7 +5,6 @@ A file is known by its first bytes, not by its suffix.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from flowseg.io.tiff import TIFF, read_tiff, tiff_page
 from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
 
 
-def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+def read_image(path: PathLike) -> npt.NDArray[Any]:
     """Read one image, values as stored.
 
     Parameters
@@ -47,14 +46,8 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     return read_tiff(path) if is_tiff(path) else read_picture(path)
 
 
-def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of an image in pixels, from its header alone.
-
-    Raises
-    ------
-    FlowsegError
-        As `read_image`, as far as the header tells.
-    """
+def image_shape(path: PathLike) -> tuple[int, int]:
+    """Height and width of an image in pixels, from its header alone."""
     path = Path(path)
     if not is_tiff(path):
         return picture_shape(path)
@@ -63,13 +56,7 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether the file's first bytes are those of a TIFF, and not of a PNG or JPEG.
-
-    Raises
-    ------
-    FlowsegError
-        If it is missing, empty or none of the three.
-    """
+    """Whether the file's first bytes are those of a TIFF; refuses all but TIFF, PNG and JPEG."""
     with open_binary(path) as file:
         start = file.read(len(PNG))
     if not start:

@@ -19,17 +19,10 @@ _TILE = 512
 
 
 def write_labels_by_rows(path: PathLike, rows: Rows, shape: Shape) -> None:
-    """Write a label image that comes in groups of rows: uint32, compressed, tiles of 512 x 512.
+    """Write a label image that comes in groups of (h, W) rows: uint32, compressed, tiles of 512.
 
-    Parameters
-    ----------
-    path : path
-        Appears when the last row is written. Ends in .tif for a BigTIFF, in .zarr for a Zarr array
-        (a folder, in version 2 of the format, which every reader knows).
-    rows : iterator of ndarray, shape (h, W), int32
-        Groups of rows from the top; together they are the image.
-    shape : (int, int)
-        Height and width of the image.
+    The path ends in .tif for a BigTIFF, in .zarr for a Zarr array (a folder, in version 2 of the
+    format, which every reader knows), and appears when the last row is written.
     """
     if Path(path).suffix == ".zarr":
         _write_zarr(Path(path), rows, shape)

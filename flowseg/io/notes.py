@@ -12,21 +12,14 @@ _log = logging.getLogger(__name__)
 
 
 class Note(NamedTuple):
-    """What a reader did with some items of its data.
-
-    Attributes
-    ----------
-    text : str
-        Such as "images are left out: annotated incompletely".
-    names : tuple of str
-        The items, in order; their number is put in front of the text.
-    remedy : str
-        How to have it otherwise; blank where there is no way.
-    """
+    """What a reader did with some items of its data."""
 
     text: str
+    """Such as "images are left out: annotated incompletely"."""
     names: tuple[str, ...]
+    """The items, in order; their number is put in front of the text."""
     remedy: str = ""
+    """How to have it otherwise; blank where there is no way."""
 
     def __str__(self) -> str:
         """One line, the first names in brackets."""

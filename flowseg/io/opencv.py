@@ -11,13 +11,7 @@ from flowseg.errors import FlowsegError
 
 @cache
 def load_cv2() -> Any:
-    """Import OpenCV, or say what a bare server lacks.
-
-    Raises
-    ------
-    FlowsegError
-        If OpenCV is not installed or one of the system's libraries it needs is missing.
-    """
+    """Import OpenCV, or say what a bare server lacks."""
     try:
         cv2 = import_module("cv2")
         # problems of a file are raised here, in one line; OpenCV would print them as well

@@ -17,8 +17,7 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
-LABEL_ENDINGS = ("_cp_masks", "_masks", "_labels")
-"""Endings of label images beside their images; the longest first."""
+_LABEL_ENDINGS = ("_cp_masks", "_masks", "_labels")  # beside their images; longest first
 
 SEG_SUFFIX = "_seg.npy"
 """Ending of Cellpose's files."""
@@ -32,18 +31,8 @@ LAYOUTS = (
 _LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".zarr")
 
 
-# --- names ----------------------------------------------------------------------------------
-
-
 def check_name(name: str, *, file: PathLike | None = None) -> str:
-    """Return `name` if it is a plain file name that stays inside its folder.
-
-    Parameters
-    ----------
-    name : str
-        An image id or file name from an untrusted source.
-    file : path, optional
-        Its source, for the message.
+    """Return a name from the untrusted `file`, if it is a plain one that stays inside its folder.
 
     Raises
     ------
@@ -64,9 +53,6 @@ def check_name(name: str, *, file: PathLike | None = None) -> str:
         shown = name if len(name) <= 60 else f"{name[:60]}..."
         raise FlowsegError(f"the image name {shown!r} is not a plain file name", file=file)
     return name
-
-
-# --- listings -------------------------------------------------------------------------------
 
 
 def find_images(pattern: PathLike) -> list[Path]:
@@ -112,8 +98,7 @@ def find_images(pattern: PathLike) -> list[Path]:
         )
     names = {(image.parent, image.stem) for image in images}
     images = [image for image in images if (image.parent, _labelled_image(image)) not in names]
-    _check_stems(images)
-    return images
+    return list(_by_stem(images).values())
 
 
 def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
@@ -126,7 +111,7 @@ def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
     FlowsegError
         If a pattern matches no image, or two images have one name and would be one in the results.
     """
-    found: dict[str, Path] = {}
+    found: list[Path] = []
     for pattern in patterns:
         inside = os.path.join(data, pattern)  # noqa: PTH118  (a glob is no path)
         places = [p for p in (pattern, inside) if Path(p).exists() or glob.glob(p)]  # noqa: PTH207
@@ -136,15 +121,8 @@ def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
                 file=pattern,
                 remedy="name a folder, an image or a quoted glob",
             )
-        for path in find_images(places[0]):
-            other = found.setdefault(path.stem, path)
-            if other.resolve() != path.resolve():
-                raise FlowsegError(
-                    f"has the same name as {other}",
-                    file=path,
-                    remedy="predict them one after the other, or rename one",
-                )
-    return list(found.values())
+        found += find_images(places[0])
+    return list(_by_stem(found).values())
 
 
 def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -188,9 +166,7 @@ def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
             )
     files = [path for path in images.iterdir() if _is_image(path)]
     files = [path for path in files if apart or _labelled_image(path) is None]
-    files.sort(key=_natural)
-    _check_stems(files)
-    return {path.stem: path for path in files}, labels
+    return _by_stem(sorted(files, key=_natural)), labels
 
 
 def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
@@ -211,8 +187,7 @@ def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
         return {name: (images.get(name), path) for name, path in labels.items()}
     stores = sorted(Path(folder).glob("*.zarr"), key=_natural)
     alone = [*stores, *(find_images(folder) if images or not stores else ())]
-    _check_stems(alone)
-    return {path.stem: (None, path) for path in alone}
+    return {name: (None, path) for name, path in _by_stem(alone).items()}
 
 
 def _is_image(path: Path) -> bool:
@@ -224,7 +199,7 @@ def _labelled_image(path: Path) -> str | None:
     """The name of the image that a file is named after as its labels; None for another file."""
     if path.name.endswith(SEG_SUFFIX):
         return path.name.removesuffix(SEG_SUFFIX)
-    return next((path.stem.removesuffix(e) for e in LABEL_ENDINGS if path.stem.endswith(e)), None)
+    return next((path.stem.removesuffix(e) for e in _LABEL_ENDINGS if path.stem.endswith(e)), None)
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
@@ -233,16 +208,18 @@ def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts], str(path)
 
 
-def _check_stems(images: Iterable[Path]) -> None:
-    seen: dict[str, Path] = {}
+def _by_stem(images: Iterable[Path]) -> dict[str, Path]:
+    """The images by their names without suffix, which no two may share."""
+    found: dict[str, Path] = {}
     for image in images:
-        other = seen.setdefault(image.stem, image)
-        if other is not image:
+        other = found.setdefault(image.stem, image)
+        if other is not image and other.resolve() != image.resolve():
             raise FlowsegError(
                 f"has the same name as {image}, so both would be {image.stem!r} in the results",
                 file=other,
                 remedy="rename one of them or predict them apart",
             )
+    return found
 
 
 def sha256_of(path: PathLike) -> str:

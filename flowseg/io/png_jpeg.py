@@ -32,7 +32,7 @@ def read_picture(path: Path) -> NDArray[Any]:
     with _opened(path) as image:
         image.verify()
     with _opened(path) as image:
-        keeps_8_of_16_bits = image.mode != "I;16" and ";16" in str(image.tile[0].args)
+        keeps_8_of_16_bits = image.mode != "I;16" and ";16" in str(image.tile[0][3])
         image.load()
         if keeps_8_of_16_bits:
             return _read_with_opencv(path)

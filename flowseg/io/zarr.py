@@ -28,13 +28,7 @@ def is_zarr(path: Path) -> bool:
 
 
 def open_zarr(path: Path, limit: int) -> Any:
-    """The array of a Zarr folder, of at most `limit` pixels; of an OME-Zarr image the largest.
-
-    Raises
-    ------
-    FlowsegError
-        If it cannot be read, is no flat image, is too large, or packed in a way that is not read.
-    """
+    """The array of a Zarr folder, of at most `limit` pixels; of an OME-Zarr image the largest."""
     zarr = require("zarr", "zarr")
     with decoding(path):
         array = zarr.open_array(_array_folder(path), mode="r")

@@ -85,19 +85,12 @@ def competition_score(truth: Objects, pred: Objects) -> float:
 
 @dataclass(frozen=True)
 class Counts:
-    """TP, FP and FN of one image at each threshold.
-
-    Attributes
-    ----------
-    n_truth, n_pred : int
-        Objects of each side.
-    tp : tuple of int
-        Matches at each threshold.
-    """
+    """TP, FP and FN of one image at each threshold, from the objects of each side."""
 
     n_truth: int
     n_pred: int
     tp: tuple[int, ...]
+    """Matches at each threshold."""
 
     @property
     def fp(self) -> tuple[int, ...]:
@@ -126,65 +119,44 @@ class Mistakes:
     """Counts of mistakes at an IoU of one half.
 
     An object lies in another when more than half of its own pixels do.
-
-    Attributes
-    ----------
-    split : int
-        Truths in which two or more predictions lie.
-    merged : int
-        Predictions in which two or more truths lie.
-    missed : int
-        Truths without a match that are neither split nor lie in a merged prediction.
-    spurious : int
-        Predictions without a match that neither merge truths nor lie in a split truth.
     """
 
     missed: int
+    """Truths without a match that are neither split nor lie in a merged prediction."""
     spurious: int
+    """Predictions without a match that neither merge truths nor lie in a split truth."""
     split: int
+    """Truths in which two or more predictions lie."""
     merged: int
+    """Predictions in which two or more truths lie."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outcomes:
-    """The outcome of each object; the words are those of `Mistakes`.
-
-    Attributes
-    ----------
-    truth : (N,) int8
-        `HIT`, or `MISSED`, `SPLIT`, or `MERGED` for one that lies in a merged prediction.
-    pred : (M,) int8
-        `HIT`, or `SPURIOUS`, `MERGED`, or `SPLIT` for one that lies in a split truth.
-    split : (N,) bool
-        Truths in which two or more predictions lie, hits among them.
-    merging : (M,) bool
-        Predictions in which two or more truths lie, hits among them.
-    """
+    """The outcome of each object; the words are those of `Mistakes`."""
 
     truth: NDArray[np.int8]
+    """(N,): `HIT`, or `MISSED`, `SPLIT`, or `MERGED` for one that lies in a merged prediction."""
     pred: NDArray[np.int8]
+    """(M,): `HIT`, or `SPURIOUS`, `MERGED`, or `SPLIT` for one that lies in a split truth."""
     split: NDArray[np.bool_]
+    """(N,): Truths in which two or more predictions lie, hits among them."""
     merging: NDArray[np.bool_]
+    """(M,): Predictions in which two or more truths lie, hits among them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Contingency:
-    """Which truth shares how many pixels with which prediction, where they share any.
-
-    Attributes
-    ----------
-    truth_areas : (N,) int64
-    pred_areas : (M,) int64
-        Pixels of each object, none of them 0.
-    truth, pred, shared : (K,) int64
-        Positions of the two objects, and the pixels they share: at least 1; ordered by `truth`.
-    """
+    """Which truth shares how many pixels with which prediction, where they share any."""
 
     truth_areas: NDArray[np.int64]
     pred_areas: NDArray[np.int64]
+    """(N,) and (M,): Pixels of each object, none of them 0."""
     truth: NDArray[np.int64]
     pred: NDArray[np.int64]
     shared: NDArray[np.int64]
+    """(K,) each: Positions of the two objects, and the pixels they share, at least 1; ordered by
+    `truth`."""
 
     def unions(self) -> NDArray[np.int64]:
         """Pixels of the union of each pair: (K,) int64."""

@@ -17,8 +17,8 @@ from flowseg.errors import require
 from flowseg.metrics.competition import Contingency, Counts
 
 
-def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
-    """TP / (TP + FP + FN) at one threshold, the counts of all images summed before.
+def pooled_precision(counts: Iterable[Counts]) -> float:
+    """TP / (TP + FP + FN) at the first threshold, the counts of all images summed before.
 
     What the StarDist and Cellpose papers call "AP at 0.5" (accuracy is another name). With
     counts from ``Contingency.counts((50,), inclusive=True)``, IoU equal to the threshold counts
@@ -32,8 +32,8 @@ def pooled_precision(counts: Iterable[Counts], position: int = 0) -> float:
     """
     hits = total = 0
     for count in counts:
-        hits += count.tp[position]
-        total += count.n_truth + count.n_pred - count.tp[position]
+        hits += count.tp[0]
+        total += count.n_truth + count.n_pred - count.tp[0]
     return hits / total if total else 1.0
 
 

@@ -25,15 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class Batch:
-    """Image files on their way through a segmenter, and the errors of those that failed.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-    files : sequence of Path
-    progress : tqdm
-        Counts the images.
-    """
+    """Image files on their way through a segmenter, and the errors of those that failed."""
 
     def __init__(self, segmenter: Segmenter, files: Sequence[Path], progress: tqdm[Any]) -> None:
         self.segmenter = segmenter
@@ -73,14 +65,8 @@ class Batch:
     ) -> None:
         """Segment images side by side.
 
-        Parameters
-        ----------
-        images : iterable of ImageSource
-        options : SegmentOptions
-        write : callable
-            As for :func:`flowseg.inference.pipeline.segment_many`; runs on several threads.
-        done : callable
-            Takes each image that could be done and what `write` returned for it, in their order.
+        `write` runs on several threads, as :func:`flowseg.inference.pipeline.segment_many` calls
+        it; `done` takes each image that could be done and what `write` returned, in their order.
         """
         outcomes = segment_many(
             self.segmenter,

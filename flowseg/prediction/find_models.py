@@ -17,21 +17,10 @@ from flowseg.training.run_folder import (
 
 
 def find_models(paths: Sequence[PathLike] | None, runs: PathLike = "runs") -> list[Path]:
-    """The checkpoints to use.
+    """The checkpoints to use; None: of the run or cross validation in `runs` that finished last.
 
-    Parameters
-    ----------
-    paths : sequence of path or None
-        Checkpoints; a run's folder, whose best checkpoint is meant; or a folder of several finished
-        runs, such as a cross validation's. None: the run or cross validation in `runs` that
-        finished last.
-    runs : path
-        A folder of runs.
-
-    Raises
-    ------
-    FlowsegError
-        If there is none; the message says how to get one.
+    A path is a checkpoint; a run's folder, whose best checkpoint is meant; or a folder of several
+    finished runs, such as a cross validation's.
     """
     if paths is not None:
         return [model for path in paths for model in _models_at(Path(path))]

@@ -16,21 +16,11 @@ from typing import Any
 from flowseg._version import __version__
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder
-from flowseg.io.paths import PathLike
-
-_BLOCK = 2**20
+from flowseg.io.paths import PathLike, sha256_of
 
 
 class Journal:
-    """The finished images of one run.
-
-    Parameters
-    ----------
-    submission : path
-        The CSV that the run will write; the journal lies beside it in a folder of its own.
-    key : str
-        From :func:`run_key`; a run with other models or settings has another journal.
-    """
+    """The finished images of one run, of the `run_key`, in a folder beside its submission."""
 
     def __init__(self, submission: PathLike, key: str) -> None:
         submission = Path(submission)
@@ -56,21 +46,7 @@ class Journal:
         return image_id in self._lines and self._lines[image_id][1] == _stamp(path)
 
     def add(self, image_id: str, path: Path, parts: Mapping[str, Any]) -> None:
-        """Store a finished image.
-
-        Parameters
-        ----------
-        image_id : str
-        path : Path
-            Its file.
-        parts : mapping
-            From :meth:`flowseg.formats.writers.Formats.write`.
-
-        Raises
-        ------
-        FlowsegError
-            If the journal cannot be written.
-        """
+        """Store a finished image; `parts` are those of `Formats.write`."""
         stamp = _stamp(path)
         self._lines[image_id] = (self._file.seek(0, 2), stamp)
         line = json.dumps({"id": image_id, "file": stamp, "parts": parts})
@@ -107,21 +83,12 @@ class Journal:
 
 
 def run_key(models: Sequence[PathLike], settings: Mapping[str, Any]) -> str:
-    """A digest of weights and settings: runs of the same key have the same results.
+    """A digest of weights and settings (plain values): runs of one key have the same results.
 
-    Parameters
-    ----------
-    models : sequence of path
-        Checkpoints; their bytes count, not their names.
-    settings : mapping
-        Plain values.
+    The bytes of the checkpoints count, not their names.
     """
-    digest = hashlib.sha256(json.dumps([__version__, settings], sort_keys=True).encode())
-    for model in models:
-        with Path(model).open("rb") as file:
-            for block in iter(lambda: file.read(_BLOCK), b""):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    content = [__version__, settings, [sha256_of(model) for model in models]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fastremap
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -40,15 +42,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as confident.
+    """What counts as confident; both from 0 to 1.
 
-    Attributes
-    ----------
-    score : float
-        Cells below it are dropped; see :func:`flowseg.flow.residuals.instance_scores`. From 0 to 1.
-    share : float
-        An image is left out where its confident cells cover less than this share of the predicted
-        foreground: the rest would be taught as background. From 0 to 1.
+    Cells whose `score` (:func:`flowseg.flow.residuals.instance_scores`) is smaller are dropped. An
+    image is left out where its confident cells cover less than a `share` of the predicted
+    foreground: the rest would be taught as background.
     """
 
     score: float = 0.7
@@ -100,26 +98,11 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Label images with a model and write its confident cells as a folder to train on.
 
-    Parameters
-    ----------
-    models : sequence of path
-        Checkpoints that are averaged.
-    images : sequence of Path
-        Files of one image each, such as those of :func:`flowseg.io.paths.find_inputs`.
-    out : path
-        The folder to make: ``images/``, ``masks/``, `cell_types.csv` and `origin.json`, as
-        :func:`flowseg.data.folder.read_folder` reads it. It appears when all is done.
-    cell_type : str, optional
-        Of all images; by default that of :func:`type_of_name`, else the model classifies it. A
-        model of some of the competition's cell types leaves out images named after the others.
-    limits : Limits
-    tta, device
-        As for :class:`Segmenter`.
-
-    Returns
-    -------
-    PseudoLabels
-        An image that cannot be done is reported and left out.
+    The models are averaged. Images are files of one image each; one that cannot be done is
+    reported and left out. By default its cell type is that of its name (:func:`type_of_name`), else
+    the model classifies it; a model of some of the competition's cell types leaves out images named
+    after the others. The folder `out` is as :func:`flowseg.data.folder.read_folder` reads it, with
+    `origin.json`, and appears when all is done.
 
     Raises
     ------
@@ -135,15 +118,7 @@ def pseudo_label(
     settings = {**asdict(limits), "cell_type": cell_type, "tta": tta}
     origin = {"flowseg": __version__, "models": [str(model) for model in models], **settings}
     origin["key"] = run_key(models, settings)
-    known = segmenter.card.cell_types
-    groups = _group_by_type(images, cell_type, known)
-    unknown = [
-        Pseudo(path.stem, group)
-        for group, paths in groups.items()
-        for path in paths
-        if group is not None and group not in known
-    ]
-    groups = {group: paths for group, paths in groups.items() if group is None or group in known}
+    groups, unknown = _group_by_type(images, cell_type, segmenter.card.cell_types)
     files = [path for paths in groups.values() for path in paths]
     kept: list[Pseudo] = []
     left_out: list[Pseudo] = []
@@ -209,33 +184,32 @@ def confident_cells(
 ) -> tuple[NDArray[np.int32], float]:
     """The cells of a prediction whose score is at least `score`, of each its largest component.
 
-    Returns
-    -------
-    labels : ndarray, shape (H, W), int32
-        Ids 1..N without gaps.
-    share : float
-        Of the predicted foreground that they cover; 0 where there is none.
+    Label image of ids 1..N, and the share of the predicted foreground that they cover.
     """
     labels, flows, cellprob = prediction.labels, prediction.flows, prediction.cellprob
-    confident = np.concatenate(([False], instance_scores(labels, flows, cellprob) >= score))
-    cells = renumber(keep_largest_component(np.where(confident[labels], labels, 0)))
+    unsure = 1 + np.flatnonzero(instance_scores(labels, flows, cellprob) < score)
+    cells = renumber(keep_largest_component(fastremap.mask(labels, unsure.tolist())))
     foreground = int(np.count_nonzero((labels > 0) | (cellprob > cellprob_threshold)))
     return cells, int(np.count_nonzero(cells)) / max(foreground, 1)
 
 
 def _group_by_type(
     images: Sequence[Path], cell_type: str | None, known: Collection[str]
-) -> dict[str | None, list[Path]]:
-    """The images by cell type; None where the model is to classify it."""
+) -> tuple[dict[str | None, list[Path]], list[Pseudo]]:
+    """The images by cell type, None for the model to classify, and those of unknown types."""
     # Only a model of the competition knows what the names of its images mean.
     types = {*known} if {*known}.isdisjoint(CELL_TYPES) else {*known, *CELL_TYPES}
     groups: dict[str | None, list[Path]] = {}
+    unknown: list[Pseudo] = []
     for path in images:
-        groups.setdefault(cell_type or type_of_name(path.stem, types), []).append(path)
-    for name, paths in groups.items():
-        if name is not None and name not in known:
-            _log.warning("%d images left out: the model does not know %s", len(paths), name)
-    return groups
+        group = cell_type or type_of_name(path.stem, types)
+        if group is None or group in known:
+            groups.setdefault(group, []).append(path)
+        else:
+            unknown.append(Pseudo(path.stem, group))
+    for name, count in Counter(row.cell_type for row in unknown).items():
+        _log.warning("%d images left out: the model does not know %s", count, name)
+    return groups, unknown
 
 
 def _single_image(batch: Batch, path: Path) -> list[ImageSource]:

@@ -34,13 +34,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From "K/N".
-
-        Raises
-        ------
-        FlowsegError
-            If the text is something else, or K does not lie from 1 to N.
-        """
+        """From "K/N", K from 1 to N."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if found and 1 <= int(found[1]) <= int(found[2]):
             return cls(int(found[1]), int(found[2]))
@@ -64,17 +58,7 @@ class Shard(NamedTuple):
 
 
 def join_shards(submission: PathLike) -> tuple[int, int]:
-    """Join the shards' files beside `submission`, from first to last.
-
-    Parameters
-    ----------
-    submission : path
-        The CSV to write, as it was named to each shard.
-
-    Returns
-    -------
-    int, int
-        Shards joined, and cells in them.
+    """Join the shards' files beside `submission`, as it was named to each; count shards and cells.
 
     Raises
     ------

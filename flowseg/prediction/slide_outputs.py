@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from threading import Lock
@@ -38,28 +39,10 @@ def write_slide(
     paths: Mapping[str, Path],
     cluster: Cluster | None = None,
 ) -> list[str]:
-    """Segment a slide, write its files, and return the run lengths of its instances.
+    """Segment a slide, here or on a cluster, and return its texts as `mask_texts` does.
 
-    Parameters
-    ----------
-    segmenter : Segmenter
-    source : ImageSource
-    options : SegmentOptions
-    paths : mapping
-        Files by output: "labels", a BigTIFF or a Zarr array, and "overlays", a PNG that is
-        reduced to at most 4,000 pixels.
-    cluster : Cluster, optional
-        Computes the labels; by default this machine does.
-
-    Returns
-    -------
-    list of str
-        As in a submission; one empty text where there is no instance.
-
-    Raises
-    ------
-    FlowsegError
-        For other outputs, or if the slide cannot be read.
+    Its files may be "labels", a BigTIFF or a Zarr array, and "overlays", a PNG that is reduced to
+    at most 4,000 pixels.
     """
     unsupported = sorted(paths.keys() - _SUPPORTED)
     if unsupported:
@@ -76,21 +59,24 @@ def write_slide(
         read = _locked(read_region)
         plan = plan_slide(segmenter, read, source.shape, options)
         overlay = _Overlay(read, plan) if "overlays" in paths else None
-        observers: list[Callable[[Ints], object]] = [masks.add]
-        if overlay is not None:
-            observers.append(overlay.add)
-        observers.append(lambda rows: progress.update(len(rows)))
         if cluster is None:
             computed = segment_slide(segmenter, read, plan)
         else:
             computed = cluster.segment(source, plan)
+
+        def label_rows() -> Iterator[Ints]:
+            for rows in computed:
+                masks.add(rows)
+                if overlay is not None:
+                    overlay.add(rows)
+                progress.update(len(rows))
+                yield rows
+
         with closing(computed):
-            labels = _observed(computed, observers)
             if "labels" in paths:
-                write_labels_by_rows(paths["labels"], labels, source.shape)
+                write_labels_by_rows(paths["labels"], label_rows(), source.shape)
             else:
-                for _ in labels:
-                    pass
+                deque(label_rows(), maxlen=0)
         if overlay is not None:
             write_image(paths["overlays"], draw_overlay(overlay.grey, overlay.labels))
     return masks.masks().to_strings() or [""]
@@ -122,13 +108,6 @@ class _Overlay:
             self.grey[region] = self.plan.read_rescaled(self.read, self.grey.shape, region)
             self.labels[first:last] = rows[self.rows[first:last, None] - self.top, self.columns]
         self.top = bottom
-
-
-def _observed(labels: Iterator[Ints], observers: list[Callable[[Ints], object]]) -> Iterator[Ints]:
-    for rows in labels:
-        for observer in observers:
-            observer(rows)
-        yield rows
 
 
 def _locked(read: ReadRegion) -> ReadRegion:

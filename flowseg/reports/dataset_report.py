@@ -171,9 +171,10 @@ def _samples(by_type: Mapping[str, Stats]) -> dict[str, list[Picture]]:
         ranked = sorted(images, key=lambda image: (len(image.areas), image.record.image_id))
         ranks = dict.fromkeys(round(share * (len(ranked) - 1)) for share in _SAMPLES)
         samples[name] = []
-        for record, count in ((ranked[k].record, len(ranked[k].areas)) for k in ranks):
+        for image in (ranked[k] for k in ranks):
+            record = image.record
             overlay = draw_overlay(normalize(record.image()), masks_to_labels(record.masks()))
-            caption = f"{record.image_id}, {count:,} cells"
+            caption = f"{record.image_id}, {len(image.areas):,} cells"
             samples[name].append(picture(_shrink(overlay, _MAX_SAMPLE), caption))
     return samples
 

@@ -72,31 +72,21 @@ QUALITY_FLAGS = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageStats:
-    """Statistics of one image and its N masks.
-
-    Attributes
-    ----------
-    record : Record
-    areas : (N,) int64
-        Pixels of each mask.
-    at_border : (N,) bool
-        Masks that touch the image's border.
-    covered, overlap : float
-        Share of the image in cells, and share of those pixels that several masks claim.
-    mean, std : float
-        Mean and standard deviation of the intensities, as stored.
-    severity : dict of (N,) int64
-        By the name of each of `QUALITY_FLAGS`; 0 where a mask is not flagged.
-    """
+    """Statistics of one image and its N masks."""
 
     record: Record
     areas: NDArray[np.int64]
+    """(N,): Pixels of each mask."""
     at_border: NDArray[np.bool_]
+    """(N,): Masks that touch the image's border."""
     covered: float
     overlap: float
+    """Share of the image in cells, and share of those pixels that several masks claim."""
     mean: float
     std: float
+    """Mean and standard deviation of the intensities, as stored."""
     severity: dict[str, NDArray[np.int64]]
+    """By the name of each of `QUALITY_FLAGS`; 0 where a mask is not flagged."""
 
     @property
     def diameters(self) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from flowseg.arrays.intensity import normalize, to_grey
 from flowseg.arrays.labels import equivalent_diameter, outlines
 from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.arrays.rle import Masks
+from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.evaluate import Evaluation, ImageResult
 from flowseg.io.atomic import ensure_writable_file
@@ -200,10 +201,7 @@ def _pair(image: ImageResult, file: Path | None) -> dict[str, object]:
     if file is not None:
         grey = normalize(to_grey(read_image(file)))
         if grey.shape != shape:
-            raise FlowsegError(
-                f"is {grey.shape[1]} x {grey.shape[0]} pixels, its truth {shape[1]} x {shape[0]}",
-                file=file,
-            )
+            raise size_differs(file, grey.shape, shape, "its truth")
     outcomes = image.table.outcomes()
     title = f"{image.image_id}: score {image.score:.3f}"
     sides = (

@@ -149,7 +149,9 @@ def _body(radius: float, length: float, axis: float, rng: np.random.Generator) -
         for wave in (2, 3, 4, 5)
     )
     ellipse = np.stack([length * dent * np.cos(angle), radius * dent * np.sin(angle)], 1)
-    return _rotate(ellipse, axis)
+    cos, sin = np.cos(axis), np.sin(axis)
+    outline: Points = ellipse @ np.array([[cos, sin], [-sin, cos]])
+    return outline
 
 
 def _directions(count: int, axis: float, polar: bool, rng: np.random.Generator) -> list[float]:
@@ -177,12 +179,6 @@ def _process(
     half_width = 0.6 + (0.8 * radius - 0.6) * (1 - t) ** 1.5
     side = half_width[:, None] * np.stack([-along[:, 1], along[:, 0]], 1)
     return np.concatenate([path + side, (path - side)[::-1]]), path[-1], float(angles[-1])
-
-
-def _rotate(points: Points, angle: float) -> Points:
-    cos, sin = np.cos(angle), np.sin(angle)
-    rotated: Points = points @ np.array([[cos, sin], [-sin, cos]])
-    return rotated
 
 
 def _fill(polygons: list[Points], tips: list[tuple[Points, float]], radius: float) -> CellShape:

@@ -39,25 +39,11 @@ def write_synthetic_sartorius(
     shape: tuple[int, int] = (520, 704),
     cell_types: Sequence[str] = CELL_TYPES,
 ) -> None:
-    """Write a competition of drawn neurons.
+    """Write a competition of drawn neurons, (H, W) images in which the cell types take turns.
 
-    Parameters
-    ----------
-    folder : path
-        Made if it is not there; must not hold a `train.csv`.
-    n_train, n_test : int
-        Number of images; the cell types take turns.
-    seed : int
-        The same seed and numbers give the same files.
-    shape : (int, int)
-        Height and width of every image.
-    cell_types : sequence of str
-        Which types to draw.
-
-    Notes
-    -----
     Written are `train/ID.png`, `test/ID.png`, `sample_submission.csv`, `test_truth.csv` and, last
-    of all, `train.csv`: where it is, the set is complete. Two images share a well.
+    of all, `train.csv`: where it is, the set is complete. The same seed and numbers give the same
+    files. The folder is made if it is not there.
     """
     folder = Path(folder)
     if (folder / "train.csv").exists():
@@ -94,21 +80,9 @@ def write_synthetic_livecell(
 ) -> None:
     """Write a LIVECell of drawn neurons, in the layout of the competition's mirror.
 
-    Parameters
-    ----------
-    folder : path
-        `LIVECell_dataset_2021` is made in it; it must not hold annotations.
-    n_train, n_val : int
-        Number of images.
-    seed : int
-        The same seed and numbers give the same files.
-    shape : (int, int)
-        Height and width of every image.
-
-    Notes
-    -----
-    All cells are `shsy5y`, the one type that LIVECell shares with the competition. The two
-    annotation files are written after the images.
+    `LIVECell_dataset_2021` is made in the folder. All cells are `shsy5y`, the one type that
+    LIVECell shares with the competition. The two annotation files are written after the images;
+    the same seed and numbers give the same files.
     """
     root = Path(folder) / FOLDER
     splits = {"train": n_train, "val": n_val}
@@ -128,8 +102,7 @@ def write_synthetic_livecell(
     for number in tqdm(numbers, desc="drawing cells for pre-training", unit="image", delay=2):
         split = "train" if number < n_train else "val"
         image, masks = draw_neurons(shape, "shsy5y", rng)
-        well = f"{chr(ord('A') + number // 24 % 16)}{number // 2 % 12 + 1}"
-        name = f"SHSY5Y_Phase_{well}_1_{number // 384:02d}d00h00m_{number % 2 + 1}.tif"
+        name = f"SHSY5Y_Phase_{_well(number)}_1_{number // 384:02d}d00h00m_{number % 2 + 1}.tif"
         write_image(images / name, image)
         _append(documents[split], name, masks, 10_000 * (number + 1))
     for split, path in paths.items():
@@ -140,12 +113,18 @@ def _describe(
     image_id: str, masks: Masks, cell_type: str, number: int
 ) -> Iterator[tuple[object, ...]]:
     """The rows of one image; `number` counts the images of its type."""
-    well = f"{chr(ord('A') + number // 24 % 16)}{number // 2 % 12 + 1}"
-    sample = f"{_PLATES[cell_type]}_{well}-{number % 2 + 1}_Vessel-{number // 384 + 1}_Ph_1"
+    sample = (
+        f"{_PLATES[cell_type]}_{_well(number)}-{number % 2 + 1}_Vessel-{number // 384 + 1}_Ph_1"
+    )
     height, width = masks.shape
     metadata = ("11h30m00s", "2019-06-16", sample, "0 days 11:30:00")
     for text in masks.to_strings() or [""]:
         yield (image_id, text, width, height, cell_type, *metadata)
+
+
+def _well(number: int) -> str:
+    """The well of an image, which two images share."""
+    return f"{chr(ord('A') + number // 24 % 16)}{number // 2 % 12 + 1}"
 
 
 def _empty_coco() -> dict[str, Any]:

@@ -38,25 +38,12 @@ def draw_neurons(
     rng: np.random.Generator,
     cells: int | None = None,
 ) -> tuple[npt.NDArray[np.uint8], Masks]:
-    """Draw one image and the masks of its cells.
+    """Draw one (H, W) uint8 image, 32 x 32 at least, and the masks of its cells.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width in pixels, at least 32 each.
-    cell_type : str
-        One of `APPEARANCES`: `shsy5y` (small, elongated, crowded), `astro` (few, large, branching),
-        `cort` (small and round, among fine processes and debris).
-    rng : numpy.random.Generator
-        The same state gives the same image.
-    cells : int, optional
-        How many to draw at most, where there is room; by default as dense as the type grows.
-
-    Returns
-    -------
-    image : ndarray, (H, W) uint8
-    masks : Masks
-        One connected component without holes each; neighbours touch and overlap a little.
+    `shsy5y` are small, elongated, crowded; `astro` few, large, branching; `cort` small and round,
+    among fine processes and debris. At most `cells` are drawn, where there is room; by default as
+    dense as the type grows. A mask is one connected component without holes; neighbours touch and
+    overlap a little.
 
     Examples
     --------

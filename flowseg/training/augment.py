@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,8 +105,9 @@ def paste_cells(
     """
     cv2 = load_cv2()
     (image, labels), (other, cells) = crop, source
-    ids = np.unique(cells[cells > 0])
-    mask = np.isin(cells, ids[rng.random(ids.size) < share])
+    ids = fastremap.unique(cells[cells > 0])
+    pasted = ids[rng.random(ids.size) < share]
+    mask = fastremap.mask_except(cells, pasted.tolist()) > 0
     if not mask.any():
         return crop
     margin = (labels.shape[0] - image.shape[0]) // 2

@@ -127,7 +127,9 @@ def test_refusals_name_the_file(text: str, message: str, tmp_path: Path) -> None
 def test_missing_file_and_unknown_type(tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="cannot be read"):
         load_config(path=tmp_path / "none.yaml")
-    with pytest.raises(FlowsegError, match="choose one of all, astro, cell, cort, shsy5y"):
+    with pytest.raises(
+        FlowsegError, match="choose one of all, astro, cell, cort, livecell, shsy5y"
+    ):
         load_config("shsy")
 
 

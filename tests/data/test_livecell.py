@@ -315,8 +315,12 @@ class TestRulesThatTheReleaseBreaks:
     def test_crowds_are_no_cells(self, make: Make) -> None:
         document = coco()
         document["annotations"][0]["iscrowd"] = 1
-        (record,) = read_livecell(make(document), ("train",))
+        notes: list[Note] = []
+        (record,) = read_livecell(make(document), ("train",), note=notes.append)
         assert record.masks().to_strings() == ["1 1"]
+        assert notes == [
+            Note("images have iscrowd regions, which are not taught as cells", (NAME,))
+        ]
 
 
 def test_a_file_that_changes_after_it_was_read(make: Make) -> None:

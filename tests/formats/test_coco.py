@@ -115,7 +115,7 @@ def test_what_can_be_read_without_loss_is_read(tmp_path: Path) -> None:
     cells = [
         cell(1, box(5, 5, 25, 25)[0]),  # a polygon without its list
         cell(2, [[1, 1, 2, 2], *box(30, 5, 35, 10)], image_id=1.0),
-        cell(3, box(30, 15, 35, 20)),
+        cell(3, box(30, 15, 35, 20), image_id="1"),
         cell(4, {"size": list(SHAPE), "counts": [0, 60, 1140]}),
     ]
     path = write(tmp_path, [image(width=40.0, height=30.0)], cells)
@@ -148,7 +148,7 @@ def test_entries_of_one_image_are_united_and_cells_drawn_twice_count_once(tmp_pa
         masks = read.masks()
         assert len(masks) == 4
         assert masks.paint()[25, 5] > 0
-        assert read.ids == (1, 2)
+        assert read.ids == ("1", "2")
     assert [note.names for note in notes] == [("a",), ("a",)]
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
-from flowseg.inference.ensemble import EnsembleOutput
+from flowseg.inference.flow_field import DeviceField
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
 from flowseg.network.unet import FlowNetwork
@@ -20,7 +20,7 @@ class Slopes:
     device = torch.device("cpu")
     diameter, stride, halo, tile = 30.0, 8, 24, 128
 
-    def predict(self, images: np.ndarray, disagreement: bool = False) -> EnsembleOutput:
+    def predict(self, images: np.ndarray, disagreement: bool = False) -> list[DeviceField]:
         assert not disagreement
         blurred = gaussian_filter(images.astype(np.float64), (0, 3, 3), truncate=6)
         slopes = np.stack(np.gradient(blurred, axis=(1, 2)), axis=1)
@@ -28,7 +28,7 @@ class Slopes:
         maps = np.concatenate((slopes, blurred[:, None] - 0.5), axis=1)
         logits = np.stack((blurred.mean((1, 2)), -blurred.mean((1, 2))), axis=1)
         tensor = torch.from_numpy(maps.astype(np.float32))
-        return EnsembleOutput(tensor, logits.astype(np.float32), None)
+        return list(map(DeviceField, tensor, logits.astype(np.float32)))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from flowseg.config.schema import NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.inference.ensemble import Ensemble
+from flowseg.inference.flow_field import DeviceField
 from flowseg.network.unet import FlowNetwork
 
 
@@ -27,11 +28,13 @@ def ensemble(*seeds: int, **options: Any) -> Ensemble:
 
 
 def ask(asked: Ensemble, images: np.ndarray, disagreement: bool = False) -> Any:
-    """The answer on the host."""
-    answer = asked.predict(images, disagreement)
+    """The answer for a batch of one, on the host."""
+    (answer,) = asked.predict(images, disagreement)
     apart = answer.disagreement
-    return answer._replace(
-        maps=answer.maps.cpu().numpy(), disagreement=None if apart is None else apart.cpu().numpy()
+    return DeviceField(
+        maps=answer.maps.cpu().numpy()[None],
+        cell_type=answer.cell_type[None],
+        disagreement=None if apart is None else apart.cpu().numpy()[None],
     )
 
 

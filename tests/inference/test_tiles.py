@@ -8,7 +8,7 @@ import torch
 
 from flowseg.config.schema import NetworkConfig
 from flowseg.inference.ensemble import Ensemble
-from flowseg.inference.tiles import predict_field
+from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.unet import FlowNetwork
 
 
@@ -22,8 +22,10 @@ def ensemble(tile: int = 1024) -> Ensemble:
 @pytest.mark.parametrize("shape", [(300, 200), (257, 131), (90, 400)])
 def test_tiles_equal_one_pass(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    whole = predict_field(ensemble(), image).to_host()
-    tiled = predict_field(ensemble(64), image).to_host()
+    whole, tiled = (
+        predict_rescaled(made, image, made.diameter).to_host()
+        for made in (ensemble(), ensemble(64))
+    )
     scale = np.abs(whole.cellprob).max()
     assert scale > 0.1
     np.testing.assert_allclose(tiled.cellprob, whole.cellprob, atol=1e-5 * scale)
@@ -32,8 +34,10 @@ def test_tiles_equal_one_pass(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (5, 7), (8, 8)])
 def test_any_size(shape: tuple[int, int]) -> None:
-    field = predict_field(ensemble(), np.zeros(shape, np.float32)).to_host()
-    assert field.flows.shape == (2, *shape)
-    assert field.cellprob.shape == shape
+    made = ensemble()
+    field = predict_rescaled(made, np.zeros(shape, np.float32), made.diameter)
     assert field.cell_type.shape == (2,)
-    assert np.isfinite(field.cellprob).all()
+    resized = field.resized(shape).to_host()
+    assert resized.flows.shape == (2, *shape)
+    assert resized.cellprob.shape == shape
+    assert np.isfinite(resized.cellprob).all()

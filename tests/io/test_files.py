@@ -167,10 +167,10 @@ class TestFolders:
             one_line(error, path)
 
     def test_nobody_may_write_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(_: Path) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "touch", refuse)
+        monkeypatch.setattr(Path, "mkdir", refuse)
         with pytest.raises(FlowsegError, match="Permission denied"):
             ensure_writable_folder(tmp_path)
 

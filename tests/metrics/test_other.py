@@ -16,7 +16,6 @@ def test_pooled_precision_sums_the_counts_first():
     assert pooled_precision([Counts(3, 3, (3,)), Counts(1, 1, (0,))]) == 3 / 5
     assert pooled_precision([Counts(0, 0, (0,))]) == 1.0
     assert pooled_precision([]) == 1.0
-    assert pooled_precision([Counts(2, 1, (1, 0))], position=1) == 0.0
 
 
 def test_pooled_precision_takes_an_iou_on_the_threshold():

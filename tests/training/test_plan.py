@@ -19,7 +19,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.images import write_image, write_labels
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
-from flowseg.synthetic.datasets import write_synthetic_sartorius
+from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 from flowseg.training.plan import measure_cells, plan_folds, plan_training
 
 SMALL = NetworkConfig(channels=(4, 8), blocks_per_level=1)
@@ -116,6 +116,13 @@ def test_frames_of_a_movie_are_not_on_both_sides(
     plans = plan_folds(config, write_folder(tmp_path / "movie", *movies[:3]))
     assert [len(plan.validation) for plan in plans] == [1, 1, 1]
     assert "all images are of one movie, picture or well (a)" in caplog.text
+
+
+def test_livecell_as_data_of_ones_own_makes_as_many_folds_as_wells(tmp_path: Path) -> None:
+    write_synthetic_livecell(tmp_path, 6, 2, 1, (64, 80))
+    config = replace(load_config("livecell"), cell_types={"shsy5y": CellTypeSettings()})
+    plans = plan_folds(config, tmp_path)
+    assert len(plans) == len({record.group for record in plans[0].records}) == 4
 
 
 def test_extra_images_of_validated_wells_are_left_out(
