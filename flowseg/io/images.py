@@ -32,14 +32,14 @@ def read_image(path: PathLike) -> npt.NDArray[Any]:
     Returns
     -------
     ndarray, (H, W) or (H, W, C)
-        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A PNG with a
-        palette is returned as colour, a TIFF with a palette as its indices.
+        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A palette gives its
+        colours (but ImageJ's, which only display), and where white is 0 values are inverted.
 
     Raises
     ------
     FlowsegError
         If the file is missing, empty, cut off, damaged, no image, larger than `MAX_PIXELS`, a
-        CMYK JPEG or a TIFF of several pages.
+        CMYK JPEG, or a TIFF of several pages or of several channels that are no colours.
     """
     path = Path(path)
     return read_tiff(path) if is_tiff(path) else read_picture(path)
@@ -74,7 +74,8 @@ def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
         As `read_image`; also if it is a colour image, holds fractions or negative values, or an
         id beyond int32.
     """
-    image = read_image(path)
+    path = Path(path)
+    image = read_tiff(path, as_stored=True) if is_tiff(path) else read_picture(path)
     if image.ndim != 2:
         raise FlowsegError(
             f"is a colour image of {image.shape[2]} channels, not a label image",
