@@ -16,6 +16,7 @@ _GAP = 0.25
 _SHARP = 0.85
 """Share of the pixels beside a flat value that must lie between the others' percentiles."""
 _FLAT_VALUES = 4
+_FAR = 1e6
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -164,4 +165,5 @@ def normalize(
     exact = np.finfo(np.float32).tiny < high - low < np.finfo(np.float32).max / 2
     scaled = (image if exact else image.astype(np.float64)) - low
     scaled /= high - low
+    np.clip(scaled, -_FAR, _FAR, out=scaled)  # the value of a padding may be anything
     return scaled.astype(np.float32, copy=False)
