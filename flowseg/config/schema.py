@@ -27,6 +27,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MaskRepair = Literal["none", "fix", "drop"]
 
 _Float = Annotated[float, Strict()]
+_Percentile = Annotated[_Float, Field(ge=0, le=100)]
 _Positive = Annotated[_Float, Field(gt=0)]
 _NonNegative = Annotated[_Float, Field(ge=0)]
 _Fraction = Annotated[_Float, Field(ge=0, le=1)]
@@ -105,6 +106,23 @@ class NetworkConfig(Settings):
     """The network regresses this times the unit flows."""
     target_diameter: _Positive = 30.0
     """Images are rescaled so that a cell type's mean diameter becomes this many pixels."""
+
+
+@settings
+class NormalizationConfig(Settings):
+    """Which intensities become 0 and 1, in training and prediction; travels on the card."""
+
+    percentiles: tuple[_Percentile, _Percentile] = (1.0, 99.0)
+    """Of each image; NaN, flat padding and flat saturated marks do not count."""
+    range: tuple[_Float, _Float] | None = None
+    """Two intensities as stored, the same for all images, in place of the percentiles."""
+
+    @field_validator("percentiles", "range")
+    @classmethod
+    def _check_order(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
+        if pair is not None and not pair[0] < pair[1]:
+            raise PydanticCustomError("order", "two numbers, the lower one first")
+        return pair
 
 
 @settings
@@ -190,6 +208,8 @@ class Config(Settings):
     flipped and rotated views of each are averaged. predict --tta is the same for prediction."""
     data: DataConfig = DataConfig()
     """Images and folds."""
+    normalization: NormalizationConfig = NormalizationConfig()
+    """Intensities."""
     network: NetworkConfig = NetworkConfig()
     """The architecture."""
     augment: AugmentConfig = AugmentConfig()

@@ -24,6 +24,7 @@ from flowseg.formats.seg_npy import read_seg
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import read_labels
 from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels, match_labels
+from flowseg.io.zarr import is_zarr
 
 Labels = NDArray[np.int32]
 
@@ -77,10 +78,7 @@ class LabelledImage:
         if self.page is None:
             labels = read_label_file(self.path)
         else:
-            try:
-                labels = as_labels(self.page.read())
-            except FlowsegError as error:
-                raise error.at(self.path) from error
+            labels = _page_labels(self.page)
         _refuse_raw(labels, self.path)
         return labels
 
@@ -140,7 +138,21 @@ def _is_coco(path: Path) -> bool:
 
 def read_label_file(path: Path) -> Labels:
     """Labels from an image file, a Zarr array or a `_seg.npy`: (H, W) int32."""
-    return read_seg(path) if path.name.endswith(SEG_SUFFIX) else read_labels(path)
+    if path.name.endswith(SEG_SUFFIX):
+        return read_seg(path)
+    if not is_zarr(path):
+        return read_labels(path)
+    images = list_images(path)
+    if len(images) > 1:
+        raise FlowsegError(f"holds {len(images)} images, one is expected", file=path)
+    return _page_labels(images[0])
+
+
+def _page_labels(page: ImageSource) -> Labels:
+    try:
+        return as_labels(page.read(as_stored=True))
+    except FlowsegError as error:
+        raise error.at(page.path) from error
 
 
 def check_instances(items: Iterable[LabelledImage]) -> None:

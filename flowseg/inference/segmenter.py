@@ -120,9 +120,10 @@ class Segmenter:
         networks, cards = zip(*(load_network(checkpoint) for checkpoint in paths), strict=True)
         for checkpoint, card in zip(paths, cards, strict=True):
             same = list(card.cell_types) == list(cards[0].cell_types)
+            same = same and card.normalization == cards[0].normalization
             if not same or card.network.target_diameter != cards[0].network.target_diameter:
                 raise FlowsegError(
-                    f"differs from {Path(paths[0])} in its cell types or its diameter",
+                    f"differs from {Path(paths[0])} in its cell types, diameter or normalization",
                     file=checkpoint,
                     remedy="make ensembles of models that were trained on the same cell types",
                 )
@@ -175,7 +176,7 @@ class Segmenter:
             min_size=min_size,
             disagreement=disagreement,
         )
-        return postprocess(self, predict(self, preprocess(image), options))
+        return postprocess(self, predict(self, preprocess(self, image), options))
 
     def predict_flows(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
         """The flow field of a normalised grey image (H, W), at the image's own size.
@@ -198,9 +199,9 @@ class ScaledPrediction(NamedTuple):
     cell_type: str
 
 
-def preprocess(image: ArrayLike) -> NDArray[np.float32]:
+def preprocess(segmenter: Segmenter, image: ArrayLike) -> NDArray[np.float32]:
     """An image as the networks take it: grey and normalised."""
-    return normalize(to_grey(np.asarray(image)))
+    return normalize(to_grey(np.asarray(image)), how=segmenter.card.normalization)
 
 
 def predict(

@@ -14,12 +14,11 @@ import numpy.typing as npt
 from flowseg.arrays.labels import as_labels, check_labels
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
-from flowseg.io.binary import AGAIN, MAX_PIXELS, open_binary
+from flowseg.io.binary import AGAIN, open_binary
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
 from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_indices, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
-from flowseg.io.zarr import is_zarr, open_zarr, read_zarr
 
 
 def read_image(path: PathLike) -> npt.NDArray[Any]:
@@ -33,14 +32,14 @@ def read_image(path: PathLike) -> npt.NDArray[Any]:
     Returns
     -------
     ndarray, (H, W) or (H, W, C)
-        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A PNG with a
-        palette is returned as colour, a TIFF with a palette as its indices.
+        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A palette gives its
+        colours (but ImageJ's, which only display), and where white is 0 values are inverted.
 
     Raises
     ------
     FlowsegError
         If the file is missing, empty, cut off, damaged, no image, larger than `MAX_PIXELS`, a
-        CMYK JPEG or a TIFF of several pages.
+        CMYK JPEG, or a TIFF of several pages or of several channels that are no colours.
     """
     path = Path(path)
     return read_tiff(path) if is_tiff(path) else read_picture(path)
@@ -67,7 +66,7 @@ def is_tiff(path: Path) -> bool:
 
 
 def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
-    """Read a label image, (H, W) int32, 0 = background, from a PNG, a TIFF or a Zarr array.
+    """Read a label image, (H, W) int32, 0 = background, from a PNG or TIFF.
 
     Of a PNG with a palette of colours the indices are the labels; see also
     :func:`flowseg.arrays.labels.as_labels`.
@@ -80,11 +79,7 @@ def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
     """
     path = Path(path)
     try:
-        if is_zarr(path):
-            return as_labels(read_zarr(open_zarr(path, MAX_PIXELS), path))
-        if is_tiff(path):
-            return as_labels(read_tiff(path))
-        return as_labels(read_indices(path))
+        return as_labels(read_tiff(path, as_stored=True) if is_tiff(path) else read_indices(path))
     except FlowsegError as error:
         raise error.at(path) from error
 

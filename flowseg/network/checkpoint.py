@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowseg._version import __version__
 from flowseg.config.loading import from_mapping, to_mapping
-from flowseg.config.schema import CellTypeSettings, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig, NormalizationConfig
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
 from flowseg.network.unet import FlowNetwork
@@ -43,11 +43,14 @@ class Card:
         In the order of the network's cell-type logits.
     provenance : mapping
         Where the weights come from: settings, data, score, versions. For people.
+    normalization : NormalizationConfig
+        How the intensities of images are scaled.
     """
 
     network: NetworkConfig
     cell_types: Mapping[str, CellTypeSettings]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
 
     def to_json(self) -> str:
         """The card as JSON text."""
@@ -58,6 +61,8 @@ class Card:
             "cell_types": {name: to_mapping(cell) for name, cell in self.cell_types.items()},
             "provenance": dict(self.provenance),
         }
+        if self.normalization != NormalizationConfig():
+            content["normalization"] = to_mapping(self.normalization)
         return json.dumps(content)
 
     @classmethod
@@ -88,6 +93,9 @@ class Card:
                     name: from_mapping(CellTypeSettings, cell, file) for name, cell in cells
                 },
                 provenance=dict(content["provenance"]),
+                normalization=from_mapping(
+                    NormalizationConfig, content.get("normalization", {}), file
+                ),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FlowsegError("its card is damaged", file=file) from error

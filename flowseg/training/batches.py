@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from flowseg.arrays.intensity import normalize
+from flowseg.arrays.intensity import Normalization, normalize
 from flowseg.arrays.jit import set_threads, threads
 from flowseg.arrays.labels import keep_largest_component
 from flowseg.arrays.overlaps import masks_to_labels
@@ -85,7 +85,7 @@ class CropDataset(Dataset[Batch]):
         self._zooms = [
             config.network.target_diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
-        self._cache = _Cache(config.data.cache_mb)
+        self._cache = _Cache(config.data.cache_mb, config.normalization)
 
     def __getitem__(self, number: int) -> Batch:
         image_index = self._image_of(number)
@@ -225,7 +225,8 @@ def _one_thread(_: int) -> None:
 class _Cache:
     """A least-recently-used cache of normalised images and labels, limited in size."""
 
-    def __init__(self, megabytes: int) -> None:
+    def __init__(self, megabytes: int, normalization: Normalization) -> None:
+        self._normalization = normalization
         self._limit = megabytes * 2**20
         self._size = 0
         self._items: OrderedDict[str, Labelled] = OrderedDict()
@@ -236,7 +237,7 @@ class _Cache:
             return self._items[record.image_id]
         # A cell may be cut in two by one on top; each component would have a centre of its own.
         labels = keep_largest_component(masks_to_labels(record.masks()))
-        item = (normalize(record.image()), labels)
+        item = (normalize(record.image(), how=self._normalization), labels)
         self._items[record.image_id] = item
         self._size += item[0].nbytes + item[1].nbytes
         while self._size > self._limit and len(self._items) > 1:
