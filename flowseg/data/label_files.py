@@ -75,10 +75,7 @@ class LabelledImage:
         """The labels, (H, W) int32; raw images are refused."""
         if self.coco is not None:
             return masks_to_labels(self.coco.masks())
-        if self.page is None:
-            labels = read_label_file(self.path)
-        else:
-            labels = _page_labels(self.page)
+        labels = read_label_file(self.path) if self.page is None else _page_labels(self.page)
         _refuse_raw(labels, self.path)
         return labels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fastremap
 import numpy as np
 from tqdm import tqdm
 
@@ -63,7 +64,7 @@ def export_labels(
             if image is None and files:
                 raise FlowsegError(f"holds no image {image_id!r}, which has labels", file=images)
             segmented = _segmented(image_id, item, image, cell_type, formats)
-            cells += len(np.setdiff1d(segmented.labels, 0))
+            cells += int(np.count_nonzero(fastremap.unique(segmented.labels)))
             parts.append(formats.write(segmented))
         formats.write_collected(lambda: parts)
     return len(found), cells
