@@ -32,6 +32,15 @@ def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     array([[200., 200.]], dtype=float32)
     """
     image = np.asarray(image)
+    if image.ndim == 4:
+        raise FlowsegError(
+            f"an array of shape {image.shape} is several images", remedy="give them as a list"
+        )
+    if image.ndim == 3 and image.shape[0] <= 4 < min(image.shape[1:]):
+        raise FlowsegError(
+            f"an array of shape {image.shape} has its channels first",
+            remedy="give (H, W, C): np.moveaxis(image, 0, -1)",
+        )
     if image.dtype.kind not in "buif" or image.ndim not in (2, 3) or 0 in image.shape:
         raise FlowsegError(f"no image: an array of shape {image.shape} and type {image.dtype}")
     if image.ndim == 3:
@@ -39,7 +48,7 @@ def to_grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if channels > 4:
             raise FlowsegError(
                 f"the image has {channels} channels",
-                remedy="give one channel, or red, green and blue",
+                remedy="give one channel, or red, green and blue; several images as a list",
             )
         grey = channels < 3 or bool((image[..., :1] == image[..., 1:3]).all())
         image = image[..., 0] if grey else image[..., :3] @ np.asarray(_LUMA)

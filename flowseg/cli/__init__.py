@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from types import ModuleType
 from typing import NoReturn
 
@@ -69,6 +70,9 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 an error you can fix, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the console cannot print is escaped
+            stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
     # Threads of torch that wait must sleep: on a busy machine spinning ones cost a tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -87,7 +87,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _diameter(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels nor auto") from error
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -34,6 +36,7 @@ def settings_for(
             f"the model knows no cell type {cell_type!r}",
             remedy=f"choose one of {', '.join(card.cell_types)}",
         )
+    _check_numbers(options)
     given = {
         field.name: value
         for field in fields(CellTypeSettings)
@@ -50,6 +53,17 @@ def settings_for(
             remedy="give it in pixels of the image",
         )
     return settings
+
+
+def _check_numbers(options: SegmentOptions) -> None:
+    """Refuse text, and what is not finite, where a number is meant."""
+    for name in ("diameter", "cellprob_threshold", "flow_threshold", "min_size"):
+        value = getattr(options, name)
+        if value is None or (name == "diameter" and value == "auto"):
+            continue
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            also = " or 'auto'" if name == "diameter" else ""
+            raise FlowsegError(f"{name} is {value!r}, not a number", remedy=f"give a number{also}")
 
 
 def check_options(card: Card, options: SegmentOptions) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -130,9 +130,17 @@ class Segmenter:
         card = replace(cards[0], cell_types=_mean_settings(cards))
         return cls(networks, card, device, precision, tta=tta, compile=compile)
 
+    @overload
     def segment(
+        self, image: list[NDArray[Any]] | tuple[NDArray[Any], ...], **options: Any
+    ) -> list[Prediction]: ...
+
+    @overload
+    def segment(self, image: ArrayLike, **options: Any) -> Prediction: ...
+
+    def segment(  # type: ignore[misc]  # the overloads' options are these
         self,
-        image: ArrayLike,
+        image: Any,
         *,
         cell_type: str | None = None,
         diameter: float | Literal["auto"] | None = None,
@@ -140,13 +148,13 @@ class Segmenter:
         flow_threshold: float | None = None,
         min_size: int | None = None,
         disagreement: bool = False,
-    ) -> Prediction:
-        """Find the instances of one image.
+    ) -> Prediction | list[Prediction]:
+        """Find the instances of one image, or of each image of a list.
 
         Parameters
         ----------
-        image : array_like, shape (H, W) or (H, W, C)
-            Grey or colour, any integer or float type.
+        image : array_like, shape (H, W) or (H, W, C), or list of ndarray
+            Grey or colour, any integer or float type; images of a list may differ in size.
         cell_type : str, optional
             One of the card's cell types; by default the network predicts it.
         diameter : float or "auto", optional
@@ -161,7 +169,7 @@ class Segmenter:
         Returns
         -------
         Prediction
-            At the size of `image`.
+            At the size of `image`; a list of them for a list.
 
         Raises
         ------
@@ -176,6 +184,11 @@ class Segmenter:
             min_size=min_size,
             disagreement=disagreement,
         )
+        if isinstance(image, list | tuple) and any(np.ndim(one) > 1 for one in image):
+            return [self._segment(one, options) for one in image]
+        return self._segment(image, options)
+
+    def _segment(self, image: ArrayLike, options: SegmentOptions) -> Prediction:
         return postprocess(self, predict(self, preprocess(self, image), options))
 
     def predict_flows(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:

@@ -84,7 +84,7 @@ def find_images(pattern: PathLike) -> list[Path]:
         if path.is_dir():
             hits = list(path.iterdir())
         elif glob.has_magic(str(pattern)):
-            hits = [Path(hit) for hit in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
+            hits = glob_files(str(pattern))
         else:
             raise FlowsegError("is neither a folder nor an image", file=path)
     except (OSError, ValueError, re.error) as error:
@@ -101,6 +101,16 @@ def find_images(pattern: PathLike) -> list[Path]:
     return list(_by_stem(images).values())
 
 
+def glob_files(pattern: str) -> list[Path]:
+    """What a glob matches; brackets that match nothing as a class of letters are taken literally.
+
+    The names of the competition's images hold brackets.
+    """
+    hits = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    hits = hits or glob.glob(pattern.replace("[", "[[]"), recursive=True)  # noqa: PTH207
+    return [Path(hit) for hit in hits]
+
+
 def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
     """The images of several patterns of `find_images`, each image once.
 
@@ -114,7 +124,7 @@ def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
         inside = os.path.join(data, pattern)  # noqa: PTH118  (a glob is no path)
-        places = [p for p in (pattern, inside) if Path(p).exists() or glob.glob(p)]  # noqa: PTH207
+        places = [p for p in (pattern, inside) if Path(p).exists() or glob_files(p)]
         if not places:
             raise FlowsegError(
                 f"is neither here nor in the data folder {os.fspath(data)!r}",
@@ -192,7 +202,9 @@ def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
 
 def _is_image(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+    # A link to a file that is not there is no image either, but whoever reads it says so.
+    there = path.is_file() or (path.is_symlink() and not path.exists())
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and there
 
 
 def _labelled_image(path: Path) -> str | None:

@@ -23,6 +23,7 @@ from flowseg.config.loading import from_mapping, to_mapping
 from flowseg.config.schema import CellTypeSettings, NetworkConfig, NormalizationConfig
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
+from flowseg.io.binary import missing
 from flowseg.network.unet import FlowNetwork
 
 FORMAT = 1
@@ -195,8 +196,14 @@ def _text(file: Any) -> str | None:
 
 
 def _open(path: str | os.PathLike[str]) -> Any:
+    if Path(path).is_dir():
+        models = sorted(file.name for file in Path(path).glob("*.safetensors"))
+        remedy = f"name one, such as {Path(path) / models[0]}" if models else None
+        problem = "is a folder" if models else "is a folder without a checkpoint"
+        raise FlowsegError(f"{problem}, not a checkpoint", file=path, remedy=remedy)
     if not Path(path).is_file():
-        raise FlowsegError("there is no such checkpoint", file=path)
+        linked = missing(Path(path)) if Path(path).is_symlink() else "there is no such checkpoint"
+        raise FlowsegError(linked, file=path)
     try:
         # safetensors says of any file that cannot be opened that it is not there
         Path(path).open("rb").close()

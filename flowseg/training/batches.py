@@ -6,6 +6,8 @@ import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,8 @@ from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import local_world_size
+
+_WORKER_ENDED = "DataLoader worker (pid"
 
 
 class Batch(NamedTuple):
@@ -156,19 +160,30 @@ def batches(
     FlowsegError
         If an image cannot be read.
     """
+    context = multiprocessing.get_context("spawn")
+    started = context.Event() if workers else None
     loader = DataLoader(
         _BatchDataset(dataset, batch_size),
         batch_size=None,  # an item is a batch
         sampler=firsts,
         num_workers=workers,
-        multiprocessing_context=multiprocessing.get_context("spawn") if workers else None,
-        worker_init_fn=_one_thread,
+        multiprocessing_context=context if workers else None,
+        worker_init_fn=partial(_start_worker, started),
         pin_memory=pin,
     )
-    for batch in loader:
-        if isinstance(batch, FlowsegError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, FlowsegError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if started is None or started.is_set() or _WORKER_ENDED not in str(error):
+            raise
+        raise FlowsegError(
+            "the processes that prepare training crops cannot start",
+            remedy="each imports the script again: it has to be a file that calls flowseg below "
+            "`if __name__ == '__main__':`; or set training.workers=0",
+        ) from error
 
 
 def loader_processes(wanted: int | None, device: torch.device) -> int:
@@ -189,7 +204,7 @@ def report_worker_crash() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+        if _WORKER_ENDED not in str(error):
             raise
         raise FlowsegError(
             "a process that prepares training crops was killed",
@@ -216,8 +231,10 @@ class _BatchDataset(Dataset["Batch | FlowsegError"]):
         return batch
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(started: Event | None, _: int) -> None:
     """Loader processes share the cores: one thread each."""
+    if started is not None:
+        started.set()
     set_threads(1)
     load_cv2().setNumThreads(1)
 

@@ -15,7 +15,7 @@ from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError
-from flowseg.io.images import write_image, write_labels
+from flowseg.io.images import read_image, write_image, write_labels
 from flowseg.io.paths import find_images, find_inputs, find_labels, match_labels
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
@@ -177,3 +177,24 @@ def test_inputs_are_folders_files_globs_and_zarr_stores(tmp_path: Path) -> None:
     assert find_images(tmp_path / "t.zarr") == [tmp_path / "t.zarr"]
     with pytest.raises(FlowsegError, match="neither here nor in the data folder"):
         find_inputs(["none"], tmp_path)
+
+
+def test_brackets_are_letters_where_they_match_nothing_as_a_class(tmp_path: Path) -> None:
+    for folder, name in (("Plate [1]", "a[x].png"), ("semi", "astros[cereb]_E10.png")):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / name, GREY)
+        for pattern in (f"{folder}/*.png", f"{folder}/{name[:3]}*", f"{folder}/{name[:-4]}*"):
+            assert [path.name for path in find_inputs([pattern], tmp_path)] == [name]
+            assert [path.name for path in find_images(tmp_path / pattern)] == [name]
+    write_image(tmp_path / "semi" / "ax.png", GREY)
+    assert [path.name for path in find_images(tmp_path / "semi" / "a[x].png")] == ["ax.png"]
+
+
+def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (path,) = find_images(tmp_path)
+    with pytest.raises(FlowsegError, match=r"a\.png: is a link to .* not there: .*gone\.png"):
+        read_image(path)
+    write_labels(tmp_path / "a_masks.tif", LABELS)
+    with pytest.raises(FlowsegError, match=r"a\.png: is a link"):
+        read_folder(tmp_path)
