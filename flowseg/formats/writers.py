@@ -128,6 +128,14 @@ WRITERS: Mapping[str, Writer] = {
         ),
         needs_image=True,
     ),
+    "geojson": Writer(
+        "outlines for QuPath, NAME.geojson",
+        "--geojson",
+        suffix=".geojson",
+        write=lambda path, item: _load("formats.geojson").write_geojson(
+            path, item.labels, cell_type=item.cell_type, scores=item.compute_scores()
+        ),
+    ),
     "coco": Writer(
         "COCO JSON of all images",
         "--coco",
@@ -184,6 +192,8 @@ class Formats:
         Folder of ImageJ ROIs, ``NAME_rois.zip``.
     seg_npy : path, optional
         Folder of Cellpose's ``NAME_seg.npy``.
+    geojson : path, optional
+        Folder of outlines for QuPath, ``NAME.geojson``.
     coco : path, optional
         One COCO JSON file.
     cells : path, optional
@@ -200,6 +210,7 @@ class Formats:
     label_tiff: PathLike | None = None
     rois: PathLike | None = None
     seg_npy: PathLike | None = None
+    geojson: PathLike | None = None
     coco: PathLike | None = None
     cells: PathLike | None = None
     overlays: PathLike | None = None
