@@ -9,6 +9,7 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
+from flowseg.arrays.intensity import to_grey
 from flowseg.arrays.labels import check_labels
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
@@ -16,6 +17,7 @@ from flowseg.io.tables import write_table
 COLUMNS = (
     *("image", "cell_type", "cell", "area", "x", "y", "left", "top", "width", "height"),
     *("eccentricity", "cellprob", "score"),
+    *("intensity_mean", "intensity_min", "intensity_max", "intensity_std"),
 )
 
 Measures = dict[str, NDArray[Any]]
@@ -80,11 +82,13 @@ def cell_rows(
     cell_type: str = "cell",
     cellprob: NDArray[np.floating[Any]] | None = None,
     scores: NDArray[np.floating[Any]] | None = None,
+    image: NDArray[Any] | None = None,
 ) -> list[list[Any]]:
     """The rows of one image, in the order of `COLUMNS`.
 
     The column cellprob is the mean of the (H, W) logits over each cell, score its confidence of
-    the (N,); blank where they are not given.
+    the (N,); intensities are those of the image, (H, W) or (H, W, C), as stored and as grey; blank
+    where they are not given.
     """
     cells = measure_cells(labels)
     means: NDArray[Any] | None = None
@@ -99,7 +103,23 @@ def cell_rows(
         for name in COLUMNS[2:10]
     ]
     columns += [_as_text(values, count) for values in (cells["eccentricity"], means, scores)]
+    columns += [_as_text(values, count) for values in _intensities(labels, image, count)]
     return [[image_id, cell_type, *row] for row in zip(*columns, strict=True)]
+
+
+def _intensities(
+    labels: NDArray[np.integer[Any]], image: NDArray[Any] | None, count: int
+) -> tuple[NDArray[Any] | None, ...]:
+    """Mean, least, largest and standard deviation of the grey values of each cell."""
+    if image is None:
+        return None, None, None, None
+    from scipy import ndimage
+
+    if count == 0:
+        return (np.zeros(0),) * 4
+    grey, ids = to_grey(image).astype(np.float64), fastremap.unique(labels[labels != 0])
+    measures = (ndimage.mean, ndimage.minimum, ndimage.maximum, ndimage.standard_deviation)
+    return tuple(np.asarray(measure(grey, labels, ids)) for measure in measures)
 
 
 def write_cells(path: PathLike, images: Iterable[Iterable[Sequence[object]]]) -> None:

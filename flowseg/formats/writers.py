@@ -31,6 +31,8 @@ class SegmentedImage:
     """Logits."""
     compute_scores: Callable[[], NDArray[np.floating[Any]] | None] = lambda: None
     """Confidence of each cell, ids ascending, (N,); None where it is not known."""
+    read_pixels: Callable[[], NDArray[Any] | None] = lambda: None
+    """The image's values as stored; None where they are not known."""
     pictures: Mapping[str, Callable[[], NDArray[np.uint8]]] = field(default_factory=dict)
     """Draw what only a prediction can show, by the name of the format."""
 
@@ -76,6 +78,7 @@ def _collect_cells(item: SegmentedImage) -> Any:
         cell_type=item.cell_type,
         cellprob=item.cellprob,
         scores=item.compute_scores(),
+        image=item.read_pixels(),
     )
 
 
@@ -146,7 +149,7 @@ WRITERS: Mapping[str, Writer] = {
         write_all=lambda path, parts: _load("formats.coco").write_coco(path, parts),
     ),
     "cells": Writer(
-        "cell tables (area, position, shape, cellprob, score): one of all images where PATH ends "
+        "cell tables (area, position, shape, intensity, score): one of all images where PATH ends "
         "in .csv, else NAME_cells.csv in a folder",
         "--cells",
         metavar="PATH",
@@ -156,6 +159,7 @@ WRITERS: Mapping[str, Writer] = {
         ),
         collect=_collect_cells,
         write_all=lambda path, parts: _load("formats.cell_table").write_cells(path, parts),
+        needs_image=True,
     ),
     "overlays": _picture("overlays", "overlays: images with the cells' outlines, NAME.png"),
     "fields": _picture("fields", "pictures of flows and cellprob, NAME.png"),

@@ -89,4 +89,5 @@ def _segmented(
         labels=labels,
         cell_type=cell_type,
         image=pixels,
+        read_pixels=lambda: pixels,
     )

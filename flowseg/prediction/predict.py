@@ -248,6 +248,7 @@ class _Job:
                 cell_type=prediction.cell_type,
                 image=grey,
                 cellprob=cellprob,
+                read_pixels=image.read,
                 compute_scores=lambda: instance_scores(labels, flows, cellprob),
                 pictures={
                     "overlays": lambda: draw_overlay(grey, labels),
