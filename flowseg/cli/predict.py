@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
     parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
+    parser.add_argument(
+        "--channel", help="of files with several channels the only one, from 0 or by its name"
+    )
     add_output_arguments(parser, predicting=True)
     parser.add_argument(
         "--shard",
@@ -122,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             cellprob_threshold=args.cellprob_threshold,
             flow_threshold=args.flow_threshold,
             min_size=args.min_size,
+            channel=args.channel,
         ),
         tta=args.tta,
         compile=args.compile,

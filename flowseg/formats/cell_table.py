@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from flowseg.arrays.labels import check_labels
 from flowseg.io.paths import PathLike
+from flowseg.io.physical import PixelSize
 from flowseg.io.tables import write_table
 
 COLUMNS = (
     *("image", "cell_type", "cell", "area", "x", "y", "left", "top", "width", "height"),
-    *("eccentricity", "cellprob", "score"),
+    *("eccentricity", "area_um2", "cellprob", "score"),
 )
 
 Measures = dict[str, NDArray[Any]]
@@ -80,11 +81,12 @@ def cell_rows(
     cell_type: str = "cell",
     cellprob: NDArray[np.floating[Any]] | None = None,
     scores: NDArray[np.floating[Any]] | None = None,
+    pixel_size: PixelSize | None = None,
 ) -> list[list[Any]]:
     """The rows of one image, in the order of `COLUMNS`.
 
     The column cellprob is the mean of the (H, W) logits over each cell, score its confidence of
-    the (N,); blank where they are not given.
+    the (N,), area_um2 its area where the image's file says how large a pixel is; else blank.
     """
     cells = measure_cells(labels)
     means: NDArray[Any] | None = None
@@ -98,7 +100,8 @@ def cell_rows(
         [f"{value:.2f}" for value in cells[name]] if name in ("x", "y") else cells[name].tolist()
         for name in COLUMNS[2:10]
     ]
-    columns += [_as_text(values, count) for values in (cells["eccentricity"], means, scores)]
+    areas = None if pixel_size is None else cells["area"] * pixel_size.y * pixel_size.x
+    columns += [_as_text(v, count) for v in (cells["eccentricity"], areas, means, scores)]
     return [[image_id, cell_type, *row] for row in zip(*columns, strict=True)]
 
 

@@ -25,6 +25,8 @@ class SegmentOptions:
     flow_threshold: float | None = None
     min_size: int | None = None
     disagreement: bool = False
+    channel: int | str | None = None
+    """Of files with several: its number from 0, or its name."""
 
 
 def settings_for(

@@ -154,6 +154,16 @@ def list_images(path: PathLike, channel: int | str | None = None) -> list[ImageS
     ]
 
 
+def read_pixel_size(path: Path) -> PixelSize | None:
+    """The size of a pixel of an image or label file, where that says it."""
+    if is_zarr(path):
+        return list_images(path)[0].pixel_size
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with tiff_page_at(path) as page:
+        return pixel_size(page)
+
+
 def _tiff_images(path: Path, channel: int | str | None) -> list[dict[str, Any]]:
     """The pages of a TIFF that are images of the channel."""
     with tiff_pages(path) as pages:

@@ -47,11 +47,11 @@ class Batch:
         _log.error("left out: %s", error)
         self.progress.update()
 
-    def images(self, path: Path) -> list[ImageSource]:
+    def images(self, path: Path, channel: int | str | None = None) -> list[ImageSource]:
         """The images of a file; none where it cannot be read, which is reported."""
         try:
             check_name(path.stem, file=path)
-            return list_images(path)
+            return list_images(path, channel)
         except FlowsegError as error:
             self.fail(error, path)
             return []

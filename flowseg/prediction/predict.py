@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,11 @@ from flowseg.prediction.shards import Shard
 from flowseg.prediction.slide_outputs import write_slide
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
 from flowseg.training.run_folder import checkpoint_at
+
+_log = logging.getLogger(__name__)
+
+_MOSTLY_FLAT = 0.5
+"""Share of equal pixels above which an image without a cell is warned of."""
 
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
@@ -219,7 +225,7 @@ class _Job:
         """The images that are not finished yet."""
         progress = self.batch.progress
         for path in self.batch.files:
-            images = self.batch.images(path)
+            images = self.batch.images(path, self.options.channel)
             progress.total = (progress.total or 0) + max(0, len(images) - 1)
             for image in images:
                 other = self.order.setdefault(image.image_id, path)
@@ -239,6 +245,7 @@ class _Job:
         self, image: ImageSource, grey: NDArray[np.float32], prediction: Prediction
     ) -> dict[str, Any]:
         """Write the files of an image; its part of those of all images."""
+        _warn_of_flat(image, grey, prediction.labels)
         labels, flows, cellprob = prediction.labels, prediction.flows, prediction.cellprob
         return self.formats.write(
             SegmentedImage(
@@ -247,6 +254,7 @@ class _Job:
                 labels=labels,
                 cell_type=prediction.cell_type,
                 image=grey,
+                pixel_size=image.pixel_size,
                 cellprob=cellprob,
                 compute_scores=lambda: instance_scores(labels, flows, cellprob),
                 pictures={
@@ -260,22 +268,32 @@ class _Job:
         )
 
     def _write_slide(self, image: ImageSource, cluster: Cluster | None) -> None:
-        files = {**self.formats.collected(), **self.formats.files(image.image_id)}
-        del files["submission"]
         try:
-            texts = write_slide(self.batch.segmenter, image, self.options, files, cluster)
+            parts = write_slide(self.batch.segmenter, image, self.options, self.formats, cluster)
         except Exception as error:
             known = as_user_error(error)
             if known is None:
                 raise
             self.batch.fail(known, image.path)
         else:
-            self._keep(image, {"submission": [image.image_id, texts]})
+            self._keep(image, parts)
             self.batch.progress.update()
 
     def _keep(self, image: ImageSource, parts: Mapping[str, Any]) -> None:
         self.journal.add(image.image_id, image.path, parts)
         self.done.add(image.image_id)
+
+
+def _warn_of_flat(image: ImageSource, grey: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
+    """Say so where nothing was found and most pixels have one value."""
+    if not labels.any():
+        share = float(np.unique(grey, return_counts=True)[1].max()) / grey.size
+        if share > _MOSTLY_FLAT:
+            _log.warning(
+                "%s: no cell found, and %.0f %% of its pixels have one value",
+                image.image_id,
+                100 * share,
+            )
 
 
 def _draw_disagreement(prediction: Prediction) -> NDArray[np.uint8]:
