@@ -24,7 +24,7 @@ from flowseg.inference.options import SegmentOptions, check_options
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource
 from flowseg.io.outputs import claim_outputs
-from flowseg.io.paths import PathLike, find_images
+from flowseg.io.paths import PathLike, find_images, image_names
 from flowseg.prediction.batch import Batch
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
@@ -139,10 +139,11 @@ def predict(
     submission = _check_outputs(formats, shard)
     options = replace(options, disagreement=options.disagreement or bool(formats.disagreement))
     inputs = [*files, *checkpoints]
+    names = image_names(files)
     if shard is not None:
         files = list(shard.part(files))
         formats = replace(formats, submission=shard.path(submission))
-    image_ids = dict.fromkeys(path.stem for path in files)
+    image_ids = dict.fromkeys(names[path] for path in files)
     with claim_outputs(formats.outputs(image_ids), inputs):
         segmenter = Segmenter.load(checkpoints, device, tta=tta, compile=compile)
         check_options(segmenter.card, options)
@@ -161,7 +162,7 @@ def predict(
                 logging_redirect_tqdm(),
                 tqdm(total=len(files), desc="predicting", unit="image") as progress,
             ):
-                job = _Job(Batch(segmenter, files, progress), options, formats, journal)
+                job = _Job(Batch(segmenter, files, progress, names), options, formats, journal)
                 with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
                     job.run(cluster)
             summary = job.close(empty=shard is not None or not files)
@@ -250,7 +251,7 @@ class _Job:
         return self.formats.write(
             SegmentedImage(
                 image_id=image.image_id,
-                file_name=image.path.name,
+                file_name=image.file_name,
                 labels=labels,
                 cell_type=prediction.cell_type,
                 image=grey,

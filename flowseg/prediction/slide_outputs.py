@@ -90,7 +90,7 @@ def write_slide(
             parts |= whole.write(
                 SegmentedImage(
                     image_id=source.image_id,
-                    file_name=source.path.name,
+                    file_name=source.file_name,
                     labels=kept,
                     cell_type=plan.cell_type,
                     image=normalize(to_grey(source.read()), plan.span) if shown else None,
