@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowseg.io.physical import PixelSize
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentedImage:
@@ -27,6 +29,7 @@ class SegmentedImage:
     labels: NDArray[np.integer[Any]]
     cell_type: str = "cell"
     image: NDArray[Any] | None = None
+    pixel_size: PixelSize | None = None
     cellprob: NDArray[np.floating[Any]] | None = None
     """Logits."""
     compute_scores: Callable[[], NDArray[np.floating[Any]] | None] = lambda: None
@@ -78,6 +81,7 @@ def _collect_cells(item: SegmentedImage) -> Any:
         cell_type=item.cell_type,
         cellprob=item.cellprob,
         scores=item.compute_scores(),
+        pixel_size=item.pixel_size,
         image=item.read_pixels(),
     )
 
@@ -107,13 +111,17 @@ WRITERS: Mapping[str, Writer] = {
         "label images, NAME.tif",
         "--save-labels",
         suffix=".tif",
-        write=lambda path, item: _load("io.images").write_labels(path, item.labels),
+        write=lambda path, item: _load("io.images").write_labels(
+            path, item.labels, item.pixel_size
+        ),
     ),
     "label_tiff": Writer(
         "label images with ImageJ's metadata, NAME_labels.tif",
         "--label-tiff",
         suffix="_labels.tif",
-        write=lambda path, item: _load("formats.imagej").write_imagej_labels(path, item.labels),
+        write=lambda path, item: _load("formats.imagej").write_imagej_labels(
+            path, item.labels, item.pixel_size
+        ),
     ),
     "rois": Writer(
         "ImageJ ROIs, NAME_rois.zip (needs roifile)",
@@ -149,8 +157,8 @@ WRITERS: Mapping[str, Writer] = {
         write_all=lambda path, parts: _load("formats.coco").write_coco(path, parts),
     ),
     "cells": Writer(
-        "cell tables (area, position, shape, intensity, score): one of all images where PATH ends "
-        "in .csv, else NAME_cells.csv in a folder",
+        "cell tables (area, position, shape, intensity, score, area in um2): one of all images "
+        "where PATH ends in .csv, else NAME_cells.csv in a folder",
         "--cells",
         metavar="PATH",
         suffix="_cells.csv",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -25,6 +24,8 @@ class SegmentOptions:
     flow_threshold: float | None = None
     min_size: int | None = None
     disagreement: bool = False
+    channel: int | str | None = None
+    """Of files with several: its number from 0, or its name."""
 
 
 def settings_for(
@@ -56,12 +57,12 @@ def settings_for(
 
 
 def _check_numbers(options: SegmentOptions) -> None:
-    """Refuse text, and what is not finite, where a number is meant."""
+    """Refuse text and the like where a number is meant."""
     for name in ("diameter", "cellprob_threshold", "flow_threshold", "min_size"):
         value = getattr(options, name)
         if value is None or (name == "diameter" and value == "auto"):
             continue
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if not isinstance(value, numbers.Real):
             also = " or 'auto'" if name == "diameter" else ""
             raise FlowsegError(f"{name} is {value!r}, not a number", remedy=f"give a number{also}")
 

@@ -53,6 +53,7 @@ class SlidePlan(NamedTuple):
     scaled: Shape
     span: Span
     settings: CellTypeSettings
+    cell_type: str
 
     def read_scaled(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
         """A region of the normalised image at the networks' scale."""
@@ -97,10 +98,10 @@ def plan_slide(
         for length in shape
     )
     centre = normalize(to_grey(read(rows, columns)), span)
-    _, settings = resolve_settings(segmenter, centre, options)
+    cell_type, settings = resolve_settings(segmenter, centre, options)
     zoom = segmenter.ensemble.diameter / known_diameter(settings)
     scaled = shape_at_zoom(shape, zoom, segmenter.ensemble.stride)
-    return SlidePlan(shape=shape, scaled=scaled, span=span, settings=settings)
+    return SlidePlan(shape=shape, scaled=scaled, span=span, settings=settings, cell_type=cell_type)
 
 
 def segment_slide(

@@ -62,6 +62,12 @@ class ImageSource:
     """The sample of each pixel that is read; None: all."""
     pixel_size: PixelSize | None = None
 
+    @property
+    def file_name(self) -> str:
+        """The file's name in the results, its suffix included."""
+        name = self.image_id if self.alone else self.image_id.removesuffix(f"_{self.index:04d}")
+        return name + self.path.suffix
+
     def read(self, *, as_stored: bool = False) -> NDArray[Any]:
         """The whole image: (H, W) or (H, W, C).
 
@@ -110,7 +116,9 @@ class ImageSource:
                 opened.close()
 
 
-def list_images(path: PathLike, channel: int | str | None = None) -> list[ImageSource]:
+def list_images(
+    path: PathLike, channel: int | str | None = None, name: str | None = None
+) -> list[ImageSource]:
     """The images of a file: one, or of a TIFF as many as it has pages.
 
     Parameters
@@ -120,6 +128,8 @@ def list_images(path: PathLike, channel: int | str | None = None) -> list[ImageS
     channel : int or str, optional
         The only channel to list, from 0 or by its name. By default every page or plane is an
         image, those of all channels.
+    name : str, optional
+        Of the file in the results; by default its own without the suffix.
 
     Returns
     -------
@@ -141,17 +151,28 @@ def list_images(path: PathLike, channel: int | str | None = None) -> list[ImageS
     else:
         sample = None if channel is None else channel_number(channel, _SAMPLES, (), path)
         images = [{"shape": image_shape(path), "channel": sample}]
+    name = path.stem if name is None else name
     alone = len(images) == 1
     return [
         ImageSource(
             path=path,
             index=index,
-            image_id=path.stem if alone else f"{path.stem}_{index:04d}",
+            image_id=name if alone else f"{name}_{index:04d}",
             alone=alone,
             **image,
         )
         for index, image in enumerate(images)
     ]
+
+
+def read_pixel_size(path: Path) -> PixelSize | None:
+    """The size of a pixel of an image or label file, where that says it."""
+    if is_zarr(path):
+        return list_images(path)[0].pixel_size
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with tiff_page_at(path) as page:
+        return pixel_size(page)
 
 
 def _tiff_images(path: Path, channel: int | str | None) -> list[dict[str, Any]]:

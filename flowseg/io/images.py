@@ -17,6 +17,7 @@ from flowseg.io.atomic import atomic_path
 from flowseg.io.binary import AGAIN, open_binary
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
+from flowseg.io.physical import PixelSize
 from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_indices, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
 
@@ -121,17 +122,19 @@ def write_image(path: PathLike, image: npt.NDArray[Any]) -> None:
         )
 
 
-def write_labels(path: PathLike, labels: npt.NDArray[np.integer[Any]]) -> None:
+def write_labels(
+    path: PathLike, labels: npt.NDArray[np.integer[Any]], pixel_size: PixelSize | None = None
+) -> None:
     """Write a label image as compressed TIFF: uint16, or uint32 where ids exceed 65,535.
 
     The same labels give the same bytes.
     """
     labels = check_labels(labels)
     wide = labels.size > 0 and int(labels.max()) > np.iinfo(np.uint16).max
-    _write_tiff(Path(path), labels.astype(np.uint32 if wide else np.uint16))
+    _write_tiff(Path(path), labels.astype(np.uint32 if wide else np.uint16), pixel_size)
 
 
-def _write_tiff(path: Path, image: npt.NDArray[Any]) -> None:
+def _write_tiff(path: Path, image: npt.NDArray[Any], pixel_size: PixelSize | None = None) -> None:
     import tifffile
 
     with atomic_path(path) as part:
@@ -142,4 +145,5 @@ def _write_tiff(path: Path, image: npt.NDArray[Any]) -> None:
             compression="zlib",
             metadata=None,
             software=False,
+            **(pixel_size.tiff_tags() if pixel_size else {}),
         )

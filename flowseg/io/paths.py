@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flowseg.errors import FlowsegError
@@ -76,13 +76,18 @@ def find_images(pattern: PathLike) -> list[Path]:
     FlowsegError
         If no image is found, or two images have one stem and would be one in the results.
     """
+    return list(_by_stem(_images_of(pattern)).values())
+
+
+def _images_of(pattern: PathLike, *, recursive: bool = False) -> list[Path]:
+    """The same, where images of several folders may share a name."""
     path = Path(pattern)
     zarr = path.suffix.lower() == ".zarr"
     try:
         if path.is_file() or (zarr and path.exists()):
             return [path]
         if path.is_dir():
-            hits = list(path.iterdir())
+            hits = list(path.rglob("*") if recursive else path.iterdir())
         elif glob.has_magic(str(pattern)):
             hits = glob_files(str(pattern))
         else:
@@ -90,6 +95,12 @@ def find_images(pattern: PathLike) -> list[Path]:
     except (OSError, ValueError, re.error) as error:
         raise FlowsegError(f"cannot be read: {error}", file=path) from error
     images = sorted((hit for hit in hits if zarr or _is_image(hit)), key=_natural)
+    if not images and path.is_dir() and any(map(_is_image, path.rglob("*"))):
+        raise FlowsegError(
+            "holds no image itself, but folders that do",
+            file=path,
+            remedy="look into them with --recursive, or with a glob such as '**/*.png'",
+        )
     if not images:
         raise FlowsegError(
             "holds no image" if path.is_dir() else "matches no image",
@@ -97,8 +108,7 @@ def find_images(pattern: PathLike) -> list[Path]:
             remedy=f"images end in {', '.join(IMAGE_SUFFIXES)}",
         )
     names = {(image.parent, image.stem) for image in images}
-    images = [image for image in images if (image.parent, _labelled_image(image)) not in names]
-    return list(_by_stem(images).values())
+    return [image for image in images if (image.parent, _labelled_image(image)) not in names]
 
 
 def glob_files(pattern: str) -> list[Path]:
@@ -111,15 +121,16 @@ def glob_files(pattern: str) -> list[Path]:
     return [Path(hit) for hit in hits]
 
 
-def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
+def find_inputs(patterns: Iterable[str], data: PathLike, *, recursive: bool = False) -> list[Path]:
     """The images of several patterns of `find_images`, each image once.
 
-    A relative pattern that matches nothing here is looked for in the folder `data`.
+    A relative pattern that matches nothing here is looked for in the folder `data`. Folders within
+    folders are looked into with `recursive`. See `image_names` for images that share a name.
 
     Raises
     ------
     FlowsegError
-        If a pattern matches no image, or two images have one name and would be one in the results.
+        If a pattern matches no image, or two images would be one in the results.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -131,8 +142,39 @@ def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
                 file=pattern,
                 remedy="name a folder, an image or a quoted glob",
             )
-        found += find_images(places[0])
-    return list(_by_stem(found).values())
+        found += _images_of(places[0], recursive=recursive)
+    found = list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    image_names(found)
+    return found
+
+
+def image_names(files: Sequence[Path]) -> dict[Path, str]:
+    """The name of each image in the results: that of its file without the suffix.
+
+    Where two files share it, as in the wells of a plate, the folders that they do not share come
+    before the names of all.
+
+    Raises
+    ------
+    FlowsegError
+        If two images would still have one name.
+
+    Examples
+    --------
+    >>> list(image_names([Path("plate/A1/s1.png"), Path("plate/A2/s1.png")]).values())
+    ['A1_s1', 'A2_s1']
+    """
+    names = {path: path.stem for path in files}
+    if len(set(names.values())) < len(names) and len({path.parent for path in files}) > 1:
+        top = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        for path in files:
+            folders = path.absolute().parent.relative_to(top).parts
+            names[path] = "_".join((*folders, path.stem))
+    found: dict[str, Path] = {}
+    for path, name in names.items():
+        if (other := found.setdefault(name, path)) != path:
+            raise _same_name(other, path, name)
+    return names
 
 
 def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -226,12 +268,16 @@ def _by_stem(images: Iterable[Path]) -> dict[str, Path]:
     for image in images:
         other = found.setdefault(image.stem, image)
         if other is not image and other.resolve() != image.resolve():
-            raise FlowsegError(
-                f"has the same name as {image}, so both would be {image.stem!r} in the results",
-                file=other,
-                remedy="rename one of them or predict them apart",
-            )
+            raise _same_name(other, image, image.stem)
     return found
+
+
+def _same_name(one: Path, other: Path, name: str) -> FlowsegError:
+    return FlowsegError(
+        f"has the same name as {other}, so both would be {name!r} in the results",
+        file=one,
+        remedy="rename one of them or predict them apart",
+    )
 
 
 def sha256_of(path: PathLike) -> str:

@@ -29,6 +29,10 @@ class PixelSize(NamedTuple):
     y: float
     x: float
 
+    def tiff_tags(self) -> dict[str, Any]:
+        """Arguments of tifffile's writer: pixels a centimetre, across and down."""
+        return {"resolution": (1e4 / self.x, 1e4 / self.y), "resolutionunit": "CENTIMETER"}
+
 
 def in_micrometres(y: tuple[Any, str], x: tuple[Any, str]) -> PixelSize | None:
     """A pixel's height and width from values and their units; None where they tell nothing."""

@@ -44,13 +44,16 @@ def tiff_pages(path: Path) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def tiff_page_at(path: Path, offset: int) -> Iterator[Any]:
-    """The page whose directory lies at `offset`, in a time that no other page adds to."""
+def tiff_page_at(path: Path, offset: int | None = None) -> Iterator[Any]:
+    """The page whose directory lies at `offset`, or the first, without a look at any other."""
     import tifffile
 
     with open_binary(path) as file, decoding(path), tifffile.TiffFile(file) as tiff:
-        tiff.filehandle.seek(offset)
-        yield tifffile.TiffPage(tiff, index=0)
+        if offset is None:
+            yield tiff.pages.first
+        else:
+            tiff.filehandle.seek(offset)
+            yield tifffile.TiffPage(tiff, index=0)
 
 
 def _full_images(tiff: Any, pages: list[Any]) -> list[Any]:

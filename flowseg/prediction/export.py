@@ -10,7 +10,7 @@ from flowseg.data.label_files import LabelledImage, labelled_images
 from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
 from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
-from flowseg.io.image_source import ImageSource, find_image
+from flowseg.io.image_source import ImageSource, find_image, read_pixel_size
 from flowseg.io.outputs import claim_outputs
 from flowseg.io.paths import PathLike, find_images
 
@@ -89,5 +89,6 @@ def _segmented(
         labels=labels,
         cell_type=cell_type,
         image=pixels,
+        pixel_size=(image and image.pixel_size) or read_pixel_size(item.path),
         read_pixels=lambda: pixels,
     )
