@@ -41,6 +41,39 @@ def check_labels(labels: ArrayLike) -> Labels:
     return np.ascontiguousarray(image, dtype=np.int32)
 
 
+def as_labels(image: NDArray[Any]) -> Labels:
+    """Labels that are stored as another type or as grey colours, where nothing is lost.
+
+    Whole numbers of a float type, one bit a pixel, one channel, and three equal ones (also with an
+    alpha that is the same everywhere) are taken; what else `check_labels` refuses is refused.
+
+    Examples
+    --------
+    >>> as_labels(np.full((1, 2, 3), 7.0))
+    array([[7, 7]], dtype=int32)
+    """
+    if image.ndim == 3 and 1 <= image.shape[2] <= 4:
+        grey, rest = image[..., :1], image[..., 1 : image.shape[2] - (image.shape[2] in (2, 4))]
+        alpha = image[..., -1] if image.shape[2] in (2, 4) else image[:1, :1, 0]
+        if not (grey == rest).all() or (alpha != alpha.flat[:1]).any():
+            raise FlowsegError(
+                f"is a colour image of {image.shape[2]} channels, not a label image",
+                remedy="save the labels as grey values, one integer per cell",
+            )
+        image = image[..., 0]
+    if image.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            fractions = image[~(np.rint(image) == image)]
+        if fractions.size or np.isinf(image).any():
+            raise FlowsegError(
+                f"is no label image: it holds {fractions[0] if fractions.size else np.inf:g}",
+                remedy="save whole numbers, one per cell",
+            )
+        top = float(np.abs(image).max(initial=0))
+        image = image.astype(np.int64) if top < 2**62 else image
+    return check_labels(image.astype(np.uint8) if image.dtype == bool else image)
+
+
 def renumber(labels: ArrayLike) -> Labels:
     """The same cells with ids 1..N without gaps, order of the ids kept: (H, W) int32.
 

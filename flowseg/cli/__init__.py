@@ -8,13 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from types import ModuleType
 from typing import NoReturn
 
 from flowseg._version import __version__
 from flowseg.errors import as_user_error
-
-__all__ = ["add_device_argument", "build_parser", "main", "say"]
 
 _COMMANDS = (
     *("train", "cross-validate", "predict", "pseudo-label", "evaluate", "validate"),
@@ -75,6 +74,9 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 an error you can fix, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the console cannot print is escaped
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # argparse itself would point to the help of `flowseg`

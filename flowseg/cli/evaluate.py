@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train.csv, a COCO .json, or a folder of label TIFFs or of images and labels",
     )
     parser.add_argument(
-        "--pred", type=Path, required=True, help="submission.csv or a folder of label TIFFs"
+        "--pred",
+        type=Path,
+        required=True,
+        help="submission.csv, a COCO .json (also of results), or a folder of label TIFFs",
     )
     parser.add_argument(
         "--missing",
@@ -52,21 +55,25 @@ def run(args: argparse.Namespace) -> int:
     """Score, print the tables, and write the files that were requested."""
     from flowseg.data.folds import read_ids
     from flowseg.evaluation.evaluate import evaluate
+    from flowseg.io.outputs import claim_outputs, input_files
     from flowseg.reports.evaluation_report import write_report
     from flowseg.reports.text import as_text, write_csv, write_json
 
-    result = evaluate(
-        args.truth,
-        args.pred,
-        missing=args.missing,
-        other=() if args.other_metrics == "none" else (args.other_metrics,),
-        images=None if args.ids is None else read_ids(args.ids),
-    )
-    if args.csv is not None:
-        write_csv(result, args.csv)
-    if args.json is not None:
-        write_json(result, args.json)
-    if args.report is not None:
-        write_report(result, args.report, images=args.images)
+    outputs = [path for path in (args.csv, args.json, args.report) if path is not None]
+    inputs = [path for path in (args.truth, args.pred, args.ids, args.images) if path is not None]
+    with claim_outputs(outputs, input_files(*inputs) if outputs else ()):
+        result = evaluate(
+            args.truth,
+            args.pred,
+            missing=args.missing,
+            other=() if args.other_metrics == "none" else (args.other_metrics,),
+            images=None if args.ids is None else read_ids(args.ids),
+        )
+        if args.csv is not None:
+            write_csv(result, args.csv)
+        if args.json is not None:
+            write_json(result, args.json)
+        if args.report is not None:
+            write_report(result, args.report, images=args.images)
     say(as_text(result, limit=None if args.all else 10))
     return 0

@@ -35,6 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
     parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="look into folders within folders; where names repeat, as in wells, they keep their "
+        "folders: A1_s1",
+    )
+    parser.add_argument(
+        "--channel", help="of files with several channels the only one, from 0 or by its name"
+    )
     add_output_arguments(parser, predicting=True)
     parser.add_argument(
         "--shard",
@@ -87,7 +96,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _diameter(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels nor auto") from error
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         shards, cells = join_shards(args.submission)
         say(f"{cells} cells of {shards} shards: {args.submission}")
         return 0
-    images = find_inputs(args.images, args.data)
+    images = find_inputs(args.images, args.data, recursive=args.recursive)
     models = find_models(args.model)
     for model in models:
         say(f"model: {model}")
@@ -119,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             cellprob_threshold=args.cellprob_threshold,
             flow_threshold=args.flow_threshold,
             min_size=args.min_size,
+            channel=args.channel,
         ),
         tta=args.tta,
         compile=args.compile,

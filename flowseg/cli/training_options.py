@@ -121,7 +121,8 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
     from flowseg.config.loading import load_config, to_yaml
     from flowseg.data.detect import detect_layout
 
-    cell_type = args.cell_type or ("cell" if detect_layout(args.data) == "folder" else "all")
+    of_layout = {"competition": "all", "livecell": "livecell", "folder": "cell"}
+    cell_type = args.cell_type or of_layout[detect_layout(args.data)]
     recipe = args.recipe or _default_recipe(args.device)
     config = load_config(cell_type, args.config, overrides, recipe)
     _check_complete_config(args, config)

@@ -20,6 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MaskRepair = Literal["none", "fix", "drop"]
 
 _Float = Annotated[float, Strict()]
+_Percentile = Annotated[_Float, Field(ge=0, le=100)]
 _Positive = Annotated[_Float, Field(gt=0)]
 _NonNegative = Annotated[_Float, Field(ge=0)]
 _Fraction = Annotated[_Float, Field(ge=0, le=1)]
@@ -54,7 +55,11 @@ class DataConfig(Settings):
     split_seed: StrictInt = 42
     """Seed of the split; the same for all runs that are to be compared."""
     include_flawed: StrictBool = False
-    """Also use the competition's images that are known to be annotated wrongly."""
+    """Also use images of the competition and of LIVECell known to be annotated wrongly,
+    incompletely or twice over."""
+    livecell_by_well: StrictBool = False
+    """Pre-training on LIVECell: of each cell type validate one well that is not trained on. The
+    official validation images are of wells that are trained on."""
     mask_repair: MaskRepair = "none"
     """Broken masks (holes, several components, duplicates) of training images: leave, fix or drop
     them. Scores are always against the masks as annotated."""
@@ -64,6 +69,9 @@ class DataConfig(Settings):
     extra: str | None = None
     """A folder of more images that are trained on and never validated on, such as those of
     flowseg pseudo-label; {fold} in it stands for the number of the fold."""
+    extra_of_validated_wells: StrictBool = False
+    """Also train on extra images whose names show that they are of a well, movie or picture that is
+    validated on."""
     extra_weight: _NonNegative = 0.5
     """Crops of extra images for each crop of the others."""
 
@@ -91,6 +99,23 @@ class NetworkConfig(Settings):
     """The network regresses this times the unit flows."""
     target_diameter: _Positive = 30.0
     """Images are rescaled so that a cell type's mean diameter becomes this many pixels."""
+
+
+@settings
+class NormalizationConfig(Settings):
+    """Which intensities become 0 and 1, in training and prediction; travels on the card."""
+
+    percentiles: tuple[_Percentile, _Percentile] = (1.0, 99.0)
+    """Of each image; NaN, flat padding and flat saturated marks do not count."""
+    range: tuple[_Float, _Float] | None = None
+    """Two intensities as stored, the same for all images, in place of the percentiles."""
+
+    @field_validator("percentiles", "range")
+    @classmethod
+    def _check_order(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
+        if pair is not None and not pair[0] < pair[1]:
+            raise PydanticCustomError("order", "two numbers, the lower one first")
+        return pair
 
 
 @settings
@@ -176,6 +201,8 @@ class Config(Settings):
     flipped and rotated views of each are averaged. predict --tta is the same for prediction."""
     data: DataConfig = DataConfig()
     """Images and folds."""
+    normalization: NormalizationConfig = NormalizationConfig()
+    """Intensities."""
     network: NetworkConfig = NetworkConfig()
     """The architecture."""
     augment: AugmentConfig = AugmentConfig()

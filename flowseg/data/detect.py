@@ -11,6 +11,7 @@ from flowseg.data.livecell import FOLDER, read_livecell
 from flowseg.data.record import Record
 from flowseg.data.sartorius import read_sartorius
 from flowseg.errors import FlowsegError
+from flowseg.io.notes import Notify, log_note
 from flowseg.io.paths import PathLike
 
 Layout = Literal["competition", "livecell", "folder"]
@@ -30,7 +31,10 @@ def detect_layout(folder: PathLike) -> Layout:
 
 
 def read_records(
-    folder: PathLike, cell_types: Sequence[str] | None = None, include_flawed: bool = False
+    folder: PathLike,
+    cell_types: Sequence[str] | None = None,
+    include_flawed: bool = False,
+    note: Notify = log_note,
 ) -> list[Record]:
     """The annotated images of the competition, of LIVECell, or of a folder of one's own.
 
@@ -39,9 +43,11 @@ def read_records(
     """
     layout = detect_layout(folder)
     if layout == "competition":
-        return read_sartorius(folder, cell_types, include_flawed)
+        return read_sartorius(folder, cell_types, include_flawed, note)
     if layout == "livecell":
-        return read_livecell(folder, cell_types=cell_types)
+        return read_livecell(
+            folder, cell_types=cell_types, include_flawed=include_flawed, note=note
+        )
     if (Path(folder) / TYPE_TABLE).exists():
         records = read_folder(folder)
         wanted = {record.cell_type for record in records} if cell_types is None else {*cell_types}

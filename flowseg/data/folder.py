@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from flowseg.arrays.components import connected_components
 from flowseg.arrays.rle import Masks
+from flowseg.data.groups import groups_of_names
+from flowseg.data.label_files import LabelledImage, check_instances, find_coco
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
-from flowseg.formats.seg_npy import read_seg
-from flowseg.io.images import image_shape, read_labels
-from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
+from flowseg.formats.coco_reader import CocoImage, read_coco
+from flowseg.io.images import image_shape
+from flowseg.io.notes import Note, log_note
+from flowseg.io.paths import LAYOUTS, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
 CELL_TYPE = "cell"
 """The cell type of a folder's images where none is named."""
 
 TYPE_TABLE = "cell_types.csv"
-"""A table in the folder, `id,cell_type`, where its images are of several types."""
-
-_FOREGROUND_COMPONENTS = 5  # one id on so many says "cell here", not which cell
+"""A table in the folder: `id`, `cell_type` where images are of several types, maybe `group`."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,58 +33,86 @@ _log = logging.getLogger(__name__)
 def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     """Read images and label files of any bit depth, matched by `flowseg.io.paths.match_labels`.
 
-    All images are of `cell_type`, unless the folder holds a table of them, ``cell_types.csv`` with
-    the columns `id` and `cell_type`. Records are sorted by image id, the file's name without
-    suffix; each image is a group of its own. Images without labels are left out, and named in the
-    log. Raises FlowsegError if no image has labels, labels have no image or two candidates, the two
-    differ in size, a label image is a mask of where cells are, or an image is not in the table.
+    Parameters
+    ----------
+    folder : path
+        Images and label files of any bit depth: see :func:`flowseg.io.paths.match_labels`.
+    cell_type : str
+        That of all its images, unless the folder holds a table of them, ``cell_types.csv`` with the
+        columns `id` and `cell_type`; its column `group` says which images folds keep together.
+
+    Returns
+    -------
+    list of Record
+        Sorted by image id, the file's name without suffix. Without a column `group`, or where it is
+        blank, an image is of the group that its name shows: see :mod:`flowseg.data.groups`.
+        Images without labels are left out, and named in the log.
+
+    Raises
+    ------
+    FlowsegError
+        If no image has labels, labels have no image or two candidates, the two differ in size,
+        a label image is a mask of where cells are, or an image is not in the table.
     """
     folder = Path(folder)
     images, labels = match_labels(folder)
     remedy = f"name a folder of {LAYOUTS}; or the unzipped competition (--data)"
     if not images:
         raise FlowsegError("holds no image", file=folder, remedy=remedy)
-    if not labels:
+    coco = None if labels else find_coco(folder)
+    annotated = {} if coco is None else _annotated(coco, images)
+    if not labels and not annotated:
         raise FlowsegError(
-            "holds neither a train.csv nor images with labels", file=folder, remedy=remedy
+            "holds neither a train.csv nor images with labels, nor a COCO file of its images",
+            file=folder,
+            remedy=remedy,
         )
     if stray := sorted(path for name, path in labels.items() if name not in images):
         raise FlowsegError("holds labels, but there is no image for it", file=stray[0])
-    types = None
-    if (table := folder / TYPE_TABLE).exists():
-        rows = read_table(table, ("id", "cell_type"))
-        types = dict(zip(rows["id"], rows["cell_type"], strict=True))
-    if bare := [image.name for name, image in images.items() if name not in labels]:
-        shown = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
-        _log.info("%d images without labels are left out: %s", len(bare), shown)
-    pairs = [(images[name], path) for name, path in labels.items()]
-    bar = tqdm(pairs, desc="reading labels", unit="image", delay=2, leave=False)
+    check_instances(LabelledImage(path=path) for path in labels.values())
+    types = _read_column(folder / TYPE_TABLE, "cell_type")
+    names = [*labels, *annotated]
+    if bare := tuple(image.name for name, image in images.items() if name not in {*names}):
+        _log.info("%s", Note("images without labels are left out", bare))
+    groups = groups_of_names(names)
+    named = _read_column(folder / TYPE_TABLE, "group") or {}
+    groups |= {name: group for name, group in named.items() if group and name in groups}
+    _log_groups(groups)
+    bar = tqdm(names, desc="reading labels", unit="image", delay=2, leave=False)
     records = [
-        _record(image, path, cell_type if types is None else _type_of(image, types))
-        for image, path in bar
+        Record(
+            image_id=check_name(name, file=images[name]),
+            image_path=images[name],
+            **_annotation(images[name], labels.get(name), annotated.get(name)),
+            cell_type=cell_type if types is None else _type_of(images[name], types),
+            group=groups[name],
+        )
+        for name in bar
     ]
     return sorted(records, key=lambda record: record.image_id)
 
 
-def read_label_file(path: Path) -> NDArray[np.int32]:
-    """Labels from an image file or a `_seg.npy`: (H, W) int32."""
-    return read_seg(path) if path.name.endswith(SEG_SUFFIX) else read_labels(path)
+def _read_column(table: Path, column: str) -> dict[str, str] | None:
+    """A column of `cell_types.csv` by image id; None where there is none of it."""
+    if not table.exists():
+        return None
+    rows = read_table(table, ("id", "cell_type"))
+    return dict(zip(rows["id"], rows[column], strict=True)) if column in rows else None
 
 
-def read_instances(path: Path) -> NDArray[np.int32]:
-    """As `read_label_file`, but a mask of where cells are (one id, many components) is refused."""
-    labels = read_label_file(path)
-    top = labels.max(initial=0)
-    if top and not ((labels != 0) & (labels != top)).any():
-        count = int(connected_components(labels, True).max())
-        if count >= _FOREGROUND_COMPONENTS:
-            raise FlowsegError(
-                f"gives all its {count} pieces the one number {top}",
-                file=path,
-                remedy="give every cell a number of its own (in ImageJ: Analyze Particles, "
-                "Show: Count Masks)",
-            )
-    return labels
+def _log_groups(groups: Mapping[str, str]) -> None:
+    """Say what folds keep together."""
+    sizes = {name: size for name, size in Counter(groups.values()).items() if size > 1}
+    if sizes:
+        shown = ", ".join(list(sizes)[:5]) + (", ..." if len(sizes) > 5 else "")
+        _log.info(
+            "%d images are of %d movies, pictures or wells, which folds keep together: %s; "
+            "a column 'group' in %s says otherwise",
+            sum(sizes.values()),
+            len(sizes),
+            shown,
+            TYPE_TABLE,
+        )
 
 
 def _type_of(image: Path, types: Mapping[str, str]) -> str:
@@ -93,17 +121,23 @@ def _type_of(image: Path, types: Mapping[str, str]) -> str:
     return types[image.stem]
 
 
-def _record(image: Path, labels: Path, cell_type: str) -> Record:
-    image_id = check_name(image.stem, file=image)
+def _annotation(image: Path, labels: Path | None, annotated: CocoImage | None) -> dict[str, Any]:
+    """The `shape` and the `annotation` of an image's record."""
     shape = image_shape(image)
-    instances = read_instances(labels)
-    if instances.shape != shape:
-        raise size_differs(image, shape, instances.shape, labels.name)
-    return Record(
-        image_id=image_id,
-        image_path=image,
-        shape=shape,
-        cell_type=cell_type,
-        group=image_id,
-        annotation=Masks.from_labels(instances),
-    )
+    if labels is not None:
+        instances = LabelledImage(path=labels).read()
+        if instances.shape != shape:
+            raise size_differs(image, shape, instances.shape, labels.name)
+        return {"shape": shape, "annotation": Masks.from_labels(instances)}
+    assert annotated is not None
+    if annotated.shape != shape:
+        raise size_differs(image, shape, annotated.shape, annotated.file.name)
+    return {"shape": shape, "annotation": annotated.cells}
+
+
+def _annotated(coco: Path, images: Mapping[str, Path]) -> dict[str, CocoImage]:
+    """The entries of a COCO file whose images are there."""
+    entries = {image.image_id: image for image in read_coco(coco)}
+    if missing := tuple(name for name in entries if name not in images):
+        log_note(Note(f"images of {coco.name} are left out: they are not beside it", missing))
+    return {name: image for name, image in entries.items() if name in images}

@@ -1,4 +1,4 @@
-"""Folds of a cross validation: grouped by well, stratified by cell type."""
+"""Folds of a cross validation: grouped by well or movie, stratified by cell type."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def assign_folds(
         if record.image_id not in train_only:
             groups.setdefault(record.group, Counter())[record.cell_type] += 1
     if not 2 <= folds <= len(groups):
+        most = f" (--folds {len(groups)})" if len(groups) > 1 else ""
         raise FlowsegError(
             f"{folds} folds cannot be made of {len(groups)} groups (wells) of images",
-            remedy="ask for at least 2 folds and at most as many as there are groups",
+            remedy=f"ask for at least 2 folds and at most as many as there are groups{most}",
         )
     names = sorted(groups)
     shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]

@@ -1,28 +1,34 @@
-"""LIVECell: polygons in COCO JSON and TIFF images, in the mirror's layout and in the public one."""
+"""LIVECell: polygons in COCO JSON and TIFF images, in the mirror's layout and in the public one.
+
+The released data break rules of their own, which the reader mends and says in its log:
+
+- 65 images stand twice in the training annotations and 52 in those of the test, annotated twice by
+  mistake. They are read once: the entry with the most cells, and from the other the cells that it
+  lacks. All cells of both would be outlines drawn twice, and to leave out the images or one entry
+  would lose cells.
+- About 30 images stand in train and in val, and the four crops of one field of view at one time are
+  spread over both. An image listed in both is for validation only. A field at one time is on the
+  side of most of its crops (validation in case of doubt), and its crops of the other side are left
+  out of both: an official validation image is never trained on, and little is lost.
+- Wells are trained on and validated; `split_livecell` can separate them.
+- `FLAWED` images are left out.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-from array import array
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
-
-from flowseg.arrays.polygons import polygons_to_masks
-from flowseg.arrays.rle import Masks
-from flowseg.data.json_stream import Item, scan_items
 from flowseg.data.record import Record, select_names
 from flowseg.errors import FlowsegError
-from flowseg.io.binary import MAX_PIXELS
-from flowseg.io.paths import PathLike, check_name, sha256_of
+from flowseg.formats.coco_masks import CocoMasks
+from flowseg.formats.coco_reader import read_coco
+from flowseg.io.notes import Note, Notify, log_note
+from flowseg.io.paths import PathLike
 
 FOLDER = "LIVECell_dataset_2021"
 """Name of the data set's folder, in the public release and in the competition's mirror."""
@@ -31,11 +37,41 @@ SPLITS = ("train", "val", "test")
 
 CELL_TYPES = ("a172", "bt474", "bv2", "huh7", "mcf7", "shsy5y", "skbr3", "skov3")
 
+FLAWED = frozenset(
+    {
+        # 1 to 9 of hundreds of cells annotated: sartorius-research/LIVECell, issue 21
+        "A172_Phase_A7_1_01d04h00m_3",
+        "A172_Phase_D7_1_01d20h00m_1",
+        "BT474_Phase_B3_1_03d00h00m_3",
+        "BV2_Phase_A4_2_00d00h00m_1",
+        "BV2_Phase_A4_2_02d04h00m_3",
+        "BV2_Phase_C4_1_01d16h00m_3",
+        "BV2_Phase_D4_1_00d12h00m_2",
+        "SHSY5Y_Phase_D10_1_01d16h00m_4",
+        "SkBr3_Phase_H3_2_00d00h00m_1",
+        # outlines drawn twice over: issue 30
+        "A172_Phase_B7_2_00d08h00m_3",
+        *(f"A172_Phase_C7_1_00d00h00m_{crop}" for crop in (1, 2, 3, 4)),
+    }
+)
+"""Images that are known to be annotated incompletely or twice over."""
+
+_TRAIN_VAL = frozenset({"train", "val"})
+
+
+class _Listed(NamedTuple):
+    """An image and the splits that list it."""
+
+    record: Record
+    splits: frozenset[str]
+
 
 def read_livecell(
     folder: PathLike,
     splits: Sequence[str] = ("train", "val"),
     cell_types: Iterable[str] | None = None,
+    include_flawed: bool = False,
+    note: Notify = log_note,
 ) -> list[Record]:
     """Read LIVECell: images are not opened, and polygons are only located in their file.
 
@@ -45,9 +81,14 @@ def read_livecell(
         `LIVECell_dataset_2021` or the folder that holds it.
     splits : sequence of str
         Which of `SPLITS`. The annotations of a split are `annotations/LIVECell/*SPLIT.json`, or
-        where that is not there `annotations/LIVECell_single_cells/TYPE/*SPLIT.json`.
+        where that is not there `annotations/LIVECell_single_cells/TYPE/*SPLIT.json`. Of train and
+        val each alone is as in `split_livecell`; both together are all images of the two.
     cell_types : iterable of str, optional
         Which of `CELL_TYPES`; all by default.
+    include_flawed : bool
+        Whether to keep the images of `FLAWED`.
+    note : callable
+        Takes what is left out or united.
 
     Returns
     -------
@@ -58,86 +99,72 @@ def read_livecell(
     Raises
     ------
     FlowsegError
-        If there are no annotations, or they are cut off, not in COCO format, or name an image
-        that is missing.
+        If there are no annotations, they are cut off or not in COCO format, or no image of theirs
+        is there.
 
     Notes
     -----
     The JSON is scanned once, item by item, to locate each image's annotations in the file;
-    `Record.masks` reads them there. The memory needed is 24 bytes a cell, whatever the size of
-    the file.
+    `Record.masks` reads them there. The memory needed is some 50 bytes a cell, whatever the size
+    of the file.
     """
-    root = _root(Path(folder))
     wanted = select_names(splits, SPLITS, "split")
     types = select_names(cell_types, CELL_TYPES, "cell type")
-    images = _image_files(root / "images")
-    records: dict[str, Record] = {}
-    for split in (split for split in SPLITS if split in wanted):
-        for path in _annotation_files(root, split):
-            for record in _read_coco(path, images, types):
-                other = records.setdefault(record.image_id, record)
-                if other is not record:
-                    raise FlowsegError(
-                        f"lists {record.image_id!r}, which another file or row lists too",
-                        file=path,
-                        remedy="leave one of the two out",
-                    )
-    if not records:
-        raise FlowsegError(f"holds no image of {', '.join(sorted(types))}", file=root)
-    return [records[image_id] for image_id in sorted(records)]
+    root = _root(Path(folder))
+    alone = len(wanted & _TRAIN_VAL) == 1
+    found = _read_splits(root, wanted, _TRAIN_VAL if alone else frozenset(), note)
+    listed = _select(root, found, types, include_flawed, note)
+    if alone:
+        training, validation = _separate(listed, note, by_well=False)
+        chosen = training if "train" in wanted else validation
+        chosen = chosen + [image.record for image in listed if "test" in image.splits & wanted]
+    else:
+        chosen = [image.record for image in listed]
+    by_id = {record.image_id: record for record in chosen}
+    return [by_id[image_id] for image_id in sorted(by_id)]
 
 
-@dataclass(frozen=True, eq=False)
-class Polygons:
-    """Byte ranges of the polygons of one image in a COCO file; satisfies `Annotation`.
+def split_livecell(
+    folder: PathLike,
+    *,
+    by_well: bool = False,
+    include_flawed: bool = False,
+    note: Notify = log_note,
+) -> tuple[list[Record], list[Record]]:
+    """The images to train on and those to validate on, without an image or field in common.
 
     Parameters
     ----------
-    path : Path
-        The COCO file.
-    stamp : (int, int)
-        Its size and modification time when it was scanned.
-    spans : (N, 2) int64
-        First byte of each annotation and the byte after its last.
+    folder, include_flawed, note
+        As for `read_livecell`.
+    by_well : bool
+        Whether of each cell type one well is validated and not trained on, the one that costs the
+        fewest training images; else wells are shared, as in the official split.
+
+    Returns
+    -------
+    training, validation : list of Record
+        Sorted by image id; official training and validation images respectively.
+
+    Raises
+    ------
+    FlowsegError
+        As `read_livecell`; also if one of the two is empty.
     """
-
-    path: Path
-    stamp: tuple[int, int]
-    spans: npt.NDArray[np.int64]
-
-    def masks(self, shape: tuple[int, int]) -> Masks:
-        """Read and draw the polygons; cells without the centre of a pixel are left out."""
-        try:
-            with self.path.open("rb") as file:
-                if _stamp(file.fileno()) != self.stamp:
-                    raise FlowsegError(
-                        "has changed since it was first read", file=self.path, remedy="start again"
-                    )
-                cells = []
-                for start, end in self.spans.tolist():
-                    file.seek(start)
-                    # as the scanner read it: bytes beyond ASCII are text beside the numbers
-                    cell = json.loads(file.read(end - start).decode("latin-1"))
-                    cells.append(cell["segmentation"])
-        except OSError as error:
-            raise FlowsegError(f"cannot be read: {error}", file=self.path) from error
-        owners = np.repeat(np.arange(len(cells)), [len(cell) for cell in cells])
-        try:
-            drawn = polygons_to_masks(
-                [polygon for cell in cells for polygon in cell], owners, len(cells), shape
-            )
-        except FlowsegError as error:
-            raise error.at(self.path) from error
-        return drawn.select(drawn.areas() > 0)
-
-    def digest(self) -> str:
-        """The SHA-256 of the COCO file, which all its images share."""
-        return _digest(self.path, self.stamp)
+    root = _root(Path(folder))
+    found = _read_splits(root, _TRAIN_VAL, frozenset(), note)
+    listed = _select(root, found, frozenset(CELL_TYPES), include_flawed, note)
+    training, validation = _separate(listed, note, by_well=by_well)
+    if not training or not validation:
+        raise FlowsegError(
+            f"has {len(training)} images to train on and {len(validation)} to validate on that "
+            "have no field of view in common",
+            file=root,
+        )
+    return training, validation
 
 
-@cache
-def _digest(path: Path, stamp: tuple[int, int]) -> str:  # noqa: ARG001  (another stamp, another file)
-    return sha256_of(path)
+# --- files ------------------------------------------------------------------------------------
 
 
 def _root(folder: Path) -> Path:
@@ -163,121 +190,155 @@ def _image_files(folder: Path) -> dict[str, Path]:
 
 def _annotation_files(root: Path, split: str) -> list[Path]:
     folder = root / "annotations"
-    combined = sorted((folder / "LIVECell").glob(f"*{split}.json"))
-    single = sorted((folder / "LIVECell_single_cells").glob(f"*/*{split}.json"))
-    if not combined and not single:
-        raise FlowsegError(
-            f"holds no annotations of the split {split!r}: "
-            f"neither LIVECell/*{split}.json nor LIVECell_single_cells/*/*{split}.json",
-            file=folder,
-        )
-    return combined or single
+    combined = sorted((folder / "LIVECell").glob(f"[!.]*{split}.json"))
+    single = sorted((folder / "LIVECell_single_cells").glob(f"*/[!.]*{split}.json"))
+    return combined or single or sorted((folder / "LIVECell_single_cells").glob(f"*/{split}.json"))
 
 
-def _read_coco(path: Path, images: dict[str, Path], types: frozenset[str]) -> list[Record]:
-    """The records of one COCO file."""
-    listed: dict[int, tuple[str, tuple[int, int]]] = {}
-    owners, starts, ends = array("q"), array("q"), array("q")
-    try:
-        with (
-            path.open("rb") as file,
-            tqdm(
-                total=os.fstat(file.fileno()).st_size,
-                desc=path.name,
-                unit="B",
-                unit_scale=True,
-                delay=2,
-                leave=False,
-            ) as bar,
-        ):
-            stamp = _stamp(file.fileno())
-            for item in scan_items(file, ("images", "annotations"), bar.update):
-                if item.member == "images":
-                    image_id, name, shape = _image_entry(item)
-                    listed[image_id] = name, shape
-                else:
-                    owners.append(_owner(item))
-                    starts.append(item.start)
-                    ends.append(item.end)
-    except OSError as error:
-        raise FlowsegError(f"cannot be read: {error}", file=path) from error
-    except (ValueError, OverflowError) as error:
-        raise FlowsegError(str(error), file=path, remedy="download it again") from error
-    spans = _spans_by_image(owners, starts, ends)
-    stray = sorted(spans.keys() - listed.keys())
-    if stray:
-        raise FlowsegError(f"annotates image {stray[0]}, which it does not list", file=path)
-    no_spans = np.zeros((0, 2), np.int64)
-    records = []
-    for image_id, (name, shape) in listed.items():
-        cell_type, group = _cell_type_and_group(name)
-        if cell_type not in types:
-            continue
-        if name not in images:
+def _read_splits(
+    root: Path, wanted: frozenset[str], others: frozenset[str], note: Notify
+) -> dict[str, _Listed]:
+    """The images of some splits by id; `others` are read where they are there."""
+    files = _image_files(root / "images")
+    listed: dict[str, _Listed] = {}
+    missing: dict[str, Path] = {}
+    crowded: list[str] = []
+    for split in (split for split in SPLITS if split in wanted | others):
+        paths = _annotation_files(root, split)
+        if not paths and split in wanted:
             raise FlowsegError(
-                f"lists {name!r}, which is nowhere under images/",
-                file=path,
-                remedy="unzip the images beside the annotations",
+                f"holds no annotations of the split {split!r}: "
+                f"neither LIVECell/*{split}.json nor LIVECell_single_cells/*/*{split}.json",
+                file=root / "annotations",
             )
-        polygons = Polygons(path, stamp, spans.get(image_id, no_spans))
-        records.append(
-            Record(
-                image_id=Path(name).stem,
-                image_path=images[name],
-                shape=shape,
-                cell_type=cell_type,
-                group=group,
-                annotation=polygons,
-            )
+        for path in paths:
+            for image in read_coco(path, note):
+                name = PurePosixPath(image.file_name).name
+                if name not in files:
+                    missing[name] = path
+                    continue
+                if image.crowd.entries:
+                    crowded.append(name)
+                cell_type, group = _cell_type_and_group(name)
+                record = Record(
+                    image_id=image.image_id,
+                    image_path=files[name],
+                    shape=image.shape,
+                    cell_type=cell_type,
+                    group=group,
+                    annotation=image.cells,
+                )
+                listed[image.image_id] = _again(listed.get(image.image_id), record, split, path)
+    if missing and not listed:
+        name, path = min(missing.items())
+        raise FlowsegError(
+            f"lists {name!r}, which is nowhere under images/",
+            file=path,
+            remedy="unzip the images beside the annotations",
         )
-    return records
+    if missing:
+        note(Note("images listed are nowhere under images/, left out", tuple(sorted(missing))))
+    if crowded:
+        note(Note("images have iscrowd regions, which are not taught as cells", tuple(crowded)))
+    return listed
 
 
-def _stamp(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
+def _again(other: _Listed | None, record: Record, split: str, path: Path) -> _Listed:
+    """An image that may be listed in another file as well."""
+    if other is None:
+        return _Listed(record, frozenset({split}))
+    if other.record.shape != record.shape:
+        raise FlowsegError(
+            f"lists {record.image_id!r} at another size than another file", file=path
+        )
+    cells = other.record.annotation
+    if isinstance(cells, CocoMasks) and isinstance(record.annotation, CocoMasks):
+        cells = cells + record.annotation
+    return _Listed(replace(other.record, annotation=cells), other.splits | {split})
 
 
-def _image_entry(item: Item) -> tuple[int, str, tuple[int, int]]:
-    entry = item.value
-    if isinstance(entry, dict):
-        name = entry.get("file_name")
-        numbers: list[Any] = [entry.get(key) for key in ("id", "height", "width")]
-        if isinstance(name, str) and all(type(number) is int for number in numbers):
-            image_id, height, width = numbers
-            if height > 0 and 0 < height * width <= MAX_PIXELS:
-                return image_id, _as_utf8(name), (height, width)
-    raise ValueError(f"has an image without id, file_name, height or width (byte {item.start})")
+def _select(
+    root: Path,
+    listed: dict[str, _Listed],
+    types: frozenset[str],
+    include_flawed: bool,
+    note: Notify,
+) -> list[_Listed]:
+    """The images of some cell types, sorted by id; flawed ones only if they are to be included."""
+    chosen = [listed[key] for key in sorted(listed) if listed[key].record.cell_type in types]
+    flawed = tuple(i.record.image_id for i in chosen if i.record.image_id in FLAWED)
+    if flawed and not include_flawed:
+        text = "images are left out, known to be annotated incompletely or twice over"
+        note(Note(text, flawed, "data.include_flawed=true takes them in"))
+        chosen = [image for image in chosen if image.record.image_id not in FLAWED]
+    if not chosen:
+        raise FlowsegError(f"holds no image of {', '.join(sorted(types))}", file=root)
+    return chosen
 
 
-def _as_utf8(name: str) -> str:
-    """A file name in UTF-8: the scanner decodes bytes as Latin-1."""
-    with suppress(UnicodeError):  # raised by an escape such as \u03b1, which is decoded already
-        name = name.encode("latin-1").decode()
-    try:
-        return check_name(name)
-    except FlowsegError as error:
-        raise ValueError(error.problem) from error
+# --- training and validation ------------------------------------------------------------------
 
 
-def _owner(item: Item) -> int:
-    """The image of an annotation; its numbers are checked when they are drawn."""
-    entry: Any = item.value
-    if isinstance(entry, dict) and type(entry.get("image_id")) is int:
-        cell = entry.get("segmentation")
-        if isinstance(cell, list) and cell and all(isinstance(polygon, list) for polygon in cell):
-            return int(entry["image_id"])
-    raise ValueError(f"has an annotation without image_id or polygons (byte {item.start})")
+def _separate(
+    listed: Sequence[_Listed], note: Notify, *, by_well: bool
+) -> tuple[list[Record], list[Record]]:
+    """Training and validation images that have no field of view at one time, or well, in common."""
+    pool = [image for image in listed if image.splits & _TRAIN_VAL]
+    shared = tuple(i.record.image_id for i in pool if i.splits >= _TRAIN_VAL)
+    if shared:
+        note(Note("images are listed in train and in val, and only validated", shared))
+    held_out: set[str] = set()
+    key: Callable[[Record], str] = _field_and_time
+    if by_well:
+        key, held_out = _group, _wells_to_validate(pool)
+    if not held_out:
+        key, held_out = _field_and_time, _fields_to_validate(pool)
+    sides: dict[tuple[bool, bool], list[Record]] = {
+        (official, held): [] for official in (False, True) for held in (False, True)
+    }
+    for image in pool:
+        sides["val" in image.splits, key(image.record) in held_out].append(image.record)
+    reason = "well" if key is _group else "field of view at one time"
+    for official, split, other in ((False, "training", "validat"), (True, "validation", "train")):
+        left_out = tuple(record.image_id for record in sides[official, not official])
+        if left_out:
+            text = f"{split} images are left out, their {reason} is {other}ed on"
+            note(Note(text.replace("validated on", "validated"), left_out))
+    training, validation = sides[False, False], sides[True, True]
+    wells = {record.group for record in validation} & {record.group for record in training}
+    if wells:
+        text = "wells are trained on and validated, which flatters the validation"
+        note(Note(text, tuple(sorted(wells)), "data.livecell_by_well=true separates them"))
+    return training, validation
 
 
-def _spans_by_image(
-    owners: array[int], starts: array[int], ends: array[int]
-) -> dict[int, npt.NDArray[np.int64]]:
-    owner = np.asarray(owners, np.int64)
-    order = np.argsort(owner, kind="stable")
-    spans = np.stack([np.asarray(starts, np.int64), np.asarray(ends, np.int64)], axis=1)[order]
-    ids, first = np.unique(owner[order], return_index=True)
-    return dict(zip(ids.tolist(), np.split(spans, first[1:]), strict=False))
+def _fields_to_validate(pool: Sequence[_Listed]) -> set[str]:
+    """Fields at one time most of whose crops are in val, or all with one where there are none."""
+    crops = Counter(_field_and_time(image.record) for image in pool)
+    validated = Counter(_field_and_time(image.record) for image in pool if "val" in image.splits)
+    most = {field for field, count in validated.items() if 2 * count >= crops[field]}
+    return most or set(validated)
+
+
+def _wells_to_validate(pool: Sequence[_Listed]) -> set[str]:
+    """Of each cell type with several wells the one in val that costs the fewest images of train."""
+    wells: dict[str, set[str]] = {}
+    for image in pool:
+        wells.setdefault(image.record.cell_type, set()).add(image.record.group)
+    lost = Counter(image.record.group for image in pool if "val" not in image.splits)
+    in_val = {image.record.group for image in pool if "val" in image.splits}
+    candidates = [sorted(names & in_val) for names in wells.values() if len(names) > 1]
+    return {min(names, key=lambda name: (lost[name], name)) for names in candidates if names}
+
+
+def _group(record: Record) -> str:
+    return record.group
+
+
+def _field_and_time(record: Record) -> str:
+    """`Huh7_Phase_A12_1_02d12h00m` of the crop `Huh7_Phase_A12_1_02d12h00m_3`."""
+    stem, _, crop = record.image_id.rpartition("_")
+    return stem if stem.count("_") == 4 and crop.isdigit() else record.image_id
 
 
 def _cell_type_and_group(name: str) -> tuple[str, str]:

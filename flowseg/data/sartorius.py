@@ -12,6 +12,7 @@ from flowseg.data.record import Record, select_names, size_differs
 from flowseg.errors import FlowsegError
 from flowseg.io.binary import MAX_PIXELS
 from flowseg.io.images import image_shape
+from flowseg.io.notes import Note, Notify, log_note
 from flowseg.io.paths import PathLike, check_name
 from flowseg.io.tables import read_table
 
@@ -23,7 +24,12 @@ CELL_TYPES = ("shsy5y", "astro", "cort")
 _NEEDED = ("id", "annotation", "width", "height", "cell_type")
 COLUMNS = (*_NEEDED, "plate_time", "sample_date", "sample_id", "elapsed_timedelta")
 
-FLAWED_IDS = frozenset({"03b27b381a5f", "e92c56871769", "eec79772cb99"})
+FLAWED_IDS = frozenset(
+    {
+        *("03b27b381a5f", "e92c56871769", "eec79772cb99"),  # 4 to 9 wrong masks
+        *("ce5d0de993bd", "a9fc5e872671"),  # two thirds of the cells annotated twice over
+    }
+)
 """Images of the competition with annotations known to be wrong."""
 
 
@@ -42,15 +48,34 @@ class AnnotatedImage:
 
 
 def read_sartorius(
-    folder: PathLike, cell_types: Iterable[str] | None = None, include_flawed: bool = False
+    folder: PathLike,
+    cell_types: Iterable[str] | None = None,
+    include_flawed: bool = False,
+    note: Notify = log_note,
 ) -> list[Record]:
     """Read the training images of the competition, or of data in its layout.
 
-    `folder` is the unzipped competition: it holds `train.csv` and `train/`. Records are sorted by
-    image id, without those of `FLAWED_IDS` unless they are included; `group` is plate and well, or
-    the image id where unknown. Raises FlowsegError if the table is wrong (see `read_annotations`;
-    the message names the row), an image is missing or has another size, or no image of these cell
-    types is listed.
+    Parameters
+    ----------
+    folder : path
+        The unzipped competition: it holds `train.csv` and `train/`.
+    cell_types : iterable of str, optional
+        Which of `CELL_TYPES`; all by default.
+    include_flawed : bool
+        Whether to keep the images of `FLAWED_IDS`.
+    note : callable
+        Takes what is left out.
+
+    Returns
+    -------
+    list of Record
+        Sorted by image id; `group` is plate and well, or the image id where unknown.
+
+    Raises
+    ------
+    FlowsegError
+        If the table is wrong (see `read_annotations`; the message names the row), an image is
+        missing or has another size, or no image of these cell types is listed.
     """
     folder = Path(folder)
     table = folder / "train.csv"
@@ -61,9 +86,10 @@ def read_sartorius(
             remedy="name the folder of the unzipped competition data (--data)",
         )
     wanted = select_names(cell_types, CELL_TYPES, "cell type")
-    records = []
+    records, flawed = [], []
     for image_id, annotated in read_annotations(table, wanted).items():
         if image_id in FLAWED_IDS and not include_flawed:
+            flawed.append(image_id)
             continue
         path = folder / "train" / f"{image_id}.png"
         if not path.is_file():
@@ -86,6 +112,9 @@ def read_sartorius(
                 annotation=annotated.masks,
             )
         )
+    if flawed:
+        text = "images are left out, known to be annotated wrongly or twice over"
+        note(Note(text, tuple(flawed), "data.include_flawed=true takes them in"))
     if not records:
         raise FlowsegError(f"lists no image of {', '.join(sorted(wanted))}", file=table)
     return records

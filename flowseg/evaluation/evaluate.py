@@ -141,7 +141,7 @@ def evaluate(
     truth : path
         A `train.csv` (or .csv.gz), a COCO JSON file or a folder of label TIFFs.
     pred : path
-        A submission CSV or a folder of label TIFFs.
+        A submission CSV, a COCO JSON file (also of results) or a folder of label TIFFs.
     missing : str
         Images of the truth that the prediction does not hold: `leave-out` (or `leave_out`), so
         that a prediction of the validation images can be scored against the whole `train.csv`; or
@@ -161,6 +161,12 @@ def evaluate(
     FlowsegError
         If a file cannot be read, the prediction holds an image the truth does not know or a
         row that is no mask, or no image is left to score.
+
+    Notes
+    -----
+    COCO's `iscrowd` regions hold cells that nobody drew one by one. They are no cells to find, so
+    that none is missed there; and a predicted cell is ignored if more than half of its pixels lie
+    in them and in no annotated cell.
     """
     if missing.replace("_", "-") not in ("leave-out", "count"):
         raise FlowsegError(
@@ -213,8 +219,18 @@ def evaluate(
 
 
 def _masks(truth: Source, pred: Source | None) -> tuple[Masks, Masks]:
-    nothing = Masks.from_dense([], truth.shape)
-    return truth.masks(), nothing if pred is None else pred.masks()
+    true = truth.masks()
+    found = Masks.from_dense([], truth.shape) if pred is None else pred.masks()
+    if truth.crowd is not None:
+        found = found.select(_outside_crowd(found, true, truth.crowd()))
+    return true, found
+
+
+def _outside_crowd(pred: Masks, truth: Masks, crowd: Masks) -> NDArray[np.bool_]:
+    """Which predicted masks have at most half of their pixels in a crowd region, off true cells."""
+    ignored = (crowd.paint() > 0) & (truth.paint() == 0)
+    shared = [int((pred.dense(index) & ignored).sum()) for index in range(len(pred))]
+    return 2 * np.array(shared, np.int64) <= pred.areas()
 
 
 def _centres(masks: Masks) -> NDArray[np.float64]:

@@ -5,31 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from pathlib import Path, PureWindowsPath
 
 from flowseg.arrays.rle import FAULTS, Masks, parse_runs
 from flowseg.data import livecell
-from flowseg.data.folder import read_instances, read_label_file
+from flowseg.data.label_files import LabelledImage, find_coco, labelled_images
 from flowseg.data.sartorius import read_annotations
 from flowseg.errors import FlowsegError
-from flowseg.formats.coco import read_coco
+from flowseg.formats.coco_masks import CocoMasks
+from flowseg.formats.coco_reader import read_coco, read_coco_results
 from flowseg.formats.submission import read_submission
-from flowseg.io.images import image_shape
-from flowseg.io.paths import SEG_SUFFIX, PathLike, find_labels
+from flowseg.io.image_source import list_images
+from flowseg.io.paths import SEG_SUFFIX, PathLike
 
 Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Source:
-    """The masks of one image, read when asked for; the cell type is blank where it is unknown."""
+    """The masks of one image, read when asked for.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Height and width in pixels.
+    cell_type : str
+        Blank where it is not known.
+    masks : callable
+        Gives the image's `Masks`.
+    crowd : callable or None
+        Gives its regions that are neither cells nor background, COCO's `iscrowd`.
+    ids : tuple
+        What COCO results may call the image: its ids in the COCO file.
+    """
 
     shape: Shape
     cell_type: str
     masks: Callable[[], Masks]
+    crowd: Callable[[], Masks] | None = None
+    ids: tuple[str, ...] = ()
 
 
 def read_truth(path: PathLike) -> dict[str, Source]:
@@ -41,7 +55,8 @@ def read_truth(path: PathLike) -> dict[str, Source]:
     """
     path = Path(path)
     if path.is_dir():
-        return _label_files(path, read_instances)
+        coco = find_coco(path)
+        return _label_files(path) if coco is None else _coco(coco)
     if path.suffix.lower() == ".json":
         return _coco(path)
     if path.name.lower().endswith((".csv", ".csv.gz")):
@@ -55,25 +70,31 @@ def read_truth(path: PathLike) -> dict[str, Source]:
 def read_predictions(path: PathLike, truth: Mapping[str, Source]) -> dict[str, Source]:
     """The prediction of each image, by image id.
 
-    From a submission CSV (columns `id` and `predicted`), whose images have the sizes of the truth,
-    or a folder of label images, as for the truth. Raises FlowsegError for an image that the truth
-    does not know, one of another size, or a row that is no mask.
+    Parameters
+    ----------
+    path : path
+        A submission CSV (columns `id` and `predicted`), a COCO JSON file, COCO results
+        (``[{image_id, segmentation, score}]``), or a folder of label images, as for the truth.
+    truth : mapping of Source
+        Holds the shapes of a submission's images.
+
+    Raises
+    ------
+    FlowsegError
+        For an image that the truth does not know, one of another size, or a row that is no mask.
     """
     path = Path(path)
     if path.is_dir():
-        found = _label_files(path, read_label_file)
+        found = _label_files(path)
         _check_known(path, {image_id: image_id for image_id in found}, truth)
         for image_id, source in found.items():
-            if source.shape != truth[image_id].shape:
-                raise FlowsegError(
-                    f"the labels of {image_id!r} are {_size(source.shape)} pixels, "
-                    f"the truth {_size(truth[image_id].shape)}",
-                    file=path,
-                )
+            _check_size(path, image_id, source.shape, truth)
         return found
+    if path.suffix.lower() == ".json":
+        return _coco_predictions(path, truth)
     if path.name.lower().endswith((".csv", ".csv.gz")):
         return _submission(path, truth)
-    raise _unknown(path, "a submission CSV or a folder of label TIFFs")
+    raise _unknown(path, "a submission CSV, a COCO .json or a folder of label TIFFs")
 
 
 def _submission(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
@@ -109,17 +130,21 @@ def _check_known(path: Path, named: Mapping[str, str], truth: Mapping[str, Sourc
         )
 
 
-def _label_files(folder: Path, read: Callable[[Path], NDArray[np.int32]]) -> dict[str, Source]:
+def _label_files(folder: Path) -> dict[str, Source]:
     found = {}
-    for name, (image, labels) in sorted(find_labels(folder).items()):
-        measurable = image or (None if labels.name.endswith(SEG_SUFFIX) else labels)
-        shape = image_shape(measurable) if measurable else read(labels).shape
-        found[name] = Source((shape[0], shape[1]), "", partial(_masks_of, labels, read))
+    for name, item in sorted(labelled_images(folder).items()):
+        measurable = None if item.path.name.endswith(SEG_SUFFIX) else item.path
+        if item.page is not None:
+            shape = item.page.shape
+        else:
+            measurable = item.image or measurable
+            shape = list_images(measurable)[0].shape if measurable else item.read().shape
+        found[name] = Source((shape[0], shape[1]), "", partial(_masks_of, item))
     return found
 
 
-def _masks_of(path: Path, read: Callable[[Path], NDArray[np.int32]]) -> Masks:
-    return Masks.from_labels(read(path))
+def _masks_of(item: LabelledImage) -> Masks:
+    return Masks.from_labels(item.read())
 
 
 def _given(masks: Masks) -> Masks:
@@ -129,12 +154,49 @@ def _given(masks: Masks) -> Masks:
 def _coco(path: Path) -> dict[str, Source]:
     found = {}
     for image in read_coco(path):
-        image_id = Path(image.file_name).stem
         # the names of LIVECell's images begin with their cell type; its one category is "cell"
-        cell_type = image_id.partition("_")[0].lower()
-        cell_type = cell_type if cell_type in livecell.CELL_TYPES else image.category
-        found[image_id] = Source(image.shape, cell_type, image.masks)
+        cell_type = image.image_id.partition("_")[0].lower()
+        found[image.image_id] = Source(
+            shape=image.shape,
+            cell_type=cell_type if cell_type in livecell.CELL_TYPES else image.category,
+            masks=image.masks,
+            crowd=partial(image.crowd.masks, image.shape) if image.crowd.entries else None,
+            ids=image.ids,
+        )
     return dict(sorted(found.items()))
+
+
+def _coco_predictions(path: Path, truth: Mapping[str, Source]) -> dict[str, Source]:
+    """Results name images by the truth's ids, or by image id (the file's name) or file name."""
+    results = read_coco_results(path)
+    if results is None:
+        found = _coco(path)
+        _check_known(path, {image_id: image_id for image_id in found}, truth)
+        for image_id, source in found.items():
+            _check_size(path, image_id, source.shape, truth)
+        return found
+    names = {image_id: image_id for image_id in truth}
+    names |= {key: image_id for image_id, source in truth.items() for key in source.ids}
+    predicted: dict[str, CocoMasks] = {}
+    for key, masks in results.items():
+        name = names.get(key) or PureWindowsPath(key).stem
+        predicted[name] = predicted[name] + masks if name in predicted else masks
+    _check_known(path, {name: name for name in predicted}, truth)
+    return {
+        name: Source(
+            truth[name].shape, truth[name].cell_type, partial(masks.masks, truth[name].shape)
+        )
+        for name, masks in sorted(predicted.items())
+    }
+
+
+def _check_size(path: Path, image_id: str, shape: Shape, truth: Mapping[str, Source]) -> None:
+    if shape != truth[image_id].shape:
+        raise FlowsegError(
+            f"the labels of {image_id!r} are {_size(shape)} pixels, "
+            f"the truth {_size(truth[image_id].shape)}",
+            file=path,
+        )
 
 
 def _size(shape: Shape) -> str:

@@ -9,13 +9,16 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
+from flowseg.arrays.intensity import to_grey
 from flowseg.arrays.labels import check_labels
 from flowseg.io.paths import PathLike
+from flowseg.io.physical import PixelSize
 from flowseg.io.tables import write_table
 
 COLUMNS = (
     *("image", "cell_type", "cell", "area", "x", "y", "left", "top", "width", "height"),
-    *("eccentricity", "cellprob", "score"),
+    *("eccentricity", "area_um2", "cellprob", "score"),
+    *("intensity_mean", "intensity_min", "intensity_max", "intensity_std"),
 )
 
 Measures = dict[str, NDArray[Any]]
@@ -73,11 +76,14 @@ def cell_rows(
     cell_type: str = "cell",
     cellprob: NDArray[np.floating[Any]] | None = None,
     scores: NDArray[np.floating[Any]] | None = None,
+    pixel_size: PixelSize | None = None,
+    image: NDArray[Any] | None = None,
 ) -> list[list[Any]]:
     """The rows of one image, in the order of `COLUMNS`.
 
     The column cellprob is the mean of the (H, W) logits over each cell, score its confidence of
-    the (N,); blank where they are not given.
+    the (N,), area_um2 its area where the image's file says how large a pixel is, intensities those
+    of the image, (H, W) or (H, W, C), as stored and as grey; else blank.
     """
     cells = measure_cells(labels)
     means: NDArray[Any] | None = None
@@ -91,8 +97,27 @@ def cell_rows(
         [f"{value:.2f}" for value in cells[name]] if name in ("x", "y") else cells[name].tolist()
         for name in COLUMNS[2:10]
     ]
-    columns += [_as_text(values, count) for values in (cells["eccentricity"], means, scores)]
+    areas = None if pixel_size is None else cells["area"] * pixel_size.y * pixel_size.x
+    columns += [_as_text(v, count) for v in (cells["eccentricity"], areas, means, scores)]
+    columns += [_as_text(values, count) for values in _intensities(labels, image, count)]
     return [[image_id, cell_type, *row] for row in zip(*columns, strict=True)]
+
+
+def _intensities(
+    labels: NDArray[np.integer[Any]], image: NDArray[Any] | None, count: int
+) -> tuple[NDArray[Any] | None, ...]:
+    """Mean, least, largest and standard deviation of the grey values of each cell."""
+    if image is None:
+        return None, None, None, None
+    from scipy import ndimage
+
+    if count == 0:
+        return (np.zeros(0),) * 4
+    inside = np.asarray(labels) != 0
+    grey, owners = to_grey(image)[inside].astype(np.float64), np.asarray(labels)[inside]
+    owners = np.searchsorted(fastremap.unique(owners), owners)
+    measures = (ndimage.mean, ndimage.minimum, ndimage.maximum, ndimage.standard_deviation)
+    return tuple(np.asarray(measure(grey, owners, np.arange(count))) for measure in measures)
 
 
 def write_cells(path: PathLike, images: Iterable[Iterable[Sequence[object]]]) -> None:

@@ -14,6 +14,7 @@ from flowseg.errors import require
 from flowseg.io.atomic import atomic_path
 from flowseg.io.images import write_labels
 from flowseg.io.paths import PathLike
+from flowseg.io.physical import PixelSize
 
 Ring = NDArray[np.int64]
 
@@ -36,7 +37,9 @@ def write_rois(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
             file.writestr(entry, _roi(roifile, name, rings).tobytes())
 
 
-def write_imagej_labels(path: PathLike, labels: NDArray[np.integer[Any]]) -> None:
+def write_imagej_labels(
+    path: PathLike, labels: NDArray[np.integer[Any]], pixel_size: PixelSize | None = None
+) -> None:
     """Write labels as a TIFF that ImageJ shows from 0 to the highest id, and napari opens.
 
     ImageJ has no integers beyond 16 bits: with higher ids it becomes a plain TIFF of uint32.
@@ -46,7 +49,7 @@ def write_imagej_labels(path: PathLike, labels: NDArray[np.integer[Any]]) -> Non
     labels = check_labels(labels)
     top = int(labels.max(initial=0))
     if top > np.iinfo(np.uint16).max:
-        write_labels(path, labels)
+        write_labels(path, labels, pixel_size)
         return
     with atomic_path(path) as part:
         tifffile.imwrite(
@@ -54,7 +57,13 @@ def write_imagej_labels(path: PathLike, labels: NDArray[np.integer[Any]]) -> Non
             labels.astype(np.uint16),
             imagej=True,
             compression="zlib",
-            metadata={"axes": "YX", "min": 0.0, "max": float(max(top, 1))},
+            metadata={
+                "axes": "YX",
+                "min": 0.0,
+                "max": float(max(top, 1)),
+                **({"unit": "um"} if pixel_size else {}),
+            },
+            resolution=(1 / pixel_size.x, 1 / pixel_size.y) if pixel_size else None,
         )
 
 

@@ -49,9 +49,11 @@ def read_seg(path: PathLike) -> NDArray[np.int32]:
         masks = _load(content).get("masks")
         if not isinstance(masks, np.ndarray):
             raise FlowsegError("holds no 'masks'")
+        masks = masks[0] if masks.ndim == 3 and len(masks) == 1 else masks
+        if masks.dtype.kind == "f" and (np.rint(masks) == masks).all():
+            masks = masks.clip(-1, 2.0**62).astype(np.int64)
         if masks.dtype.kind not in "iub":
             raise FlowsegError(f"holds masks of the type {masks.dtype}, not whole numbers")
-        masks = masks[0] if masks.ndim == 3 and len(masks) == 1 else masks
         masks = masks.astype(np.int64) if masks.dtype != np.uint64 else masks
         # old versions count cells from 0, and background is -1
         return check_labels(masks + 1 if masks.size and masks.min() == -1 else masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowseg.io.physical import PixelSize
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentedImage:
@@ -27,10 +29,13 @@ class SegmentedImage:
     labels: NDArray[np.integer[Any]]
     cell_type: str = "cell"
     image: NDArray[Any] | None = None
+    pixel_size: PixelSize | None = None
     cellprob: NDArray[np.floating[Any]] | None = None
     """Logits."""
     compute_scores: Callable[[], NDArray[np.floating[Any]] | None] = lambda: None
     """Confidence of each cell, ids ascending, (N,); None where it is not known."""
+    read_pixels: Callable[[], NDArray[Any] | None] = lambda: None
+    """The image's values as stored; None where they are not known."""
     pictures: Mapping[str, Callable[[], NDArray[np.uint8]]] = field(default_factory=dict)
     """Draw what only a prediction can show, by the name of the format."""
 
@@ -60,6 +65,8 @@ class Writer:
     """The package that it needs and the extra that installs it."""
     predict_only: bool = False
     """Whether it needs a prediction, so that `export` cannot write it."""
+    needs_image: bool = False
+    """Whether it makes use of the image's pixels where they are known."""
 
 
 def _load(module: str) -> Any:
@@ -74,6 +81,8 @@ def _collect_cells(item: SegmentedImage) -> Any:
         cell_type=item.cell_type,
         cellprob=item.cellprob,
         scores=item.compute_scores(),
+        pixel_size=item.pixel_size,
+        image=item.read_pixels(),
     )
 
 
@@ -102,13 +111,17 @@ WRITERS: Mapping[str, Writer] = {
         "label images, NAME.tif",
         "--save-labels",
         suffix=".tif",
-        write=lambda path, item: _load("io.images").write_labels(path, item.labels),
+        write=lambda path, item: _load("io.images").write_labels(
+            path, item.labels, item.pixel_size
+        ),
     ),
     "label_tiff": Writer(
         "label images with ImageJ's metadata, NAME_labels.tif",
         "--label-tiff",
         suffix="_labels.tif",
-        write=lambda path, item: _load("formats.imagej").write_imagej_labels(path, item.labels),
+        write=lambda path, item: _load("formats.imagej").write_imagej_labels(
+            path, item.labels, item.pixel_size
+        ),
     ),
     "rois": Writer(
         "ImageJ ROIs, NAME_rois.zip (needs roifile)",
@@ -124,6 +137,15 @@ WRITERS: Mapping[str, Writer] = {
         write=lambda path, item: _load("formats.seg_npy").write_seg(
             path, item.labels, file_name=item.file_name, image=item.image
         ),
+        needs_image=True,
+    ),
+    "geojson": Writer(
+        "outlines for QuPath, NAME.geojson",
+        "--geojson",
+        suffix=".geojson",
+        write=lambda path, item: _load("formats.geojson").write_geojson(
+            path, item.labels, cell_type=item.cell_type, scores=item.compute_scores()
+        ),
     ),
     "coco": Writer(
         "COCO JSON of all images",
@@ -135,8 +157,8 @@ WRITERS: Mapping[str, Writer] = {
         write_all=lambda path, parts: _load("formats.coco").write_coco(path, parts),
     ),
     "cells": Writer(
-        "cell tables (area, position, shape, cellprob, score): one of all images where PATH ends "
-        "in .csv, else NAME_cells.csv in a folder",
+        "cell tables (area, position, shape, intensity, score, area in um2): one of all images "
+        "where PATH ends in .csv, else NAME_cells.csv in a folder",
         "--cells",
         metavar="PATH",
         suffix="_cells.csv",
@@ -145,6 +167,7 @@ WRITERS: Mapping[str, Writer] = {
         ),
         collect=_collect_cells,
         write_all=lambda path, parts: _load("formats.cell_table").write_cells(path, parts),
+        needs_image=True,
     ),
     "overlays": _picture("overlays", "overlays: images with the cells' outlines, NAME.png"),
     "fields": _picture("fields", "pictures of flows and cellprob, NAME.png"),
@@ -181,6 +204,8 @@ class Formats:
         Folder of ImageJ ROIs, ``NAME_rois.zip``.
     seg_npy : path, optional
         Folder of Cellpose's ``NAME_seg.npy``.
+    geojson : path, optional
+        Folder of outlines for QuPath, ``NAME.geojson``.
     coco : path, optional
         One COCO JSON file.
     cells : path, optional
@@ -197,6 +222,7 @@ class Formats:
     label_tiff: PathLike | None = None
     rois: PathLike | None = None
     seg_npy: PathLike | None = None
+    geojson: PathLike | None = None
     coco: PathLike | None = None
     cells: PathLike | None = None
     overlays: PathLike | None = None
@@ -221,6 +247,17 @@ class Formats:
             for name, path in self.paths.items()
             if not _is_one_file(name, path)
         }
+
+    def outputs(self, image_ids: Iterable[str]) -> Iterator[Path]:
+        """Every file that the images of these ids give."""
+        yield from self.collected().values()
+        for image_id in image_ids:
+            yield from self.files(image_id).values()
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether a format shows or measures the image's own pixels."""
+        return any(self._writer(name).needs_image for name in self.paths)
 
     def check(self) -> None:
         """Refuse what cannot be written, before work starts; folders are made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -23,6 +24,8 @@ class SegmentOptions:
     flow_threshold: float | None = None
     min_size: int | None = None
     disagreement: bool = False
+    channel: int | str | None = None
+    """Of files with several: its number from 0, or its name."""
 
 
 def settings_for(
@@ -34,6 +37,7 @@ def settings_for(
             f"the model knows no cell type {cell_type!r}",
             remedy=f"choose one of {', '.join(card.cell_types)}",
         )
+    _check_numbers(options)
     given = {
         field.name: value
         for field in fields(CellTypeSettings)
@@ -50,6 +54,17 @@ def settings_for(
             remedy="give it in pixels of the image",
         )
     return settings
+
+
+def _check_numbers(options: SegmentOptions) -> None:
+    """Refuse text and the like where a number is meant."""
+    for name in ("diameter", "cellprob_threshold", "flow_threshold", "min_size"):
+        value = getattr(options, name)
+        if value is None or (name == "diameter" and value == "auto"):
+            continue
+        if not isinstance(value, numbers.Real):
+            also = " or 'auto'" if name == "diameter" else ""
+            raise FlowsegError(f"{name} is {value!r}, not a number", remedy=f"give a number{also}")
 
 
 def check_options(card: Card, options: SegmentOptions) -> None:

@@ -120,7 +120,7 @@ def segment_many(
     cores = 1 if segmenter.device.type == "cpu" else threads()
 
     def read_grey(item: Item) -> tuple[Item, Grey]:
-        return item, preprocess(read(item))
+        return item, preprocess(segmenter, read(item))
 
     def run_networks(job: tuple[Item, Grey]) -> tuple[Item, Grey, ScaledPrediction]:
         item, grey = job

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -120,18 +120,27 @@ class Segmenter:
         networks, cards = zip(*(load_network(checkpoint) for checkpoint in paths), strict=True)
         for checkpoint, card in zip(paths, cards, strict=True):
             same = list(card.cell_types) == list(cards[0].cell_types)
+            same = same and card.normalization == cards[0].normalization
             if not same or card.network.target_diameter != cards[0].network.target_diameter:
                 raise FlowsegError(
-                    f"differs from {Path(paths[0])} in its cell types or its diameter",
+                    f"differs from {Path(paths[0])} in its cell types, diameter or normalization",
                     file=checkpoint,
                     remedy="make ensembles of models that were trained on the same cell types",
                 )
         card = replace(cards[0], cell_types=_mean_settings(cards))
         return cls(networks, card, device, precision, tta=tta, compile=compile)
 
+    @overload
     def segment(
+        self, image: list[NDArray[Any]] | tuple[NDArray[Any], ...], **options: Any
+    ) -> list[Prediction]: ...
+
+    @overload
+    def segment(self, image: ArrayLike, **options: Any) -> Prediction: ...
+
+    def segment(  # type: ignore[misc]  # the overloads' options are these
         self,
-        image: ArrayLike,
+        image: Any,
         *,
         cell_type: str | None = None,
         diameter: float | Literal["auto"] | None = None,
@@ -139,13 +148,13 @@ class Segmenter:
         flow_threshold: float | None = None,
         min_size: int | None = None,
         disagreement: bool = False,
-    ) -> Prediction:
-        """Find the instances of one image.
+    ) -> Prediction | list[Prediction]:
+        """Find the instances of one image, or of each image of a list.
 
         Parameters
         ----------
-        image : array_like, shape (H, W) or (H, W, C)
-            Grey or colour, any integer or float type.
+        image : array_like, shape (H, W) or (H, W, C), or list of ndarray
+            Grey or colour, any integer or float type; images of a list may differ in size.
         cell_type : str, optional
             One of the card's cell types; by default the network predicts it.
         diameter : float or "auto", optional
@@ -160,7 +169,7 @@ class Segmenter:
         Returns
         -------
         Prediction
-            At the size of `image`.
+            At the size of `image`; a list of them for a list.
 
         Raises
         ------
@@ -175,7 +184,12 @@ class Segmenter:
             min_size=min_size,
             disagreement=disagreement,
         )
-        return postprocess(self, predict(self, preprocess(image), options))
+        if isinstance(image, list | tuple) and any(np.ndim(one) > 1 for one in image):
+            return [self._segment(one, options) for one in image]
+        return self._segment(image, options)
+
+    def _segment(self, image: ArrayLike, options: SegmentOptions) -> Prediction:
+        return postprocess(self, predict(self, preprocess(self, image), options))
 
     def predict_flows(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
         """The flow field of a normalised grey image (H, W), at the image's own size.
@@ -198,9 +212,9 @@ class ScaledPrediction(NamedTuple):
     cell_type: str
 
 
-def preprocess(image: ArrayLike) -> NDArray[np.float32]:
+def preprocess(segmenter: Segmenter, image: ArrayLike) -> NDArray[np.float32]:
     """An image as the networks take it: grey and normalised."""
-    return normalize(to_grey(np.asarray(image)))
+    return normalize(to_grey(np.asarray(image)), how=segmenter.card.normalization)
 
 
 def predict(

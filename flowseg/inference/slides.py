@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.intensity import Span, intensity_span, normalize, to_grey
+from flowseg.arrays.intensity import Normalization, Span, intensity_span, normalize, to_grey
 from flowseg.arrays.jit import threads
 from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
@@ -53,6 +53,7 @@ class SlidePlan(NamedTuple):
     scaled: Shape
     span: Span
     settings: CellTypeSettings
+    cell_type: str
 
     def read_scaled(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
         """A region of the normalised image at the networks' scale."""
@@ -91,16 +92,16 @@ def plan_slide(
             "of disagreement is made",
             remedy="leave the option out, or cut the image into smaller ones",
         )
-    span = _span(read, shape)
+    span = _span(read, shape, segmenter.card.normalization)
     rows, columns = (
         slice(max(0, (length - _CENTRE) // 2), min(length, (length + _CENTRE) // 2))
         for length in shape
     )
     centre = normalize(to_grey(read(rows, columns)), span)
-    _, settings = resolve_settings(segmenter, centre, options)
+    cell_type, settings = resolve_settings(segmenter, centre, options)
     zoom = segmenter.ensemble.diameter / known_diameter(settings)
     scaled = shape_at_zoom(shape, zoom, segmenter.ensemble.stride)
-    return SlidePlan(shape=shape, scaled=scaled, span=span, settings=settings)
+    return SlidePlan(shape=shape, scaled=scaled, span=span, settings=settings, cell_type=cell_type)
 
 
 def segment_slide(
@@ -180,11 +181,11 @@ class _FlowBand:
         return stop
 
 
-def _span(read: ReadRegion, shape: Shape) -> Span:
+def _span(read: ReadRegion, shape: Shape, how: Normalization) -> Span:
     step = math.ceil(math.sqrt(shape[0] * shape[1] / _SAMPLE))
     rows = -(-_SAMPLE_ROWS // step) * step
     sample = [
         to_grey(read(slice(top, min(shape[0], top + rows)), slice(0, shape[1]))[::step, ::step])
         for top in range(0, shape[0], rows)
     ]
-    return intensity_span(np.concatenate(sample))
+    return intensity_span(np.concatenate(sample), how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,18 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError as error:
-        raise FlowsegError("is missing", file=path) from error
+        raise FlowsegError(missing(path), file=path) from error
     except IsADirectoryError as error:
         raise FlowsegError("is a folder, not a file", file=path) from error
     except (OSError, ValueError) as error:
         raise FlowsegError(f"cannot be read: {error}", file=path) from error
+
+
+def missing(path: Path) -> str:
+    """What is wrong with a file that is not there: it itself, or what a link points to."""
+    if not path.is_symlink():
+        return "is missing"
+    return f"is a link to a file that is not there: {os.path.realpath(path)}"
 
 
 def check_size(

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowseg.arrays.labels import check_labels
+from flowseg.arrays.labels import as_labels, check_labels
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path
 from flowseg.io.binary import AGAIN, open_binary
 from flowseg.io.opencv import load_cv2
 from flowseg.io.paths import PathLike
-from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_picture
+from flowseg.io.physical import PixelSize
+from flowseg.io.png_jpeg import JPEG, PNG, picture_shape, read_indices, read_picture
 from flowseg.io.tiff import TIFF, read_tiff, tiff_page
 
 
@@ -32,14 +33,14 @@ def read_image(path: PathLike) -> npt.NDArray[Any]:
     Returns
     -------
     ndarray, (H, W) or (H, W, C)
-        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A PNG with a
-        palette is returned as colour, a TIFF with a palette as its indices.
+        Grey, or colour in the order red, green, blue, alpha; dtype as stored. A palette gives its
+        colours (but ImageJ's, which only display), and where white is 0 values are inverted.
 
     Raises
     ------
     FlowsegError
         If the file is missing, empty, cut off, damaged, no image, larger than `MAX_PIXELS`, a
-        CMYK JPEG or a TIFF of several pages.
+        CMYK JPEG, or a TIFF of several pages or of several channels that are no colours.
     """
     path = Path(path)
     return read_tiff(path) if is_tiff(path) else read_picture(path)
@@ -66,20 +67,20 @@ def is_tiff(path: Path) -> bool:
 
 
 def read_labels(path: PathLike) -> npt.NDArray[np.int32]:
-    """Read a label image, (H, W) int32, 0 = background, from a grey PNG or TIFF of integers.
+    """Read a label image, (H, W) int32, 0 = background, from a PNG or TIFF.
 
-    Raises FlowsegError as `read_image` does; also if it is a colour image, holds fractions or
-    negative values, or an id beyond int32.
+    Of a PNG with a palette of colours the indices are the labels; see also
+    :func:`flowseg.arrays.labels.as_labels`.
+
+    Raises
+    ------
+    FlowsegError
+        As `read_image`; also if it is a JPEG or a colour image, holds fractions or negative values,
+        or an id beyond int32.
     """
-    image = read_image(path)
-    if image.ndim != 2:
-        raise FlowsegError(
-            f"is a colour image of {image.shape[2]} channels, not a label image",
-            file=path,
-            remedy="save the labels as grey values, one integer per cell",
-        )
+    path = Path(path)
     try:
-        return check_labels(image.astype(np.uint8) if image.dtype == bool else image)
+        return as_labels(read_tiff(path, as_stored=True) if is_tiff(path) else read_indices(path))
     except FlowsegError as error:
         raise error.at(path) from error
 
@@ -121,17 +122,19 @@ def write_image(path: PathLike, image: npt.NDArray[Any]) -> None:
         )
 
 
-def write_labels(path: PathLike, labels: npt.NDArray[np.integer[Any]]) -> None:
+def write_labels(
+    path: PathLike, labels: npt.NDArray[np.integer[Any]], pixel_size: PixelSize | None = None
+) -> None:
     """Write a label image as compressed TIFF: uint16, or uint32 where ids exceed 65,535.
 
     The same labels give the same bytes.
     """
     labels = check_labels(labels)
     wide = labels.size > 0 and int(labels.max()) > np.iinfo(np.uint16).max
-    _write_tiff(Path(path), labels.astype(np.uint32 if wide else np.uint16))
+    _write_tiff(Path(path), labels.astype(np.uint32 if wide else np.uint16), pixel_size)
 
 
-def _write_tiff(path: Path, image: npt.NDArray[Any]) -> None:
+def _write_tiff(path: Path, image: npt.NDArray[Any], pixel_size: PixelSize | None = None) -> None:
     import tifffile
 
     with atomic_path(path) as part:
@@ -142,4 +145,5 @@ def _write_tiff(path: Path, image: npt.NDArray[Any]) -> None:
             compression="zlib",
             metadata=None,
             software=False,
+            **(pixel_size.tiff_tags() if pixel_size else {}),
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flowseg.errors import require
 from flowseg.io.atomic import atomic_folder, atomic_path
 from flowseg.io.paths import PathLike
+from flowseg.io.physical import PixelSize
 
 Rows = Iterator[NDArray[np.int32]]
 Shape = tuple[int, int]
@@ -18,7 +19,9 @@ Shape = tuple[int, int]
 _TILE = 512
 
 
-def write_labels_by_rows(path: PathLike, rows: Rows, shape: Shape) -> None:
+def write_labels_by_rows(
+    path: PathLike, rows: Rows, shape: Shape, pixel_size: PixelSize | None = None
+) -> None:
     """Write a label image that comes in groups of (h, W) rows: uint32, compressed, tiles of 512.
 
     The path ends in .tif for a BigTIFF, in .zarr for a Zarr array (a folder, in version 2 of the
@@ -27,10 +30,10 @@ def write_labels_by_rows(path: PathLike, rows: Rows, shape: Shape) -> None:
     if Path(path).suffix == ".zarr":
         _write_zarr(Path(path), rows, shape)
     else:
-        _write_tiff(Path(path), rows, shape)
+        _write_tiff(Path(path), rows, shape, pixel_size)
 
 
-def _write_tiff(path: Path, rows: Rows, shape: Shape) -> None:
+def _write_tiff(path: Path, rows: Rows, shape: Shape, pixel_size: PixelSize | None) -> None:
     import tifffile
 
     def tiles() -> Iterator[NDArray[np.uint32]]:
@@ -51,6 +54,7 @@ def _write_tiff(path: Path, rows: Rows, shape: Shape) -> None:
             compression="zlib",
             metadata=None,
             software=False,
+            **(pixel_size.tiff_tags() if pixel_size else {}),
         )
 
 

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flowseg.errors import FlowsegError
@@ -17,15 +17,18 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
-_LABEL_ENDINGS = ("_cp_masks", "_masks")  # of label images beside their images; longest first
+_LABEL_ENDINGS = ("_cp_masks", "_masks", "_labels")  # beside their images; longest first
 
 SEG_SUFFIX = "_seg.npy"
 """Ending of Cellpose's files."""
 
-LAYOUTS = "NAME.tif beside NAME_masks.tif, NAME_masks.png or NAME_seg.npy, or images/ and masks/"
+LAYOUTS = (
+    "NAME.tif beside NAME_masks.tif, NAME_labels.tif (also .png, .zarr) or NAME_seg.npy, or "
+    "images/ and masks/"
+)
 """Layouts of a folder of images and labels, for messages."""
 
-_LABEL_SUFFIXES = (".tif", ".tiff", ".png")
+_LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".zarr")
 
 
 def check_name(name: str, *, file: PathLike | None = None) -> str:
@@ -59,20 +62,31 @@ def find_images(pattern: PathLike) -> list[Path]:
     or glob whose name ends in .zarr stands for Zarr arrays. Raises FlowsegError if no image is
     found, or two images have one stem and would be one in the results.
     """
+    return list(_by_stem(_images_of(pattern)).values())
+
+
+def _images_of(pattern: PathLike, *, recursive: bool = False) -> list[Path]:
+    """The same, where images of several folders may share a name."""
     path = Path(pattern)
     zarr = path.suffix.lower() == ".zarr"
     try:
         if path.is_file() or (zarr and path.exists()):
             return [path]
         if path.is_dir():
-            hits = list(path.iterdir())
+            hits = list(path.rglob("*") if recursive else path.iterdir())
         elif glob.has_magic(str(pattern)):
-            hits = [Path(hit) for hit in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
+            hits = glob_files(str(pattern))
         else:
             raise FlowsegError("is neither a folder nor an image", file=path)
     except (OSError, ValueError, re.error) as error:
         raise FlowsegError(f"cannot be read: {error}", file=path) from error
     images = sorted((hit for hit in hits if zarr or _is_image(hit)), key=_natural)
+    if not images and path.is_dir() and any(map(_is_image, path.rglob("*"))):
+        raise FlowsegError(
+            "holds no image itself, but folders that do",
+            file=path,
+            remedy="look into them with --recursive, or with a glob such as '**/*.png'",
+        )
     if not images:
         raise FlowsegError(
             "holds no image" if path.is_dir() else "matches no image",
@@ -80,39 +94,95 @@ def find_images(pattern: PathLike) -> list[Path]:
             remedy=f"images end in {', '.join(IMAGE_SUFFIXES)}",
         )
     names = {(image.parent, image.stem) for image in images}
-    images = [image for image in images if (image.parent, _labelled_image(image)) not in names]
-    return list(_by_stem(images).values())
+    return [image for image in images if (image.parent, _labelled_image(image)) not in names]
 
 
-def find_inputs(patterns: Iterable[str], data: PathLike) -> list[Path]:
+def glob_files(pattern: str) -> list[Path]:
+    """What a glob matches; brackets that match nothing as a class of letters are taken literally.
+
+    The names of the competition's images hold brackets.
+    """
+    hits = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    hits = hits or glob.glob(pattern.replace("[", "[[]"), recursive=True)  # noqa: PTH207
+    return [Path(hit) for hit in hits]
+
+
+def find_inputs(patterns: Iterable[str], data: PathLike, *, recursive: bool = False) -> list[Path]:
     """The images of several patterns of `find_images`, each image once.
 
-    A relative pattern that matches nothing here is looked for in the folder `data`. Raises
-    FlowsegError if a pattern matches no image, or two images have one name and would be one in the
-    results.
+    A relative pattern that matches nothing here is looked for in the folder `data`. Folders within
+    folders are looked into with `recursive`. See `image_names` for images that share a name.
+
+    Raises
+    ------
+    FlowsegError
+        If a pattern matches no image, or two images would be one in the results.
     """
     found: list[Path] = []
     for pattern in patterns:
         inside = os.path.join(data, pattern)  # noqa: PTH118  (a glob is no path)
-        places = [p for p in (pattern, inside) if Path(p).exists() or glob.glob(p)]  # noqa: PTH207
+        places = [p for p in (pattern, inside) if Path(p).exists() or glob_files(p)]
         if not places:
             raise FlowsegError(
                 f"is neither here nor in the data folder {os.fspath(data)!r}",
                 file=pattern,
                 remedy="name a folder, an image or a quoted glob",
             )
-        found += find_images(places[0])
-    return list(_by_stem(found).values())
+        found += _images_of(places[0], recursive=recursive)
+    found = list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    image_names(found)
+    return found
+
+
+def image_names(files: Sequence[Path]) -> dict[Path, str]:
+    """The name of each image in the results: that of its file without the suffix.
+
+    Where two files share it, as in the wells of a plate, the folders that they do not share come
+    before the names of all.
+
+    Raises
+    ------
+    FlowsegError
+        If two images would still have one name.
+
+    Examples
+    --------
+    >>> list(image_names([Path("plate/A1/s1.png"), Path("plate/A2/s1.png")]).values())
+    ['A1_s1', 'A2_s1']
+    """
+    names = {path: path.stem for path in files}
+    if len(set(names.values())) < len(names) and len({path.parent for path in files}) > 1:
+        top = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        for path in files:
+            folders = path.absolute().parent.relative_to(top).parts
+            names[path] = "_".join((*folders, path.stem))
+    found: dict[str, Path] = {}
+    for path, name in names.items():
+        if (other := found.setdefault(name, path)) != path:
+            raise _same_name(other, path, name)
+    return names
 
 
 def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
     """The image files and the label files of a folder, each by image id, in natural order.
 
-    The folder holds images and beside them label files: ``NAME.tif`` (or another image file) and
-    ``NAME_masks.tif``, ``NAME_cp_masks.tif`` (or .png) or ``NAME_seg.npy``; or images in
-    ``images/`` and label files in ``masks/``, there also with the names of their images. An image
-    may lack labels, and labels their image. Raises FlowsegError if it is no folder, two images have
-    one name, or an image has two label files.
+    Parameters
+    ----------
+    folder : path
+        Holds images and beside them label files: ``NAME.tif`` (or another image file) and
+        ``NAME_masks.tif``, ``NAME_cp_masks.tif`` or ``NAME_labels.tif`` (or .png or .zarr), or
+        ``NAME_seg.npy``; or images in ``images/`` and label files in ``masks/``, there also with
+        the names of their images.
+
+    Returns
+    -------
+    images, labels : dict of Path
+        In natural order of the files' names. An image may lack labels, and labels their image.
+
+    Raises
+    ------
+    FlowsegError
+        If it is no folder, two images have one name, or an image has two label files.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -145,12 +215,16 @@ def find_labels(folder: PathLike) -> dict[str, tuple[Path | None, Path]]:
     images, labels = match_labels(folder)
     if labels:
         return {name: (images.get(name), path) for name, path in labels.items()}
-    return {path.stem: (None, path) for path in find_images(folder)}
+    stores = sorted(Path(folder).glob("*.zarr"), key=_natural)
+    alone = [*stores, *(find_images(folder) if images or not stores else ())]
+    return {name: (None, path) for name, path in _by_stem(alone).items()}
 
 
 def _is_image(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+    # A link to a file that is not there is no image either, but whoever reads it says so.
+    there = path.is_file() or (path.is_symlink() and not path.exists())
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and there
 
 
 def _labelled_image(path: Path) -> str | None:
@@ -172,12 +246,16 @@ def _by_stem(images: Iterable[Path]) -> dict[str, Path]:
     for image in images:
         other = found.setdefault(image.stem, image)
         if other is not image and other.resolve() != image.resolve():
-            raise FlowsegError(
-                f"has the same name as {image}, so both would be {image.stem!r} in the results",
-                file=other,
-                remedy="rename one of them or predict them apart",
-            )
+            raise _same_name(other, image, image.stem)
     return found
+
+
+def _same_name(one: Path, other: Path, name: str) -> FlowsegError:
+    return FlowsegError(
+        f"has the same name as {other}, so both would be {name!r} in the results",
+        file=one,
+        remedy="rename one of them or predict them apart",
+    )
 
 
 def sha256_of(path: PathLike) -> str:

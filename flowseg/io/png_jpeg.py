@@ -46,6 +46,26 @@ def read_picture(path: Path) -> NDArray[Any]:
         return np.array(image if mode == image.mode else image.convert(mode))
 
 
+def read_indices(path: Path) -> NDArray[Any]:
+    """As `read_picture`; of a PNG with a palette of colours its indices. A JPEG is refused."""
+    with _opened(path) as image:
+        if image.format == "JPEG":
+            raise FlowsegError(
+                "is a JPEG, which does not keep the numbers of labels",
+                file=path,
+                remedy="save labels as PNG or TIFF",
+            )
+        if image.mode != "P":
+            return read_picture(path)
+    colours = read_picture(path)
+    with _opened(path) as image:
+        indices = np.array(image)
+    used, first = np.unique(indices, return_index=True)
+    shown = colours.reshape(-1, colours.shape[2])[first, :3]
+    grey = (shown == shown[:, :1]).all() and len(np.unique(shown[:, 0])) == len(used)
+    return np.ascontiguousarray(colours[..., 0]) if grey else indices
+
+
 def _read_with_opencv(path: Path) -> NDArray[Any]:
     """A PNG of 16-bit colours, known to be complete."""
     cv2 = load_cv2()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from flowseg.io.binary import MAX_PIXELS, check_size, cut_off, damaged, decoding
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _LZW = 5
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
+_DECODED_TO_RGB = (6, 7, 33003, 33005, 34712)  # packed as JPEG or JPEG 2000
+_ALPHA = (1, 2)
 _LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
 
 
@@ -30,12 +34,47 @@ def tiff_pages(path: Path) -> Iterator[list[Any]]:
     import tifffile
 
     with open_binary(path) as file, decoding(path), tifffile.TiffFile(file) as tiff:
-        pages = [page for page in _listed(tiff, path) if not page.is_reduced]
-        if not pages:
+        listed = list(_listed(tiff, path))
+        if not listed:
             raise damaged("it holds no page", path)
+        pages = _full_images(tiff, listed)
         if tiff.is_imagej and len(pages) == 1:  # ImageJ keeps a large stack behind one page
             _refuse_several(int((tiff.imagej_metadata or {}).get("images", 1)), path)
         yield pages
+
+
+@contextmanager
+def tiff_page_at(path: Path, offset: int | None = None) -> Iterator[Any]:
+    """The page whose directory lies at `offset`, or the first, without a look at any other."""
+    import tifffile
+
+    with open_binary(path) as file, decoding(path), tifffile.TiffFile(file) as tiff:
+        if offset is None:
+            yield tiff.pages.first
+        else:
+            tiff.filehandle.seek(offset)
+            yield tifffile.TiffPage(tiff, index=0)
+
+
+def _full_images(tiff: Any, pages: list[Any]) -> list[Any]:
+    """The pages that are images in full size: no lower level, thumbnail, label, macro or mask."""
+    if tiff.is_svs or tiff.is_ndpi:  # they mark neither their levels nor their thumbnails
+        return pages[:1]
+    sizes = [(int(page.imagelength), int(page.imagewidth)) for page in pages]
+    if len(pages) > 1 and all(_is_level(*pair) for pair in pairwise(sizes)):
+        return pages[:1]
+    # bit 0 of the subfile type: a reduced image, bit 2: a mask of another
+    full = [page for page in pages if not page.subfiletype & 0b101 and page.photometric != _MASK]
+    return full or pages
+
+
+def _is_level(above: tuple[int, int], below: tuple[int, int]) -> bool:
+    """Whether one size is the other divided by the same whole number, up to rounding."""
+    factor = round(above[0] / max(below[0], 1))
+    return factor > 1 and all(
+        abs(larger - factor * smaller) <= factor
+        for larger, smaller in zip(above, below, strict=True)
+    )
 
 
 def _listed(tiff: Any, path: Path) -> Iterator[Any]:
@@ -75,6 +114,13 @@ def check_tiff(page: Any, path: Path, limit: int = MAX_PIXELS) -> None:
         raise FlowsegError(f"has the axes {page.axes}, not one flat image", file=path)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise FlowsegError("holds no numbers that can be read as an image", file=path)
+    as_rgb = page.photometric == _YCBCR and page.compression in _DECODED_TO_RGB
+    if page.photometric not in (*range(_MASK + 1), None) and not as_rgb:
+        raise FlowsegError(
+            f"holds colours of a kind that is not read (photometric {int(page.photometric)})",
+            file=path,
+            remedy="save it as grey or RGB",
+        )
     room = max(4 * shape[0] * shape[1] * pixel, _LARGE_TILE)
     if math.prod(int(edge) for edge in page.chunks) * page.dtype.itemsize > room:
         raise damaged("its tiles are far larger than it is", path)
@@ -86,29 +132,96 @@ def check_tiff(page: Any, path: Path, limit: int = MAX_PIXELS) -> None:
         raise cut_off(path)
 
 
-def read_tiff(path: Path) -> NDArray[Any]:
-    """The pixels of a TIFF of one page: (H, W) or (H, W, C), values as stored."""
+def read_tiff(path: Path, *, as_stored: bool = False) -> NDArray[Any]:
+    """The pixels of a TIFF of one page: (H, W) or (H, W, C); see `read_tiff_page`."""
     with tiff_page(path) as page:
-        if page.compression == _LZW:  # tifffile wants imagecodecs, and LIVECell is LZW
-            image = _read_with_pillow(path)
-            as_stored = page.photometric in (1, 2) and page.tags.valueof("Orientation", 1) == 1
-            if as_stored and (image.shape, image.dtype) == (page.shape, page.dtype):
-                return image
-        return read_tiff_page(page, path)
+        return read_tiff_page(page, path, as_stored=as_stored)
 
 
-def _read_with_pillow(path: Path) -> NDArray[Any]:
+def _read_lzw(page: Any, path: Path) -> NDArray[Any] | None:
+    """A file's first page where Pillow reads it as it is stored.
+
+    tifffile wants imagecodecs for LZW, and LIVECell is LZW.
+    """
     from PIL.TiffImagePlugin import TiffImageFile
 
+    plain = page.photometric in (1, 2) and page.tags.valueof("Orientation", 1) == 1
+    if not plain or page.offset != page.parent.pages.first.offset:
+        return None
     with open_binary(path) as file:
-        return native(np.array(TiffImageFile(file)))
+        image = np.array(TiffImageFile(file))
+    return image if (image.shape, image.dtype) == (page.shape, page.dtype) else None
 
 
-def read_tiff_page(page: Any, path: Path) -> NDArray[Any]:
-    """The pixels of a checked page: (H, W) or (H, W, C), values as stored."""
-    with needs_codec(page, path):
-        image = page.asarray()
-    return native(np.moveaxis(image, 0, -1) if page.axes == "SYX" else image)
+def read_tiff_page(
+    page: Any, path: Path, *, channel: int | None = None, as_stored: bool = False
+) -> NDArray[Any]:
+    """The pixels of a checked page: (H, W) or (H, W, C), as its photometric interpretation says.
+
+    `as_stored` leaves the values as they are: label images are numbers, whatever their colours.
+    """
+    image = _read_lzw(page, path) if page.compression == _LZW else None
+    if image is None:
+        with needs_codec(page, path):
+            image = page.asarray()
+        image = np.moveaxis(image, 0, -1) if page.axes == "SYX" else image
+    return native(image if as_stored else interpretation(page, path, channel)(image))
+
+
+def sample_count(page: Any) -> int:
+    """Channels of each pixel of a page, without alpha; a palette's colours are one."""
+    if page.photometric in (_RGB, _YCBCR):
+        return max(3, int(page.samplesperpixel) - len(page.extrasamples))
+    return int(page.samplesperpixel) - sum(int(kind) in _ALPHA for kind in page.extrasamples)
+
+
+def interpretation(
+    page: Any, path: Path, channel: int | None = None
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """What turns stored values, (h, w) or (h, w, C), into intensities or colours.
+
+    Where white is 0 they are inverted, but for bilevel pages, which are masks; indices of a palette
+    become its colours, but for ImageJ's, which only display. `channel` picks one sample.
+
+    Raises
+    ------
+    FlowsegError
+        If a pixel has several channels that are no colour, and none is picked.
+    """
+    count = sample_count(page)
+    if channel is None and count > 1 and page.photometric not in (_RGB, _YCBCR):
+        raise FlowsegError(
+            f"has {count} channels that are no colours",
+            file=path,
+            remedy=f"pick one: --channel 0 to {count - 1}",
+        )
+    bits = int(page.bitspersample)
+
+    def interpret(image: NDArray[Any]) -> NDArray[Any]:
+        if channel is not None and image.ndim == 3:
+            image = image[..., channel]
+        if page.photometric == _WHITE_IS_ZERO:
+            if image.dtype.kind == "u":
+                return np.asarray(2**bits - 1 - image.astype(np.uint64)).astype(image.dtype)
+            return (
+                image
+                if image.dtype == bool
+                else np.asarray(~image if image.dtype.kind == "i" else -image)
+            )
+        if page.photometric == _PALETTE and not page.parent.is_imagej and page.colormap is not None:
+            colours = _palette(page.colormap)
+            return np.asarray(colours[image[..., 0] if image.ndim == 3 else image])
+        return image
+
+    return interpret
+
+
+def _palette(colormap: NDArray[np.uint16]) -> NDArray[Any]:
+    """Colours by index, (N, 3): uint8 where nothing is lost."""
+    colours = np.ascontiguousarray(colormap.T)
+    if (colours >> 8 == (colours & 255)).all() or not (colours & 255).any():
+        return (colours >> 8).astype(np.uint8)
+    return colours
 
 
 def native(image: NDArray[Any]) -> NDArray[Any]:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from flowseg._version import __version__
 from flowseg.config.loading import from_mapping, to_mapping
-from flowseg.config.schema import CellTypeSettings, NetworkConfig
+from flowseg.config.schema import CellTypeSettings, NetworkConfig, NormalizationConfig
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
+from flowseg.io.binary import missing
 from flowseg.io.paths import PathLike
 from flowseg.network.unet import FlowNetwork
 
@@ -42,6 +43,8 @@ class Card:
     """In the order of the network's cell-type logits."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the weights come from: settings, data, score, versions. For people."""
+    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    """How the intensities of images are scaled."""
 
     def to_json(self) -> str:
         """The card as JSON text."""
@@ -52,6 +55,8 @@ class Card:
             "cell_types": {name: to_mapping(cell) for name, cell in self.cell_types.items()},
             "provenance": dict(self.provenance),
         }
+        if self.normalization != NormalizationConfig():
+            content["normalization"] = to_mapping(self.normalization)
         return json.dumps(content)
 
     @classmethod
@@ -82,6 +87,9 @@ class Card:
                     name: from_mapping(CellTypeSettings, cell, file) for name, cell in cells
                 },
                 provenance=dict(content["provenance"]),
+                normalization=from_mapping(
+                    NormalizationConfig, content.get("normalization", {}), file
+                ),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FlowsegError("its card is damaged", file=file) from error
@@ -162,8 +170,14 @@ def _text(file: Any) -> str | None:
 
 
 def _open(path: PathLike) -> Any:
+    if Path(path).is_dir():
+        models = sorted(file.name for file in Path(path).glob("*.safetensors"))
+        remedy = f"name one, such as {Path(path) / models[0]}" if models else None
+        problem = "is a folder" if models else "is a folder without a checkpoint"
+        raise FlowsegError(f"{problem}, not a checkpoint", file=path, remedy=remedy)
     if not Path(path).is_file():
-        raise FlowsegError("there is no such checkpoint", file=path)
+        linked = missing(Path(path)) if Path(path).is_symlink() else "there is no such checkpoint"
+        raise FlowsegError(linked, file=path)
     try:
         # safetensors says of any file that cannot be opened that it is not there
         Path(path).open("rb").close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from flowseg.inference.options import SegmentOptions
 from flowseg.inference.pipeline import segment_many
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource, list_images
-from flowseg.io.paths import check_name
+from flowseg.io.paths import check_name, image_names
 
 Result = TypeVar("Result")
 
@@ -27,9 +27,16 @@ _log = logging.getLogger(__name__)
 class Batch:
     """Image files on their way through a segmenter, and the errors of those that failed."""
 
-    def __init__(self, segmenter: Segmenter, files: Sequence[Path], progress: tqdm[Any]) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        files: Sequence[Path],
+        progress: tqdm[Any],
+        names: Mapping[Path, str] | None = None,
+    ) -> None:
         self.segmenter = segmenter
         self.files = files
+        self.names = image_names(files) if names is None else names
         self.progress = progress
         self._errors: list[tuple[Path, FlowsegError]] = []
 
@@ -47,11 +54,11 @@ class Batch:
         _log.error("left out: %s", error)
         self.progress.update()
 
-    def images(self, path: Path) -> list[ImageSource]:
+    def images(self, path: Path, channel: int | str | None = None) -> list[ImageSource]:
         """The images of a file; none where it cannot be read, which is reported."""
         try:
-            check_name(path.stem, file=path)
-            return list_images(path)
+            name = check_name(self.names[path], file=path)
+            return list_images(path, channel, name)
         except FlowsegError as error:
             self.fail(error, path)
             return []

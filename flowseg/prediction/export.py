@@ -6,12 +6,13 @@ import fastremap
 import numpy as np
 from tqdm import tqdm
 
-from flowseg.data.folder import read_instances
+from flowseg.data.label_files import LabelledImage, labelled_images
 from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
 from flowseg.formats.writers import WRITERS, Formats, SegmentedImage
-from flowseg.io.images import read_image
-from flowseg.io.paths import PathLike, find_images, find_labels
+from flowseg.io.image_source import ImageSource, find_image, read_pixel_size
+from flowseg.io.outputs import claim_outputs
+from flowseg.io.paths import PathLike, find_images
 
 
 def export_labels(
@@ -23,7 +24,7 @@ def export_labels(
     ----------
     labels : path
         A folder of label images named as their images, such as `predict --save-labels` writes;
-        or of images and labels: see :func:`flowseg.io.paths.find_labels`.
+        or of images and labels: see :func:`flowseg.io.paths.find_labels`; or a COCO JSON file.
     formats : Formats
         At least one.
     images : path, optional
@@ -51,30 +52,43 @@ def export_labels(
             else "no format to export to",
             remedy=f"name one or more of {', '.join(options[1:])}",
         )
-    found = find_labels(labels)
-    image_files = {} if images is None else {path.stem: path for path in find_images(images)}
-    missing = sorted(found.keys() - image_files.keys()) if images is not None else []
-    if missing:
-        raise FlowsegError(f"holds no image {missing[0]!r}, which has labels", file=images)
-    formats.check()
-    parts = []
-    cells = 0
-    for image_id, (image, path) in tqdm(found.items(), desc="exporting", unit="image", delay=2):
-        instances = read_instances(path)
-        cells += int(np.count_nonzero(fastremap.unique(instances)))
-        file = image_files.get(image_id, image)
-        pixels = None
-        if file is not None and formats.seg_npy is not None:
-            pixels = read_image(file)
-            if pixels.shape[:2] != instances.shape:
-                raise size_differs(file, pixels.shape, instances.shape, path.name)
-        item = SegmentedImage(
-            image_id=image_id,
-            file_name=(file or path).name,
-            labels=instances,
-            cell_type=cell_type,
-            image=pixels,
-        )
-        parts.append(formats.write(item))
-    formats.write_collected(lambda: parts)
+    found = labelled_images(labels)
+    files = {} if images is None else {path.stem: path for path in find_images(images)}
+    read = [path for item in found.values() for path in (item.path, item.image) if path]
+    with claim_outputs(formats.outputs(found), [*read, *files.values()]):
+        formats.check()
+        parts = []
+        cells = 0
+        for image_id, item in tqdm(found.items(), desc="exporting", unit="image", delay=2):
+            image = find_image(image_id, files) if files else item.find_image()
+            if image is None and files:
+                raise FlowsegError(f"holds no image {image_id!r}, which has labels", file=images)
+            segmented = _segmented(image_id, item, image, cell_type, formats)
+            cells += int(np.count_nonzero(fastremap.unique(segmented.labels)))
+            parts.append(formats.write(segmented))
+        formats.write_collected(lambda: parts)
     return len(found), cells
+
+
+def _segmented(
+    image_id: str,
+    item: LabelledImage,
+    image: ImageSource | None,
+    cell_type: str,
+    formats: Formats,
+) -> SegmentedImage:
+    labels = item.read()
+    pixels = None
+    if image is not None and formats.needs_image:
+        pixels = image.read()
+        if pixels.shape[:2] != labels.shape:
+            raise size_differs(image.path, pixels.shape, labels.shape, item.path.name)
+    return SegmentedImage(
+        image_id=image_id,
+        file_name=item.file_name if image is None else image.path.name,
+        labels=labels,
+        cell_type=cell_type,
+        image=pixels,
+        pixel_size=(image and image.pixel_size) or read_pixel_size(item.path),
+        read_pixels=lambda: pixels,
+    )

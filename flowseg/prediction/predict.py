@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,13 +23,19 @@ from flowseg.inference.cluster import Cluster, connect
 from flowseg.inference.options import SegmentOptions, check_options
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource
-from flowseg.io.paths import PathLike, find_images
+from flowseg.io.outputs import claim_outputs
+from flowseg.io.paths import PathLike, find_images, image_names
 from flowseg.prediction.batch import Batch
 from flowseg.prediction.find_models import find_models
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
 from flowseg.prediction.slide_outputs import write_slide
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
+
+_log = logging.getLogger(__name__)
+
+_MOSTLY_FLAT = 0.5
+"""Share of equal pixels above which an image without a cell is warned of."""
 
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
@@ -124,35 +131,39 @@ def predict(
     shard, dask = distribution.shard, distribution.dask
     submission = _check_outputs(formats, shard)
     options = replace(options, disagreement=options.disagreement or bool(formats.disagreement))
-    segmenter = Segmenter.load(checkpoints, device, tta=tta, compile=compile)
-    check_options(segmenter.card, options)
-    formats.check()
+    inputs = [*files, *checkpoints]
+    names = image_names(files)
     if shard is not None:
         files = list(shard.part(files))
         formats = replace(formats, submission=shard.path(submission))
-    settings = {
-        "options": asdict(options),
-        "tta": tta,
-        "device": [segmenter.device.type, str(segmenter.ensemble.dtype), compile],
-        "outputs": {name: str(path.resolve()) for name, path in formats.paths.items()},
-        "labels_format": formats.labels_format,
-        "shard": shard,
-    }
-    journal = Journal(submission, run_key(checkpoints, settings))
-    try:
-        with (
-            logging_redirect_tqdm(),
-            tqdm(total=len(files), desc="predicting", unit="image") as progress,
-        ):
-            job = _Job(Batch(segmenter, files, progress), options, formats, journal)
-            with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
-                job.run(cluster)
-        summary = job.close(empty=shard is not None or not files)
-    except BaseException:
-        journal.leave()
-        raise
-    journal.remove()
-    return summary
+    image_ids = dict.fromkeys(names[path] for path in files)
+    with claim_outputs(formats.outputs(image_ids), inputs):
+        segmenter = Segmenter.load(checkpoints, device, tta=tta, compile=compile)
+        check_options(segmenter.card, options)
+        formats.check()
+        settings = {
+            "options": asdict(options),
+            "tta": tta,
+            "device": [segmenter.device.type, str(segmenter.ensemble.dtype), compile],
+            "outputs": {name: str(path.resolve()) for name, path in formats.paths.items()},
+            "labels_format": formats.labels_format,
+            "shard": shard,
+        }
+        journal = Journal(submission, run_key(checkpoints, settings))
+        try:
+            with (
+                logging_redirect_tqdm(),
+                tqdm(total=len(files), desc="predicting", unit="image") as progress,
+            ):
+                job = _Job(Batch(segmenter, files, progress, names), options, formats, journal)
+                with connect(dask, segmenter) if dask is not None else nullcontext() as cluster:
+                    job.run(cluster)
+            summary = job.close(empty=shard is not None or not files)
+        except BaseException:
+            journal.leave()
+            raise
+        journal.remove()
+        return summary
 
 
 def _check_outputs(formats: Formats, shard: Shard | None) -> Path:
@@ -208,7 +219,7 @@ class _Job:
         """The images that are not finished yet."""
         progress = self.batch.progress
         for path in self.batch.files:
-            images = self.batch.images(path)
+            images = self.batch.images(path, self.options.channel)
             progress.total = (progress.total or 0) + max(0, len(images) - 1)
             for image in images:
                 other = self.order.setdefault(image.image_id, path)
@@ -228,15 +239,18 @@ class _Job:
         self, image: ImageSource, grey: NDArray[np.float32], prediction: Prediction
     ) -> dict[str, Any]:
         """Write the files of an image; its part of those of all images."""
+        _warn_of_flat(image, grey, prediction.labels)
         labels, flows, cellprob = prediction.labels, prediction.flows, prediction.cellprob
         return self.formats.write(
             SegmentedImage(
                 image_id=image.image_id,
-                file_name=image.path.name,
+                file_name=image.file_name,
                 labels=labels,
                 cell_type=prediction.cell_type,
                 image=grey,
+                pixel_size=image.pixel_size,
                 cellprob=cellprob,
+                read_pixels=image.read,
                 compute_scores=lambda: instance_scores(labels, flows, cellprob),
                 pictures={
                     "overlays": lambda: draw_overlay(grey, labels),
@@ -249,22 +263,32 @@ class _Job:
         )
 
     def _write_slide(self, image: ImageSource, cluster: Cluster | None) -> None:
-        files = {**self.formats.collected(), **self.formats.files(image.image_id)}
-        del files["submission"]
         try:
-            texts = write_slide(self.batch.segmenter, image, self.options, files, cluster)
+            parts = write_slide(self.batch.segmenter, image, self.options, self.formats, cluster)
         except Exception as error:
             known = as_user_error(error)
             if known is None:
                 raise
             self.batch.fail(known, image.path)
         else:
-            self._keep(image, {"submission": [image.image_id, texts]})
+            self._keep(image, parts)
             self.batch.progress.update()
 
     def _keep(self, image: ImageSource, parts: Mapping[str, Any]) -> None:
         self.journal.add(image.image_id, image.path, parts)
         self.done.add(image.image_id)
+
+
+def _warn_of_flat(image: ImageSource, grey: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
+    """Say so where nothing was found and most pixels have one value."""
+    if not labels.any():
+        share = float(np.unique(grey, return_counts=True)[1].max()) / grey.size
+        if share > _MOSTLY_FLAT:
+            _log.warning(
+                "%s: no cell found, and %.0f %% of its pixels have one value",
+                image.image_id,
+                100 * share,
+            )
 
 
 def _draw_disagreement(prediction: Prediction) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.atomic import atomic_folder, ensure_writable_folder, write_text
 from flowseg.io.image_source import ImageSource
 from flowseg.io.images import write_labels
+from flowseg.io.outputs import claim_outputs
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import write_table
 from flowseg.prediction.batch import Batch
@@ -117,7 +118,7 @@ def pseudo_label(
     files = [path for paths in groups.values() for path in paths]
     kept: list[Pseudo] = []
     left_out: list[Pseudo] = []
-    with atomic_folder(out) as part:
+    with claim_outputs([out], [*images, *models]), atomic_folder(out) as part:
 
         def write(image: ImageSource, _: Any, prediction: Prediction) -> Pseudo:
             threshold = settings_for(segmenter.card, prediction.cell_type).cellprob_threshold

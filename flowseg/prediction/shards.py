@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from flowseg.errors import FlowsegError
 from flowseg.formats.submission import read_submission, write_submission
+from flowseg.io.outputs import claim_outputs
 from flowseg.io.paths import PathLike
 from flowseg.network.device import torchrun_rank
 
@@ -94,4 +96,5 @@ def join_shards(submission: PathLike) -> tuple[int, int]:
             for image_id, rows in read_submission(shard.path(submission)).images.items():
                 yield image_id, [text for _, text in rows]
 
-    return len(expected), write_submission(submission, predictions())
+    with claim_outputs([submission], map(Shard.path, expected, repeat(submission))):
+        return len(expected), write_submission(submission, predictions())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from flowseg.arrays.intensity import normalize, to_grey
 from flowseg.errors import FlowsegError
+from flowseg.formats.writers import Formats, SegmentedImage
 from flowseg.inference.blocks import RowMasks
 from flowseg.inference.cluster import Cluster
 from flowseg.inference.options import SegmentOptions
@@ -26,7 +28,8 @@ from flowseg.reports.overlay import draw_overlay
 
 Ints = NDArray[np.int32]
 
-_SUPPORTED = frozenset({"labels", "overlays"})
+_IN_MEMORY = 2**28
+"""Pixels up to which the labels are kept for the formats that need all of them at once."""
 
 _OVERLAY_EDGE = 4000
 """Pixels; an overlay is not larger."""
@@ -36,21 +39,19 @@ def write_slide(
     segmenter: Segmenter,
     source: ImageSource,
     options: SegmentOptions,
-    paths: Mapping[str, Path],
+    formats: Formats,
     cluster: Cluster | None = None,
-) -> list[str]:
-    """Segment a slide, here or on a cluster, and return its texts as `mask_texts` does.
+) -> dict[str, Any]:
+    """Segment a slide, here or on a cluster, write its files, and return what `Formats.write` does.
 
-    Its files may be "labels", a BigTIFF or a Zarr array, and "overlays", a PNG that is reduced to
-    at most 4,000 pixels.
+    Label images (a BigTIFF or a Zarr array), overlays (reduced to at most 4,000 pixels) and the
+    submission are written of images of any size, other formats of at most 268 million pixels;
+    of these cellprob and scores are blank. Pictures of flows are never drawn.
     """
-    unsupported = sorted(paths.keys() - _SUPPORTED)
-    if unsupported:
-        raise FlowsegError(
-            f"an image of {source.shape[1]} x {source.shape[0]} pixels is too large for anything "
-            "but label images and overlays",
-            remedy=f"leave out {', '.join(unsupported)}, or cut the image into smaller ones",
-        )
+    paths = formats.files(source.image_id)
+    whole = replace(formats, submission=None, labels=None, overlays=None)
+    _check(source, whole)
+    kept = np.zeros(source.shape, np.int32) if whole.paths else None
     masks = RowMasks(source.shape[1])
     with (
         source.open_regions() as read_region,
@@ -65,8 +66,12 @@ def write_slide(
             computed = cluster.segment(source, plan)
 
         def label_rows() -> Iterator[Ints]:
+            top = 0
             for rows in computed:
                 masks.add(rows)
+                if kept is not None:
+                    kept[top : top + len(rows)] = rows
+                    top += len(rows)
                 if overlay is not None:
                     overlay.add(rows)
                 progress.update(len(rows))
@@ -74,12 +79,39 @@ def write_slide(
 
         with closing(computed):
             if "labels" in paths:
-                write_labels_by_rows(paths["labels"], label_rows(), source.shape)
+                write_labels_by_rows(paths["labels"], label_rows(), source.shape, source.pixel_size)
             else:
                 deque(label_rows(), maxlen=0)
         if overlay is not None:
             write_image(paths["overlays"], draw_overlay(overlay.grey, overlay.labels))
-    return masks.masks().to_strings() or [""]
+        parts = {"submission": [source.image_id, masks.masks().to_strings() or [""]]}
+        if kept is not None:
+            shown = whole.needs_image
+            parts |= whole.write(
+                SegmentedImage(
+                    image_id=source.image_id,
+                    file_name=source.file_name,
+                    labels=kept,
+                    cell_type=plan.cell_type,
+                    image=normalize(to_grey(source.read()), plan.span) if shown else None,
+                    pixel_size=source.pixel_size,
+                )
+            )
+    return parts
+
+
+def _check(source: ImageSource, whole: Formats) -> None:
+    """Refuse formats that a slide of this size does not give."""
+    names = sorted(whole.paths)
+    if source.shape[0] * source.shape[1] <= _IN_MEMORY:
+        names = [name for name in names if name in ("fields", "disagreement")]
+    if names:
+        raise FlowsegError(
+            f"an image of {source.shape[1]} x {source.shape[0]} pixels is too large for "
+            f"{', '.join(names)}",
+            remedy="leave that out, cut the image into smaller ones, or save label images and run "
+            "flowseg export --labels on them",
+        )
 
 
 class _Overlay:

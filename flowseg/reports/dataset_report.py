@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from flowseg.arrays.intensity import normalize
 from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folds import assign_folds
+from flowseg.data.livecell import FLAWED, split_livecell
+from flowseg.data.record import Record
+from flowseg.data.sartorius import FLAWED_IDS
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_file
+from flowseg.io.notes import Note
 from flowseg.io.opencv import load_cv2
+from flowseg.io.outputs import claim_outputs, input_files
 from flowseg.io.paths import PathLike
 from flowseg.reports.charts import Chart, distribution_chart
 from flowseg.reports.dataset_stats import QUALITY_FLAGS, ImageStats, QualityFlag, dataset_stats
@@ -45,8 +51,16 @@ def explore(
     the folds that are shown, as for training. So many `pictures` of annotations are shown for each
     flag, the worst first; all are counted.
     """
-    data, out = Path(data), ensure_writable_file(out)
-    stats = dataset_stats(read_records(data, include_flawed=True))
+    data, out = Path(data), Path(out)
+    with claim_outputs([out], input_files(data, tables=True)):
+        return _explore(data, ensure_writable_file(out), folds, seed, pictures)
+
+
+def _explore(data: Path, out: Path, folds: int, seed: int, pictures: int) -> tuple[int, int]:
+    notes: list[Note] = []
+    records = read_records(data, include_flawed=True, note=notes.append)
+    stats = dataset_stats(records)
+    notes += _notes_of_training(data, records)
     by_type = {
         name: [image for image in stats if image.record.cell_type == name]
         for name in sorted({image.record.cell_type for image in stats})
@@ -75,8 +89,29 @@ def explore(
         flags=_flag_rows(by_type),
         galleries=[gallery for gallery in galleries if gallery is not None],
         images=[_image_row(image, fold_of) for image in stats],
+        left_out=[_note_row(note) for note in dict.fromkeys(notes)],
     )
     return len(stats), cells
+
+
+def _notes_of_training(data: Path, records: Sequence[Record]) -> list[Note]:
+    """What the page shows and training or pre-training leaves out."""
+    notes: list[Note] = []
+    if detect_layout(data) == "livecell":
+        with suppress(FlowsegError):  # there may be no validation images
+            split_livecell(data, include_flawed=True, note=notes.append)
+    flawed = {record.image_id for record in records} & (FLAWED_IDS | FLAWED)
+    if flawed:
+        text = "images are left out of training, known to be annotated wrongly"
+        remedy = "data.include_flawed=true takes them in"
+        notes.append(Note(text, tuple(sorted(flawed)), remedy))
+    return notes
+
+
+def _note_row(note: Note) -> Row:
+    names = ", ".join(note.names)
+    remedy = note.remedy or None
+    return {"number": len(note.names), "what": note.text, "which": names, "otherwise": remedy}
 
 
 def _type_row(name: str, images: Stats) -> Row:

@@ -93,10 +93,10 @@ def write_synthetic_livecell(
     images = ensure_writable_folder(root / "images" / "livecell_train_val_images" / "SHSY5Y")
     rng = np.random.default_rng(seed)
     documents = {split: _empty_coco() for split in splits}
-    split_of = [split for split, count in splits.items() for _ in range(count)]
-    for number, split in enumerate(
-        tqdm(split_of, desc="drawing cells for pre-training", unit="image", delay=2)
-    ):
+    first_val = n_train + n_train % 2  # no field of view is both trained on and validated
+    numbers = [*range(n_train), *range(first_val, first_val + n_val)]
+    for number in tqdm(numbers, desc="drawing cells for pre-training", unit="image", delay=2):
+        split = "train" if number < n_train else "val"
         image, masks = draw_neurons(shape, "shsy5y", rng)
         name = f"SHSY5Y_Phase_{_well(number)}_1_{number // 384:02d}d00h00m_{number % 2 + 1}.tif"
         write_image(images / name, image)

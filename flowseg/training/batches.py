@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from flowseg.arrays.intensity import normalize
+from flowseg.arrays.intensity import Normalization, normalize
 from flowseg.arrays.jit import set_threads, threads
 from flowseg.arrays.labels import keep_largest_component
 from flowseg.arrays.overlaps import masks_to_labels
@@ -24,6 +27,8 @@ from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
 from flowseg.training.distributed import local_world_size
+
+_WORKER_ENDED = "DataLoader worker (pid"
 
 
 class Batch(NamedTuple):
@@ -69,7 +74,7 @@ class CropDataset(Dataset[Batch]):
         self._zooms = [
             config.network.target_diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
-        self._cache = _Cache(config.data.cache_mb)
+        self._cache = _Cache(config.data.cache_mb, config.normalization)
 
     def __getitem__(self, number: int) -> Batch:
         image_index = self._image_of(number)
@@ -126,20 +131,31 @@ def batches(
     `firsts` are the numbers of the first crop of each batch. With `pin` batches lie in pinned
     memory, from which CUDA copies without waiting.
     """
+    context = multiprocessing.get_context("spawn")
+    started = context.Event() if workers else None
     loader = DataLoader(
         _BatchDataset(dataset, batch_size),
         batch_size=None,  # an item is a batch
         sampler=firsts,
         num_workers=workers,
         # A fork after numba or torch has started threads may hang.
-        multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_one_thread,
+        multiprocessing_context=context if workers else None,
+        worker_init_fn=partial(_start_worker, started),
         pin_memory=pin,
     )
-    for batch in loader:
-        if isinstance(batch, FlowsegError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, FlowsegError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if started is None or started.is_set() or _WORKER_ENDED not in str(error):
+            raise
+        raise FlowsegError(
+            "the processes that prepare training crops cannot start",
+            remedy="each imports the script again: it has to be a file that calls flowseg below "
+            "`if __name__ == '__main__':`; or set training.workers=0",
+        ) from error
 
 
 def loader_processes(wanted: int | None, device: torch.device) -> int:
@@ -160,7 +176,7 @@ def report_worker_crash() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+        if _WORKER_ENDED not in str(error):
             raise
         raise FlowsegError(
             "a process that prepares training crops was killed",
@@ -187,8 +203,10 @@ class _BatchDataset(Dataset["Batch | FlowsegError"]):
         return batch
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(started: Event | None, _: int) -> None:
     """Loader processes share the cores: one thread each."""
+    if started is not None:
+        started.set()
     set_threads(1)
     load_cv2().setNumThreads(1)
 
@@ -196,7 +214,8 @@ def _one_thread(_: int) -> None:
 class _Cache:
     """A least-recently-used cache of normalised images and labels, limited in size."""
 
-    def __init__(self, megabytes: int) -> None:
+    def __init__(self, megabytes: int, normalization: Normalization) -> None:
+        self._normalization = normalization
         self._limit = megabytes * 2**20
         self._size = 0
         self._items: OrderedDict[str, Labelled] = OrderedDict()
@@ -207,7 +226,7 @@ class _Cache:
             return self._items[record.image_id]
         # A cell may be cut in two by one on top; each component would have a centre of its own.
         labels = keep_largest_component(masks_to_labels(record.masks()))
-        item = (normalize(record.image()), labels)
+        item = (normalize(record.image(), how=self._normalization), labels)
         self._items[record.image_id] = item
         self._size += item[0].nbytes + item[1].nbytes
         while self._size > self._limit and len(self._items) > 1:

@@ -222,7 +222,7 @@ def _predict(
             precision, tta = plan.config.training.precision, plan.config.tta
             segmenter = Segmenter.load(result.checkpoint, device, precision, tta=tta)
             for record in plan.validation:
-                grey = normalize(record.image())
+                grey = normalize(record.image(), how=segmenter.card.normalization)
                 named[record.image_id] = resolve_settings(segmenter, grey, SegmentOptions())[0]
                 settings = settings_for(segmenter.card, record.cell_type)
                 field = segmenter.predict_flows(grey, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from flowseg.config.loading import load_config
 from flowseg.config.schema import CellTypeSettings, Config, DataConfig, NetworkConfig
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folds import assign_folds, read_ids, split_fold
+from flowseg.data.groups import group_of_name
 from flowseg.data.mask_repair import repair
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
+from flowseg.io.notes import Note, log_note
 from flowseg.io.paths import PathLike, sha256_of
 from flowseg.network.checkpoint import read_card
 from flowseg.training.distributed import from_rank_zero, world_size
@@ -94,9 +96,11 @@ def plan_folds(
         replace(record, annotation=record.masks())
         for record in read_records(data, tuple(config.cell_types), config.data.include_flawed)
     ]
-    settings, folds = _assign_folds(
-        records, config.data, train_only, fewer=detect_layout(data) == "folder"
-    )
+    settings = config.data
+    train_only_ids = _train_only_ids(records, train_only)
+    if detect_layout(data) != "competition":
+        records, settings = _as_many_folds_as_groups(records, settings, train_only_ids)
+    folds = assign_folds(records, settings.folds, settings.split_seed, train_only_ids)
     repaired = [
         replace(record, annotation=repair(record.masks(), settings.mask_repair))
         for record in records
@@ -120,7 +124,7 @@ def plan_folds(
             folds=folds,
             training=training,
             validation=validation,
-            extra=[] if folder is None else extra[folder],
+            extra=[] if folder is None else _apart(extra[folder], validation, settings),
         )
         plans.append(plan)
     return plans
@@ -167,32 +171,64 @@ def _read_extra(folder: Path, config: Config, labelled: Sequence[Record]) -> lis
     return extra
 
 
-def _assign_folds(
-    records: Sequence[Record], config: DataConfig, train_only: PathLike | None, *, fewer: bool
-) -> tuple[DataConfig, dict[str, int]]:
-    """The fold of each image; `train_only` may also name images of other cell types.
+def _apart(extra: list[Record], validation: Sequence[Record], settings: DataConfig) -> list[Record]:
+    """The extra images of no well, movie or picture that is validated, as their names show it."""
+    validated = {name for record in validation for name in _related(record)}
+    close = [record.image_id for record in extra if validated & _related(record)]
+    if not close:
+        return extra
+    if settings.extra_of_validated_wells:
+        text = (
+            "extra images are of wells, movies or pictures that are validated: scores are flattered"
+        )
+        log_note(Note(text, tuple(close)))
+        return extra
+    text = "extra images are left out, their well, movie or picture is validated"
+    log_note(Note(text, tuple(close), "data.extra_of_validated_wells=true takes them in"))
+    return [record for record in extra if not validated & _related(record)]
 
-    With `fewer`, images that are too few for the number of folds make fewer folds.
-    """
+
+def _related(record: Record) -> set[str]:
+    """Its group among the images of its folder, and what its name alone shows."""
+    return {record.group, group_of_name(record.image_id)}
+
+
+def _train_only_ids(records: Sequence[Record], path: PathLike | None) -> frozenset[str]:
+    """Ids of images that are never validated; the file may also name images of other cell types."""
+    if path is None:
+        return frozenset()
     ids = {record.image_id for record in records}
-    never_validated: frozenset[str] = frozenset()
-    if train_only is not None:
-        named = read_ids(train_only)
-        never_validated = named & ids
-        if named and not never_validated:
-            raise FlowsegError(
-                f"names no image of this training, such as {min(ids)!r}", file=train_only
-            )
-    images = len(ids - never_validated)
-    if fewer and images < 2:
+    named = read_ids(path)
+    if named and not named & ids:
+        raise FlowsegError(f"names no image of this training, such as {min(ids)!r}", file=path)
+    return named & ids
+
+
+def _as_many_folds_as_groups(
+    records: list[Record], settings: DataConfig, train_only: Collection[str]
+) -> tuple[list[Record], DataConfig]:
+    """Fewer folds where there are fewer groups; where all are one group, each image is its own."""
+    of_group = {record.image_id: record.group for record in records}
+    groups = {group for image_id, group in of_group.items() if image_id not in train_only}
+    images = len(of_group.keys() - train_only)
+    if images < 2:
         raise FlowsegError(
             "there is one image with labels, but one to train on and one to validate on are needed",
             remedy="label one more",
         )
-    if fewer and images < config.folds:
-        _log.info("%d images make %d folds, not %d", images, images, config.folds)
-        config = replace(config, folds=images)
-    return config, assign_folds(records, config.folds, config.split_seed, never_validated)
+    if len(groups) == 1:
+        _log.warning(
+            "all images are of one movie, picture or well (%s), which folds have to divide: "
+            "validation scores are flattered",
+            *groups,
+        )
+        records = [replace(record, group=record.image_id) for record in records]
+        groups = set(of_group) - {*train_only}
+    if len(groups) < settings.folds:
+        which = "images" if len(groups) == images else "groups of images"
+        _log.info("%d %s make %d folds, not %d", len(groups), which, len(groups), settings.folds)
+        settings = replace(settings, folds=len(groups))
+    return records, settings
 
 
 def measure_cells(

@@ -14,7 +14,7 @@ import torch
 
 from flowseg.config.loading import to_mapping, to_yaml
 from flowseg.config.schema import CellTypeSettings, Config
-from flowseg.data.livecell import read_livecell
+from flowseg.data.livecell import split_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
@@ -54,8 +54,11 @@ def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
     if earlier is not None:
         _log.info("reusing the LIVECell pre-training in %s", earlier.parent)
         return earlier
-    training = read_livecell(plan.data, ("train",))
-    validation = read_livecell(plan.data, ("val",))
+    training, validation = split_livecell(
+        plan.data,
+        by_well=plan.config.data.livecell_by_well,
+        include_flawed=plan.config.data.include_flawed,
+    )
     names = sorted({record.cell_type for record in training})
     config = replace(plan.config, cell_types={name: CellTypeSettings() for name in names})
     folder = out.parent / f"livecell-{_key(config, [*training, *validation], device)}"

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from filelock import FileLock, Timeout
-
 from flowseg.config.loading import from_mapping, read_settings, to_mapping, to_yaml
 from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder, is_part, write_text
+from flowseg.io.outputs import exclusive_lock
 from flowseg.io.paths import PathLike
 
 BEST = "best.safetensors"
@@ -95,21 +94,13 @@ def lock_run_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     The system frees the lock however the process ends; its loader processes do not hold it.
     """
     ensure_writable_folder(folder)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout as error:
-        raise FlowsegError(
-            "another training is at work in it",
-            file=folder,
-            remedy="wait until it ends, or name another folder with --out",
-        ) from error
-    except (OSError, NotImplementedError) as error:  # a file system without locks
-        _log.warning("%s cannot be locked (%s): start no other training there", folder, error)
-    try:
+    taken = FlowsegError(
+        "another training is at work in it",
+        file=folder,
+        remedy="wait until it ends, or name another folder with --out",
+    )
+    with exclusive_lock(folder / LOCK, taken, wait=wait):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

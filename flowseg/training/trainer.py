@@ -297,7 +297,8 @@ class Trainer:
         score = self.rows[-1].get("score") if last else self.best_score
         progress = {"epoch": self.epoch, "validation_score": score}
         provenance = dict(self.stage.provenance) | progress
-        return Card(self.network.config, self.stage.config.cell_types, provenance)
+        config = self.stage.config
+        return Card(self.network.config, config.cell_types, provenance, config.normalization)
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs: nested mappings of tensors and plain values."""

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from flowseg.arrays.intensity import normalize, to_grey
+from flowseg.arrays.intensity import intensity_span, normalize, to_grey
+from flowseg.config.schema import NormalizationConfig
 from flowseg.errors import FlowsegError
 
 
@@ -99,3 +100,56 @@ class TestNormalize:
         image = np.arange(12, dtype=np.float32).reshape(3, 4)
         normalize(image)
         np.testing.assert_array_equal(image.reshape(-1), np.arange(12))
+
+
+@pytest.fixture
+def phase(rng: np.random.Generator) -> np.ndarray:
+    image = rng.normal(129, 10, (260, 352)).clip(20, 235).astype(np.float32)
+    image[100:140, 100:160] += 25
+    return image
+
+
+class TestForeignPixels:
+    """Flat padding and marks do not govern the intensities of what lies beside them."""
+
+    def check(self, image: np.ndarray, phase: np.ndarray) -> None:
+        span, plain = intensity_span(image), intensity_span(phase)
+        np.testing.assert_allclose(span, plain, atol=1)
+
+    @pytest.mark.parametrize("value", [0, 255, 4000, -1e30])
+    @pytest.mark.parametrize("width", [1, 5, 90])
+    def test_a_frame(self, phase: np.ndarray, value: float, width: int) -> None:
+        self.check(np.pad(phase, width, constant_values=value), phase)
+
+    def test_a_black_frame_with_a_white_scale_bar(self, phase: np.ndarray) -> None:
+        image = np.pad(phase, 3)
+        image[240:252, 250:340] = 255
+        self.check(image, phase)
+
+    def test_black_corners_of_a_turned_image(self, phase: np.ndarray) -> None:
+        rows, columns = np.mgrid[:260, :352]
+        self.check(np.where(rows + columns < 150, 0, phase), phase)
+
+    def test_gaps_between_the_tiles_of_a_mosaic(self, phase: np.ndarray) -> None:
+        image = phase.copy()
+        image[128:132], image[:, 170:180] = 0, 0
+        self.check(image, phase)
+
+    def test_saturated_cells_count(self, phase: np.ndarray) -> None:
+        rows, columns = np.mgrid[:260, :352]
+        glow = 400 * np.exp(-((rows - 60) ** 2 + (columns - 60) ** 2) / 400)
+        image = np.minimum(phase + glow, 255).astype(np.float32)
+        assert intensity_span(image).high == np.percentile(image, 99) == 255
+
+    def test_cells_on_black_count_with_their_background(self, rng: np.random.Generator) -> None:
+        image = np.zeros((200, 200), np.float32)
+        for top in range(10, 200, 50):
+            image[top : top + 20, top : top + 20] = rng.normal(150, 5, (20, 20))
+        assert intensity_span(image).low == 0
+
+    def test_percentiles_and_a_fixed_range(self, phase: np.ndarray) -> None:
+        how = NormalizationConfig(percentiles=(5.0, 95.0))
+        span = intensity_span(phase, how)
+        assert (span.low, span.high) == tuple(np.percentile(phase, (5, 95)))
+        fixed = NormalizationConfig(range=(100.0, 200.0))
+        np.testing.assert_allclose(normalize(phase, how=fixed), (phase - 100) / 100, atol=1e-6)

@@ -19,6 +19,7 @@ from flowseg.io.images import write_image
         (["trin"], "argument COMMAND: invalid choice: 'trin'"),
         (["train", "--fold", "x"], "argument --fold: invalid int value: 'x'; see flowseg train -"),
         (["train", "--quiet", "--verbose"], "--verbose: not allowed with argument --quiet"),
+        (["predict", "--in", "x", "--diameter", "abc"], "'abc' is neither pixels nor auto"),
         (["predict"], "one of the arguments --in --join is required"),
     ],
 )

@@ -25,6 +25,7 @@ from flowseg.config.schema import (
     Config,
     DataConfig,
     NetworkConfig,
+    NormalizationConfig,
     ScheduleConfig,
 )
 from flowseg.errors import FlowsegError
@@ -127,7 +128,9 @@ def test_refusals_name_the_file(text: str, message: str, tmp_path: Path) -> None
 def test_missing_file_and_unknown_type(tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="cannot be read"):
         load_config(path=tmp_path / "none.yaml")
-    with pytest.raises(FlowsegError, match="choose one of all, astro, cell, cort, shsy5y"):
+    with pytest.raises(
+        FlowsegError, match="choose one of all, astro, cell, cort, livecell, shsy5y"
+    ):
         load_config("shsy")
 
 
@@ -291,7 +294,8 @@ def test_the_json_schema_knows_every_setting() -> None:
         assert all(setting["description"] for setting in properties.values())
 
     check(schema["properties"], to_mapping(Config()))
-    for kind in (CellTypeSettings, DataConfig, NetworkConfig, AugmentConfig, ScheduleConfig):
+    kinds = (CellTypeSettings, DataConfig, NormalizationConfig, NetworkConfig)
+    for kind in (*kinds, AugmentConfig, ScheduleConfig):
         check(schema["$defs"][kind.__name__]["properties"], to_mapping(kind()))
     for file in CONFIG_FOLDER.rglob("*.yaml"):
         line = file.read_text(encoding="utf-8").splitlines()[0]

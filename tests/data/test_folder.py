@@ -15,7 +15,7 @@ from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.data.detect import detect_layout, read_records
 from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError
-from flowseg.io.images import write_image, write_labels
+from flowseg.io.images import read_image, write_image, write_labels
 from flowseg.io.paths import find_images, find_inputs, find_labels, match_labels
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 
@@ -63,13 +63,44 @@ def test_images_and_masks_in_folders_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_frames_of_a_movie_are_a_group(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, told: bool
+) -> None:
+    names = ["m1_t000", "m1_t001", "m2_t000", "alone_t0"]
+    for name in names:
+        write_image(tmp_path / f"{name}.tif", GREY)
+        write_labels(tmp_path / f"{name}_masks.tif", LABELS)
+    if told:
+        groups = ["day1", "", "day1", "day2"]
+        rows = [f"{name},cell,{group}" for name, group in zip(names, groups, strict=True)]
+        (tmp_path / "cell_types.csv").write_text("\n".join(["id,cell_type,group", *rows]) + "\n")
+    with caplog.at_level(logging.INFO):
+        found = {record.image_id: record.group for record in read_folder(tmp_path)}
+    if told:
+        assert found == {
+            "m1_t000": "day1",
+            "m1_t001": "m1",
+            "m2_t000": "day1",
+            "alone_t0": "day2",
+        }
+        assert "2 images are of 1 movies, pictures or wells, which folds keep" in caplog.text
+    else:
+        assert found == {
+            "m1_t000": "m1",
+            "m1_t001": "m1",
+            "m2_t000": "m2_t000",
+            "alone_t0": "alone_t0",
+        }
+
+
 def test_images_without_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.png", GREY)
     write_labels(tmp_path / "a_masks.tif", LABELS)
     with caplog.at_level(logging.INFO):
         assert [record.image_id for record in read_folder(tmp_path)] == ["a"]
-    assert "1 images without labels are left out: b.png" in caplog.text
+    assert "1 images without labels are left out (b.png)" in caplog.text
 
 
 def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
@@ -146,3 +177,24 @@ def test_inputs_are_folders_files_globs_and_zarr_stores(tmp_path: Path) -> None:
     assert find_images(tmp_path / "t.zarr") == [tmp_path / "t.zarr"]
     with pytest.raises(FlowsegError, match="neither here nor in the data folder"):
         find_inputs(["none"], tmp_path)
+
+
+def test_brackets_are_letters_where_they_match_nothing_as_a_class(tmp_path: Path) -> None:
+    for folder, name in (("Plate [1]", "a[x].png"), ("semi", "astros[cereb]_E10.png")):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / name, GREY)
+        for pattern in (f"{folder}/*.png", f"{folder}/{name[:3]}*", f"{folder}/{name[:-4]}*"):
+            assert [path.name for path in find_inputs([pattern], tmp_path)] == [name]
+            assert [path.name for path in find_images(tmp_path / pattern)] == [name]
+    write_image(tmp_path / "semi" / "ax.png", GREY)
+    assert [path.name for path in find_images(tmp_path / "semi" / "a[x].png")] == ["ax.png"]
+
+
+def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (path,) = find_images(tmp_path)
+    with pytest.raises(FlowsegError, match=r"a\.png: is a link to .* not there: .*gone\.png"):
+        read_image(path)
+    write_labels(tmp_path / "a_masks.tif", LABELS)
+    with pytest.raises(FlowsegError, match=r"a\.png: is a link"):
+        read_folder(tmp_path)

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowseg.data import json_stream as jsonscan
-from flowseg.data.json_stream import scan_items
-from flowseg.data.livecell import read_livecell
+from flowseg.data.livecell import FLAWED, read_livecell, split_livecell
 from flowseg.errors import FlowsegError
+from flowseg.io import json_stream as jsonscan
 from flowseg.io.images import write_image
+from flowseg.io.json_stream import LIST, scan_items
+from flowseg.io.notes import Note
 
 NAME = "Huh7_Phase_A12_1_02d12h00m_3.tif"
 SQUARE = [1.0, 1.0, 4.0, 1.0, 4.0, 3.0, 1.0, 3.0]
@@ -85,7 +86,7 @@ def test_single_cells_are_read_only_without_the_whole(make: Make) -> None:
     root = make(coco())
     (record,) = read_livecell(root, ("train",))
     assert len(record.masks()) == 2
-    assert record.annotation.path.parent.name == "LIVECell"
+    assert record.annotation.entries[0].path.parent.name == "LIVECell"
 
 
 def test_an_image_without_cells(make: Make) -> None:
@@ -143,16 +144,17 @@ def test_cell_types_and_splits(make: Make) -> None:
         ('{"annotations": [' + "[" * 200_000, "nested too deeply"),
         ('{"x": ' + "9" * 10_000 + "}", "4300 digits"),
         (coco(images=[3]), "an image without id"),
-        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 6}]), "an image without id"),
-        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 6, "height": "5"}]), "without id"),
-        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 6, "height": 0}]), "without id"),
-        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 10**6, "height": 10**6}]), "id"),
-        (coco(images=[]), "annotates image 7, which it does not list"),
-        (coco(annotations=["x"]), "an annotation without image_id or polygons"),
-        (coco(annotations=[{"image_id": 7}]), "an annotation without"),
-        (coco(annotations=[{"image_id": 7, "segmentation": {"counts": "a"}}]), "an annotation w"),
-        (coco(annotations=[{"image_id": 7, "segmentation": []}]), "an annotation without"),
-        (coco(annotations=[{"image_id": 10**30, "segmentation": [SQUARE]}]), "int too big"),
+        (coco(images=[{"file_name": "a.tif", "width": 6, "height": 5}]), "an image without id"),
+        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 6}]), "'a.tif' has no whole height"),
+        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 6, "height": "5"}]), "'a.tif' has"),
+        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 6, "height": 0}]), "'a.tif' has no"),
+        (coco(images=[{"id": 1, "file_name": "a.tif", "width": 10**6, "height": 10**6}]), "large"),
+        (coco(images=[]), "lists no image"),
+        (coco(annotations=["x"]), "none of its annotations can be used (byte"),
+        (coco(annotations=[{"image_id": 7}]), "no segmentation"),
+        (coco(annotations=[{"image_id": 7, "segmentation": []}]), "no polygon"),
+        (coco(annotations=[{"image_id": 70, "segmentation": [SQUARE]}]), "image 70 is not listed"),
+        ('{"images": []}', "has no 'annotations'"),
     ],
 )
 def test_bad_files(make: Make, document: dict[str, Any] | str, problem: str) -> None:
@@ -165,17 +167,26 @@ def test_bad_files(make: Make, document: dict[str, Any] | str, problem: str) -> 
 
 
 def test_bad_polygons_are_named_when_drawn(make: Make) -> None:
-    cells = [{"image_id": 7, "segmentation": [[1, 2, 3, 4, "x", 6]]}]
+    cells = [{"id": 3, "image_id": 7, "segmentation": [[1, 2, 3, 4, "x", 6]]}]
     (record,) = read_livecell(make(coco(annotations=cells)), ("train",))
-    with pytest.raises(FlowsegError, match=r"livecell_coco_train\.json: .* not a number"):
+    with pytest.raises(FlowsegError, match=r"livecell_coco_train\.json: .*id 3: .* not a number"):
         record.masks()
 
 
-@pytest.mark.parametrize("name", ["Huh7_../x.tif", "huh7_/../../etc/x.tif", "huh7_\\x.tif"])
+@pytest.mark.parametrize("folder", ["Huh7/", "Huh7\\", "../", "/etc/"])
+def test_names_with_folders_are_names_of_the_files(make: Make, folder: str) -> None:
+    document = coco()
+    document["images"][0]["file_name"] = folder + NAME
+    (record,) = read_livecell(make(document), ("train",))
+    assert record.image_id == NAME.removesuffix(".tif")
+    assert record.image_path.name == NAME
+
+
+@pytest.mark.parametrize("name", ["Huh7_x/..", "huh7_..\\", "huh7_\u0000x.tif", "Huh7_a/nul"])
 def test_names_that_lead_elsewhere(make: Make, name: str) -> None:
     document = coco()
     document["images"][0]["file_name"] = name
-    with pytest.raises(FlowsegError, match="not a plain file name"):
+    with pytest.raises(FlowsegError, match=r"not a plain file name|nowhere under images"):
         read_livecell(make(document), ("train",))
 
 
@@ -198,11 +209,118 @@ def test_missing_folders_and_images(make: Make, tmp_path: Path) -> None:
         read_livecell(root, ("train",))
 
 
-def test_one_image_listed_twice(make: Make) -> None:
-    document = coco()
-    document["images"].append({**document["images"][0], "id": 70})
-    with pytest.raises(FlowsegError, match="lists too"):
-        read_livecell(make(document), ("train",))
+class TestRulesThatTheReleaseBreaks:
+    """Each image of `listed` has one cell, a square whose edge is its number."""
+
+    @pytest.fixture
+    def release(self, tmp_path: Path) -> Callable[..., Path]:
+        def write(**listed: list[str]) -> Path:
+            (tmp_path / "annotations" / "LIVECell").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "images").mkdir(exist_ok=True)
+            for split, stems in listed.items():
+                images, cells = [], []
+                for number, stem in enumerate(stems, 1):
+                    name = f"{stem}.tif"
+                    write_image(tmp_path / "images" / name, np.zeros((40, 50), np.uint8))
+                    images.append({"id": number, "file_name": name, "width": 50, "height": 40})
+                    x, y = 10 * (number % 4), number % 30
+                    corners = [x, y, x + 8, y, x + 8, y + 8, x, y + 8]
+                    cells.append({"id": number, "image_id": number, "segmentation": [corners]})
+                path = tmp_path / "annotations" / "LIVECell" / f"livecell_coco_{split}.json"
+                path.write_text(json.dumps({"images": images, "annotations": cells}))
+            return tmp_path
+
+        return write
+
+    def crops(self, field: str, numbers: str) -> list[str]:
+        return [f"{field}_{number}" for number in numbers]
+
+    def test_an_image_listed_twice_is_read_once(self, release: Callable[..., Path]) -> None:
+        name = "Huh7_Phase_A10_1_00d00h00m_1"
+        root = release(train=[name, "Huh7_Phase_A10_1_00d04h00m_1", name], test=[name])
+        notes: list[Note] = []
+        first, second = read_livecell(root, ("train",), note=notes.append)
+        assert (first.image_id, second.image_id) == (name, "Huh7_Phase_A10_1_00d04h00m_1")
+        assert len(first.masks()) == 2  # that of each entry: they lie apart
+        assert str(notes[0]).startswith("1 entries of livecell_coco_train.json list an image again")
+        assert pickle.loads(pickle.dumps(first)).masks().to_strings() == first.masks().to_strings()
+        everything = read_livecell(root, ("train", "test"), note=notes.append)
+        assert [record.image_id for record in everything] == [first.image_id, second.image_id]
+        assert first.annotation.digest() != everything[0].annotation.digest()
+
+    def test_what_is_validated_is_not_trained_on(self, release: Callable[..., Path]) -> None:
+        mostly_val = self.crops("BV2_Phase_B4_1_00d00h00m", "1234")
+        mostly_train = self.crops("BV2_Phase_B4_1_00d04h00m", "1234")
+        both = "BV2_Phase_B4_2_00d04h00m_1"
+        root = release(
+            train=[mostly_val[0], *mostly_train[:3], both],
+            val=[*mostly_val[1:], mostly_train[3], both],
+        )
+        notes: list[Note] = []
+        training, validation = split_livecell(root, note=notes.append)
+        assert [record.image_id for record in training] == mostly_train[:3]
+        assert [record.image_id for record in validation] == [*mostly_val[1:], both]
+        told = {note.names: note.text for note in notes}
+        assert told[(both,)] == "images are listed in train and in val, and only validated"
+        assert told[(mostly_val[0],)].startswith("training images are left out")
+        assert told[(mostly_train[3],)].startswith("validation images are left out")
+        assert told[("bv2_B4",)].startswith("wells are trained on and validated")
+        # each alone is the same, and both together are all
+        assert [r.image_id for r in read_livecell(root, ("train",))] == mostly_train[:3]
+        assert [r.image_id for r in read_livecell(root, ("val",))] == [*mostly_val[1:], both]
+        assert len(read_livecell(root)) == 9
+
+    def test_a_validation_of_single_crops_is_still_one(self, release: Callable[..., Path]) -> None:
+        fields = [self.crops(f"MCF7_Phase_E4_1_0{day}d00h00m", "1234") for day in range(3)]
+        root = release(train=[*fields[0][:3], *fields[1]], val=[fields[0][3]])
+        training, validation = split_livecell(root)
+        assert [record.image_id for record in training] == fields[1]
+        assert [record.image_id for record in validation] == [fields[0][3]]
+        root = release(train=fields[0][:3], val=[fields[0][3]])
+        with pytest.raises(FlowsegError, match="has 0 images to train on and 1 to validate on"):
+            split_livecell(root)
+
+    def test_wells_can_be_separated(self, release: Callable[..., Path]) -> None:
+        def images(well: str, days: range) -> list[str]:
+            return [f"A172_Phase_{well}_1_0{day}d00h00m_1" for day in days]
+
+        train = [*images("A7", range(4)), *images("B7", range(3)), "BV2_Phase_C4_1_00d00h00m_1"]
+        val = [*images("A7", range(4, 6)), *images("B7", range(4, 6)), "BV2_Phase_C4_1_01d00h00m_1"]
+        root = release(train=train, val=val)
+        notes: list[Note] = []
+        training, validation = split_livecell(root, by_well=True, note=notes.append)
+        assert {record.group for record in training} == {"a172_A7", "bv2_C4"}
+        assert {record.group for record in validation} == {"a172_B7"}
+        assert not any("wells are" in note.text for note in notes)
+        assert len(split_livecell(root)[1]) == 5
+
+    def test_flawed_images_only_when_asked_for(self, release: Callable[..., Path]) -> None:
+        flawed = sorted(FLAWED)
+        root = release(train=["BV2_Phase_B4_1_00d00h00m_1", *flawed])
+        notes: list[Note] = []
+        assert len(read_livecell(root, ("train",), note=notes.append)) == 1
+        assert notes[0].names == tuple(flawed)
+        assert "data.include_flawed=true" in str(notes[0])
+        assert len(read_livecell(root, ("train",), include_flawed=True)) == 1 + len(FLAWED)
+
+    def test_images_that_are_missing_and_files_of_macos(self, release: Callable[..., Path]) -> None:
+        root = release(train=["BV2_Phase_B4_1_00d00h00m_1", "BV2_Phase_B4_1_00d00h00m_2"])
+        (root / "images" / "BV2_Phase_B4_1_00d00h00m_2.tif").unlink()
+        (root / "annotations" / "LIVECell" / "._livecell_coco_train.json").write_bytes(b"\0\5\x16")
+        notes: list[Note] = []
+        (record,) = read_livecell(root, ("train",), note=notes.append)
+        assert record.image_id == "BV2_Phase_B4_1_00d00h00m_1"
+        assert notes[0].names == ("BV2_Phase_B4_1_00d00h00m_2.tif",)
+
+    def test_crowds_are_no_cells(self, make: Make) -> None:
+        document = coco()
+        document["annotations"][0]["iscrowd"] = 1
+        notes: list[Note] = []
+        (record,) = read_livecell(make(document), ("train",), note=notes.append)
+        assert record.masks().to_strings() == ["1 1"]
+        assert notes == [
+            Note("images have iscrowd regions, which are not taught as cells", (NAME,))
+        ]
 
 
 def test_a_file_that_changes_after_it_was_read(make: Make) -> None:
@@ -266,6 +384,14 @@ class TestScan:
         text = b'{"items": ["' + b"x" * 10_000 + b'"]}'
         with pytest.raises(ValueError, match="an item of more than 1,000 bytes"):
             list(scan_items(io.BytesIO(text), ("items",), lambda _: None))
+
+    def test_a_document_that_is_a_list(self) -> None:
+        text = b' [{"a": 1}, 2] '
+        found = list(scan_items(io.BytesIO(text), (LIST,), lambda _: None, (LIST,)))
+        assert [item.value for item in found] == [{"a": 1}, 2]
+        for members, document in ((("items",), text), ((LIST,), b'{"items": []}')):
+            with pytest.raises(ValueError, match=r"not complete, valid JSON|has no ''"):
+                list(scan_items(io.BytesIO(document), members, lambda _: None, members))
 
     @pytest.mark.slow
     def test_memory_does_not_grow_with_the_file(self, monkeypatch: pytest.MonkeyPatch) -> None:

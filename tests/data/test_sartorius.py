@@ -21,6 +21,7 @@ from flowseg.data.sartorius import (
 )
 from flowseg.errors import FlowsegError
 from flowseg.io.images import write_image
+from flowseg.io.notes import Note
 from flowseg.io.tables import write_table
 
 HEAD = "id,annotation,width,height,cell_type,plate_time,sample_date,sample_id,elapsed_timedelta\n"
@@ -73,7 +74,15 @@ def test_cell_types(make: Make) -> None:
 def test_flawed_images_only_when_asked_for(make: Make) -> None:
     folder = make(*((i, "1 1", 6, 4, "shsy5y") for i in (*FLAWED_IDS, "a")))
     assert [r.image_id for r in read_sartorius(folder)] == ["a"]
-    assert len(read_sartorius(folder, include_flawed=True)) == 4
+    assert len(read_sartorius(folder, include_flawed=True)) == 1 + len(FLAWED_IDS)
+
+
+def test_what_is_left_out_is_told(make: Make) -> None:
+    folder = make(*((i, "1 1", 6, 4, "cort") for i in ("ce5d0de993bd", "a")))
+    notes: list[Note] = []
+    assert [record.image_id for record in read_sartorius(folder, note=notes.append)] == ["a"]
+    assert [note.names for note in notes] == [("ce5d0de993bd",)]
+    assert str(notes[0]).endswith("data.include_flawed=true takes them in")
 
 
 def test_an_image_without_cells(make: Make) -> None:

@@ -198,7 +198,7 @@ def test_a_bad_row_is_named(tmp_path, truth, pred, complaint):
         *(
             f'{{"images": [{{"id": 1, "file_name": "a", "height": {side}, "width": 6}}],'
             f' "annotations": []}}'
-            for side in ("null", '"x"', "1e400", "NaN", "-4", "0", "4.0", "true", "9" * 30)
+            for side in ("null", '"x"', "1e400", "NaN", "-4", "0", "4.5", "true", "9" * 30)
         ),
         "[" * 100_000,
     ],

@@ -92,7 +92,7 @@ def test_seg_npy_counted_from_minus_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("masks", "match"),
     [
-        (LABELS.astype(np.float32), "holds masks of the type float32, not whole numbers"),
+        ((LABELS / 2).astype(np.float32), "holds masks of the type float32, not whole numbers"),
         (np.zeros((2, 4, 4), np.uint8), "a label image is a 2-D array"),
         ([1, 2], "holds no 'masks'"),
         (np.array(["a"]), "holds masks of the type <U1"),

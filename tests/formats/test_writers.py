@@ -193,6 +193,18 @@ def test_measures_of_cells(rng: np.random.Generator) -> None:
     assert turned["eccentricity"] == pytest.approx(cells["eccentricity"])
 
 
+def test_intensities_of_cells() -> None:
+    labels = np.array([[0, 2, 2], [7, 7, 0]])
+    image = np.array([[9, 100, 300], [5, 5, 9]], np.uint16)
+    rows = cell_rows("a", labels, image=np.stack([image] * 3, axis=-1))
+    assert [row[-4:] for row in rows] == [
+        ["200.0000", "100.0000", "300.0000", "100.0000"],
+        ["5.0000", "5.0000", "5.0000", "0.0000"],
+    ]
+    assert cell_rows("a", labels)[0][-4:] == [""] * 4
+    assert cell_rows("a", labels * 0, image=image) == []
+
+
 def test_table_of_cells(tmp_path: Path) -> None:
     cellprob = np.where(SHAPES > 0, SHAPES, -5).astype(np.float32)
     images = [
@@ -229,7 +241,7 @@ def test_export_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(FlowsegError, match="no format to export to"):
         export_labels(tmp_path / "labels", Formats())
     with pytest.raises(FlowsegError, match="is a folder"):
-        export_labels(tmp_path / "labels", Formats(coco=tmp_path))
+        export_labels(tmp_path / "labels", Formats(coco=tmp_path / "images"))
     with pytest.raises(FlowsegError, match=r"overlays cannot be written from label images"):
         export_labels(tmp_path / "labels", Formats(overlays=tmp_path, coco=tmp_path / "c.json"))
 

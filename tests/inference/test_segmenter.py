@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,3 +109,52 @@ def test_the_size_of_an_image_without_cells_is_the_cell_types(slopes: Segmenter)
     empty = np.zeros((60, 60), np.uint8)
     found = slopes.segment(empty, cell_type="b", diameter="auto", cellprob_threshold=0)
     assert found.diameter == 41.0
+
+
+def test_a_list_of_images() -> None:
+    one = segmenter("a")
+    images = [np.full((40, 50), 100, np.uint8), np.full((30, 30, 3), 7, np.uint8)]
+    shapes = [found.labels.shape for found in one.segment(images)]
+    assert shapes == [(40, 50), (30, 30)]
+    alone = one.segment(images[0])
+    assert np.array_equal(one.segment(tuple(images))[0].flows, alone.flows)
+    assert one.segment([[1, 2, 3], [4, 5, 6]]).labels.shape == (2, 3)  # one, as lists
+
+
+@pytest.mark.parametrize(
+    ("shape", "cause"),
+    [
+        ((3, 40, 50), "channels first"),
+        ((1, 40, 50), "channels first"),
+        ((8, 40, 50), "several images as a list"),
+        ((2, 40, 50, 3), "is several images"),
+    ],
+)
+def test_arrays_that_are_no_image_are_told_apart(shape: tuple[int, ...], cause: str) -> None:
+    with pytest.raises(FlowsegError, match=cause):
+        segmenter("a").segment(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"diameter": "30"}, r"diameter is '30', not a number; give a number or 'auto'"),
+        ({"diameter": float("nan")}, "diameter must be"),
+        ({"min_size": "many"}, "min_size is 'many'"),
+        ({"flow_threshold": [0.4]}, "flow_threshold is"),
+    ],
+)
+def test_options_that_are_no_numbers(options: dict[str, object], cause: str) -> None:
+    with pytest.raises(FlowsegError, match=cause):
+        segmenter("a").segment(np.zeros((40, 50), np.uint8), **options)
+
+
+def test_a_run_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FlowsegError, match="is a folder without a checkpoint"):
+        Segmenter.load(tmp_path, "cpu")
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(FlowsegError, match=r"is a folder.*name one, such as .*best\.safetensors"):
+        Segmenter.load(tmp_path, "cpu")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "gone.safetensors")
+    with pytest.raises(FlowsegError, match=r"link to a file that is not there: .*gone"):
+        Segmenter.load(tmp_path / "link.safetensors", "cpu")

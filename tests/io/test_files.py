@@ -13,7 +13,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import atomic_path, ensure_writable_folder, write_text
 from flowseg.io.images import read_labels, write_image, write_labels
 from flowseg.io.opencv import load_cv2
-from flowseg.io.paths import check_name, find_images
+from flowseg.io.paths import check_name, find_images, find_inputs, image_names
 from flowseg.reports.page import picture
 from helpers.pictures import one_line
 
@@ -48,9 +48,11 @@ class TestLabels:
         ("labels", "problem"),
         [
             (np.full((4, 4), -1, np.int16), "negative"),
-            (np.full((4, 4), 0.5, np.float32), "integers"),
+            (np.full((4, 4), 0.5, np.float32), r"it holds 0\.5; save whole"),
             (np.full((4, 4), 2**31, np.uint32), "int32"),
-            (np.zeros((4, 4, 3), np.uint8), "colour image"),
+            (np.full((4, 4), np.nan, np.float32), "it holds nan"),
+            (np.full((4, 4), 1e30, np.float64), "int32"),
+            (np.arange(48, dtype=np.uint8).reshape(4, 4, 3), "colour image"),
         ],
     )
     def test_no_labels(self, tmp_path: Path, labels: np.ndarray, problem: str) -> None:
@@ -250,3 +252,32 @@ def test_a_picture_for_which_there_is_no_memory_is_not_written(
         picture(np.zeros((3, 3, 3), np.uint8), "nothing")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+class TestWells:
+    """A folder for each well, and the same names in each."""
+
+    @pytest.fixture
+    def plate(self, tmp_path: Path) -> Path:
+        for well in ("A1", "A2"):
+            (tmp_path / "plate" / well).mkdir(parents=True)
+            write_image(tmp_path / "plate" / well / "s1.png", np.zeros((4, 5), np.uint8))
+        return tmp_path / "plate"
+
+    def test_recursive_names_keep_the_folders(self, plate: Path) -> None:
+        found = find_inputs([str(plate)], plate, recursive=True)
+        assert list(image_names(found).values()) == ["A1_s1", "A2_s1"]
+
+    def test_folders_and_globs(self, plate: Path) -> None:
+        for patterns in (["A1", "A2"], ["*/s1.png"], ["A1/s1.png", "A2"]):
+            found = find_inputs([str(plate / pattern) for pattern in patterns], plate)
+            assert sorted(image_names(found).values()) == ["A1_s1", "A2_s1"]
+
+    def test_the_option_is_named_where_only_folders_hold_images(self, plate: Path) -> None:
+        with pytest.raises(FlowsegError, match=r"folders that do.*--recursive"):
+            find_inputs([str(plate)], plate)
+
+    def test_names_that_are_one_in_spite_of_their_folders(self, plate: Path) -> None:
+        write_image(plate / "A1" / "s1.tif", np.zeros((4, 5), np.uint8))
+        with pytest.raises(FlowsegError, match="has the same name as"):
+            find_inputs([str(plate)], plate, recursive=True)

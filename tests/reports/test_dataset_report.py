@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,29 @@ def test_competition_livecell_and_a_folder(
         before = out.read_bytes()
         explore(tmp_path / name, out)
         assert out.read_bytes() == before
+
+
+def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
+    write_synthetic_sartorius(tmp_path / "c", 4, 1, 1, (64, 96))
+    table = (tmp_path / "c" / "train.csv").read_text().splitlines()
+    first = table[1].split(",")[0]
+    table = [line.replace(first, "ce5d0de993bd") for line in table]
+    (tmp_path / "c" / "train.csv").write_text("\n".join(table) + "\n")
+    images = tmp_path / "c" / "train"
+    (images / f"{first}.png").rename(images / "ce5d0de993bd.png")
+    write_synthetic_livecell(tmp_path / "l", 2, 2, 2, (64, 96))
+    folder = tmp_path / "l" / "LIVECell_dataset_2021" / "annotations" / "LIVECell"
+    training = json.loads((folder / "livecell_coco_train.json").read_text())
+    again = training["images"][0]
+    training["images"].append({**again, "id": 77})
+    (folder / "livecell_coco_train.json").write_text(json.dumps(training))
+    for name, told in (
+        ("c", ["left out of training", "ce5d0de993bd"]),
+        ("l", ["list an image again", Path(again["file_name"]).stem]),
+    ):
+        explore(tmp_path / name, tmp_path / "page.html")
+        section = (tmp_path / "page.html").read_text(encoding="utf-8").split('id="left-out"')[1]
+        assert all(text in section.split("</section>")[0] for text in told)
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

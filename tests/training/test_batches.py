@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -185,3 +187,25 @@ def test_a_small_cache_changes_nothing(stage: Stage) -> None:
     for number in range(6):
         for one, other in zip(large[number], small[number], strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_script_without_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from flowseg.training.batches import CropDataset, batches
+from helpers.training import CONFIG, record
+one = record(Path({str(tmp_path)!r}), "a", 1)
+print(next(batches(CropDataset([one], CONFIG), range(0, 8, 4), 4, 1, pin=False)))
+"""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert "cannot start; each imports the script again" in done.stderr
+    assert "__main__" in done.stderr.splitlines()[-1]

@@ -79,7 +79,7 @@ def test_a_file_system_without_locks_is_warned_of(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock_run_folder(tmp_path / "run"):
         pass
-    assert "start no other training there" in caplog.text
+    assert "let no other process write there" in caplog.text
     assert len(caplog.messages) == 1
 
 

@@ -13,6 +13,9 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple
 
+LIST = ""
+"""The member that stands for a document that is itself a list."""
+
 _CHUNK = 2**20
 _MAX_ITEM = 2**26
 _AHEAD = 32  # more characters than a literal, an escape or the cut part of a number has
@@ -33,18 +36,23 @@ class Item(NamedTuple):
 
 
 def scan_items(
-    file: IO[bytes], members: Collection[str], progress: Callable[[int], object]
+    file: IO[bytes],
+    members: Collection[str],
+    progress: Callable[[int], object],
+    required: Collection[str] = (),
 ) -> Iterator[Item]:
     """Iterate over the items of some members of a JSON object, in the order of the file.
 
     Parameters
     ----------
     file : binary file
-        Holds one JSON object.
+        Holds one JSON object; or a list, which is scanned as the member `LIST`.
     members : collection of str
         The members to scan, lists or dicts; other members are checked and skipped.
     progress : callable
         Called with the number of bytes of each block that was read.
+    required : collection of str
+        Those of the members that must be there.
 
     Yields
     ------
@@ -54,14 +62,21 @@ def scan_items(
     Raises
     ------
     ValueError
-        If the file is no JSON object, is cut off, is nested too deeply, or has an item of more
-        than 64 MB.
+        If the file is no JSON object, lacks a member, is cut off, is nested too deeply, or has an
+        item of more than 64 MB.
     """
     scanner = _Scanner(file, progress)
-    scanner.take("{")
-    if scanner.peek() != "}":
+    missing = {*required}
+    if LIST in members and scanner.peek() == "[":
+        missing.discard(LIST)
+        for start, end, value in _items(scanner):
+            yield Item(LIST, start, end, value)
+    elif scanner.take("{") and scanner.peek() != "}":
         while True:
             name = scanner.value()[2]
+            if not isinstance(name, str):
+                raise scanner.damaged()
+            missing.discard(name)
             scanner.take(":")
             if name in members:
                 for start, end, value in _items(scanner):
@@ -74,6 +89,8 @@ def scan_items(
         scanner.take("}")
     if scanner.peek():
         raise scanner.damaged()
+    if missing:
+        raise ValueError(f"has no {min(missing)!r}")
 
 
 def _items(scanner: _Scanner) -> Iterator[tuple[int, int, Any]]:
