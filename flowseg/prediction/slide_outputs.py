@@ -86,7 +86,7 @@ def write_slide(
             write_image(paths["overlays"], draw_overlay(overlay.grey, overlay.labels))
         parts = {"submission": [source.image_id, masks.masks().to_strings() or [""]]}
         if kept is not None:
-            shown = whole.needs_image
+            shown = whole.seg_npy is not None
             parts |= whole.write(
                 SegmentedImage(
                     image_id=source.image_id,
@@ -95,6 +95,7 @@ def write_slide(
                     cell_type=plan.cell_type,
                     image=normalize(to_grey(source.read()), plan.span) if shown else None,
                     pixel_size=source.pixel_size,
+                    read_pixels=source.read,
                 )
             )
     return parts
