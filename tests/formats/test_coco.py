@@ -202,7 +202,7 @@ def test_results_are_predictions(tmp_path: Path) -> None:
     pred.write_text(json.dumps(results))
     assert evaluate(truth, pred).totals(0) == (2, 1, 0)
     pred.write_text(json.dumps([*results, {**results[0], "image_id": 9}]))
-    with pytest.raises(FlowsegError, match="'9': not in the truth"):
+    with pytest.raises(FlowsegError, match="9: not in the truth"):
         read_predictions(pred, read_truth(truth))
     assert read_coco_results(truth) is None
     assert evaluate(truth, truth).score == 1
