@@ -37,7 +37,7 @@ RANKS = {room: rank for rank, group in enumerate(ROOMS) for room in group}
 
 NO_TORCH = (
     *("errors", "config", "arrays", "io", "formats", "data", "synthetic", "flow", "metrics"),
-    "evaluation",
+    *("evaluation", "reports"),
 )
 
 
@@ -59,7 +59,9 @@ def modules(path: Path) -> set[str]:
     """Modules of flowseg that a file imports, `from package import module` included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
             found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folds",
         type=int,
         metavar="N",
-        help="number of folds; without --fold this is flowseg cross-validate (default: 5)",
+        help="number of folds (default: 5); given without --fold all are trained, as by cross-validate",
     )
 
 

@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise FlowsegError(
-            f"unknown device {name!r}", remedy="choose auto, cpu, cuda or mps"
+            f"unknown device {name!r}", remedy="choose auto, cpu, cuda, cuda:1 or mps"
         ) from error
     available = {
         "cpu": True,

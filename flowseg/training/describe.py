@@ -106,7 +106,7 @@ def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
             "network",
             f"channels {', '.join(map(str, network.channels))}; {network.blocks_per_level} blocks",
         ),
-        ("seen at", f"cells of {network.target_diameter:g} px"),
+        ("target diameter", f"cells of {network.target_diameter:g} px"),
     ]
     keys = ("stage", "epoch", "validation_score", "training_images", "validation_images")
     lines += _lines(card.provenance, (*keys, "pretraining", "data"))
