@@ -165,6 +165,28 @@ def keep_largest_component(labels: ArrayLike) -> Labels:
     return kept
 
 
+def clear_border(
+    labels: ArrayLike, edges: tuple[bool, bool, bool, bool] = (True, True, True, True)
+) -> Labels:
+    """Without the cells that have a pixel on the image's edge, which cuts them; ids stay.
+
+    `edges` says of the top, bottom, left and right edge whether it counts: those of a part of an
+    image count where they are the image's own.
+
+    Examples
+    --------
+    >>> clear_border([[1, 0, 0, 0], [1, 5, 5, 0], [0, 0, 0, 0]])
+    array([[0, 0, 0, 0],
+           [0, 5, 5, 0],
+           [0, 0, 0, 0]], dtype=int32)
+    """
+    image = check_labels(labels)
+    sides = (image[:1], image[-1:], image[:, :1], image[:, -1:])
+    cut = [fastremap.unique(side) for side, counts in zip(sides, edges, strict=True) if counts]
+    cleared: Labels = fastremap.mask(image, np.concatenate(cut).tolist()) if cut else image
+    return cleared
+
+
 @jit
 def _fill(image: Any, gaps: Any) -> Any:
     height, width = image.shape

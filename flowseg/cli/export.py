@@ -42,6 +42,11 @@ def add_output_arguments(parser: argparse.ArgumentParser, *, predicting: bool = 
                 help=f"write {writer.help}",
             )
     parser.add_argument(
+        "--exclude-border",
+        action="store_true",
+        help="leave out the cells that the image's edge cuts",
+    )
+    parser.add_argument(
         "--labels-format",
         choices=("tiff", "zarr"),
         default="tiff",
@@ -60,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     from flowseg.prediction.export import export_labels
 
     formats = parse_outputs(args)
-    images, cells = export_labels(args.labels_folder, formats, args.images_folder, args.cell_type)
+    images, cells = export_labels(
+        args.labels_folder,
+        formats,
+        args.images_folder,
+        args.cell_type,
+        exclude_border=args.exclude_border,
+    )
     say(f"{cells} cells in {images} images: {', '.join(map(str, formats.paths.values()))}")
     return 0

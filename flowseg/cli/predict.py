@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             flow_threshold=args.flow_threshold,
             min_size=args.min_size,
             channel=args.channel,
+            exclude_border=args.exclude_border,
         ),
         tta=args.tta,
         compile=args.compile,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from flowseg.arrays.jit import set_threads, threads
 from flowseg.errors import FlowsegError, require
 from flowseg.inference.blocks import Block, BlockSizes, assemble
-from flowseg.inference.flow_field import FlowField, field_to_labels, to_host
+from flowseg.inference.flow_field import FlowField, to_host
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
 from flowseg.inference.tiles import Tile, cut_tiles, predict_tiles
@@ -164,7 +164,7 @@ def _label_block(
         y, x = tile.write
         scaled[:, y.start - top : y.stop - top, x.start - left : x.stop - left] = maps
     maps = plan.restore(scaled, (top, left), block.window)
-    return field_to_labels(FlowField(maps[:2], maps[2]), plan.settings, segmenter.device)
+    return plan.labels(FlowField(maps[:2], maps[2]), block, segmenter.device)
 
 
 def _overlap(one: slice, other: slice) -> bool:

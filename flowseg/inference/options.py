@@ -26,6 +26,8 @@ class SegmentOptions:
     disagreement: bool = False
     channel: int | str | None = None
     """Of files with several: its number from 0, or its name."""
+    exclude_border: bool = False
+    """Whether cells that the image's edge cuts are left out."""
 
 
 def settings_for(

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from flowseg.arrays.intensity import normalize, to_grey
+from flowseg.arrays.labels import clear_border, renumber
 from flowseg.config.schema import CellTypeSettings, Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.auto_scale import resolve_settings
@@ -148,6 +149,7 @@ class Segmenter:
         flow_threshold: float | None = None,
         min_size: int | None = None,
         disagreement: bool = False,
+        exclude_border: bool = False,
     ) -> Prediction | list[Prediction]:
         """Find the instances of one image, or of each image of a list.
 
@@ -165,6 +167,8 @@ class Segmenter:
             cell type, as for `diameter`.
         disagreement : bool
             Whether to map how far networks and test-time augmentations are apart.
+        exclude_border : bool
+            Whether to leave out the cells that the image's edge cuts.
 
         Returns
         -------
@@ -183,6 +187,7 @@ class Segmenter:
             flow_threshold=flow_threshold,
             min_size=min_size,
             disagreement=disagreement,
+            exclude_border=exclude_border,
         )
         if isinstance(image, list | tuple) and any(np.ndim(one) > 1 for one in image):
             return [self._segment(one, options) for one in image]
@@ -210,6 +215,7 @@ class ScaledPrediction(NamedTuple):
     shape: tuple[int, int]
     settings: CellTypeSettings
     cell_type: str
+    exclude_border: bool
 
 
 def preprocess(segmenter: Segmenter, image: ArrayLike) -> NDArray[np.float32]:
@@ -227,7 +233,13 @@ def predict(
     )
     if segmenter.device.type == "cuda":  # complete for whichever thread and stream goes on
         torch.cuda.current_stream(segmenter.device).synchronize()
-    return ScaledPrediction(field, (grey.shape[0], grey.shape[1]), settings, cell_type)
+    return ScaledPrediction(
+        field=field,
+        shape=(grey.shape[0], grey.shape[1]),
+        settings=settings,
+        cell_type=cell_type,
+        exclude_border=options.exclude_border,
+    )
 
 
 def postprocess(segmenter: Segmenter, predicted: ScaledPrediction) -> Prediction:
@@ -237,6 +249,8 @@ def postprocess(segmenter: Segmenter, predicted: ScaledPrediction) -> Prediction
     # On a GPU a stream of its own, so that one image does not wait for another.
     with torch.cuda.stream(torch.cuda.Stream(device)) if on_gpu else nullcontext():  # type: ignore[no-untyped-call]
         labels, field = compute_labels(predicted.field, predicted.shape, settings)
+    if predicted.exclude_border:
+        labels = renumber(clear_border(labels))
     return Prediction(
         labels=labels,
         flows=field.flows,

@@ -13,10 +13,12 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from flowseg.arrays.intensity import Normalization, Span, intensity_span, normalize, to_grey
 from flowseg.arrays.jit import threads
+from flowseg.arrays.labels import clear_border
 from flowseg.config.schema import CellTypeSettings
 from flowseg.errors import FlowsegError
 from flowseg.inference.auto_scale import resolve_settings
@@ -54,6 +56,7 @@ class SlidePlan(NamedTuple):
     span: Span
     settings: CellTypeSettings
     cell_type: str
+    exclude_border: bool = False
 
     def read_scaled(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
         """A region of the normalised image at the networks' scale."""
@@ -81,6 +84,15 @@ class SlidePlan(NamedTuple):
         halo = max(_MIN_HALO, math.ceil(sizes.halo * known_diameter(self.settings)))
         return cut_blocks(self.shape, sizes, halo)
 
+    def labels(self, field: FlowField, block: Block, device: torch.device) -> Ints:
+        """The labels of a block's window, where asked without cells that the image's edge cuts."""
+        labels = field_to_labels(field, self.settings, device)
+        if not self.exclude_border:
+            return labels
+        (height, width), (rows, columns) = self.shape, block.window
+        top, left = rows.start == 0, columns.start == 0
+        return clear_border(labels, (top, rows.stop == height, left, columns.stop == width))
+
 
 def plan_slide(
     segmenter: Segmenter, read: ReadRegion, shape: Shape, options: SegmentOptions
@@ -101,7 +113,14 @@ def plan_slide(
     cell_type, settings = resolve_settings(segmenter, centre, options)
     zoom = segmenter.ensemble.diameter / known_diameter(settings)
     scaled = shape_at_zoom(shape, zoom, segmenter.ensemble.stride)
-    return SlidePlan(shape=shape, scaled=scaled, span=span, settings=settings, cell_type=cell_type)
+    return SlidePlan(
+        shape=shape,
+        scaled=scaled,
+        span=span,
+        settings=settings,
+        cell_type=cell_type,
+        exclude_border=options.exclude_border,
+    )
 
 
 def segment_slide(
@@ -118,12 +137,12 @@ def segment_slide(
     rows = plan.blocks(sizes)
     blocks = [block for row in rows for block in row]
 
-    def block_labels(field: FlowField) -> Ints:
-        return field_to_labels(field, plan.settings, segmenter.device)
+    def block_labels(part: tuple[FlowField, Block]) -> Ints:
+        return plan.labels(*part, segmenter.device)
 
     outcomes = pipeline(
         blocks,
-        [Stage(band.field, 1), Stage(block_labels, threads())],
+        [Stage(lambda block: (band.field(block), block), 1), Stage(block_labels, threads())],
         weight=lambda _: 1,
         limit=len(blocks),
         ahead=threads() + 2,

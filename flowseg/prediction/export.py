@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fastremap
 import numpy as np
 from tqdm import tqdm
 
+from flowseg.arrays.labels import clear_border
 from flowseg.data.label_files import LabelledImage, labelled_images
 from flowseg.data.record import size_differs
 from flowseg.errors import FlowsegError
@@ -16,7 +19,12 @@ from flowseg.io.paths import PathLike, find_images
 
 
 def export_labels(
-    labels: PathLike, formats: Formats, images: PathLike | None = None, cell_type: str = "cell"
+    labels: PathLike,
+    formats: Formats,
+    images: PathLike | None = None,
+    cell_type: str = "cell",
+    *,
+    exclude_border: bool = False,
 ) -> tuple[int, int]:
     """Export every label image of a folder.
 
@@ -31,6 +39,8 @@ def export_labels(
         A folder of their images.
     cell_type : str
         Category of the cells.
+    exclude_border : bool
+        Whether to leave out the cells that the image's edge cuts.
 
     Returns
     -------
@@ -64,6 +74,8 @@ def export_labels(
             if image is None and files:
                 raise FlowsegError(f"holds no image {image_id!r}, which has labels", file=images)
             segmented = _segmented(image_id, item, image, cell_type, formats)
+            if exclude_border:
+                segmented = replace(segmented, labels=clear_border(segmented.labels))
             cells += int(np.count_nonzero(fastremap.unique(segmented.labels)))
             parts.append(formats.write(segmented))
         formats.write_collected(lambda: parts)

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from flowseg.arrays.labels import (
     check_labels,
+    clear_border,
     equivalent_diameter,
     fill_holes,
     keep_largest_component,
@@ -24,6 +25,27 @@ from flowseg.errors import FlowsegError
 LABELS = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)
 )
+
+
+@pytest.mark.parametrize(
+    ("labels", "edges", "left"),
+    [
+        ([[1, 0, 2], [0, 9, 0], [3, 0, 4]], (True, True, True, True), [9]),
+        ([[0, 0, 0, 0], [5, 5, 7, 0], [0, 0, 7, 0]], (True, False, True, False), [7]),
+        ([[0, 0, 0, 0], [5, 5, 7, 0], [0, 0, 7, 0]], (False, True, False, True), [5]),
+        ([[3, 0, 8]], (True, True, True, True), []),
+        ([[3, 0, 8]], (False, False, False, True), [3]),
+        ([[3, 0, 8]], (False, False, False, False), [3, 8]),
+        (np.zeros((0, 4), int), (True, True, True, True), []),
+    ],
+)
+def test_cells_that_the_edge_cuts_are_cleared(
+    labels: list[list[int]], edges: tuple[bool, bool, bool, bool], left: list[int]
+) -> None:
+    image = np.array(labels)
+    cleared = clear_border(image, edges)
+    assert np.array_equal(cleared, np.where(np.isin(image, left), image, 0))
+    assert cleared.dtype == np.int32
 
 
 @pytest.mark.parametrize(

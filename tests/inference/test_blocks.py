@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowseg.arrays.labels import clear_border, renumber
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.inference import slides
@@ -43,6 +44,19 @@ def test_blocks_give_the_labels_of_the_whole(
     options = SegmentOptions(cell_type=cell_type)
     strips = strips_of(slopes, blobs, options, sizes)
     assert [len(strip) for strip in strips][:2] == [sizes.height] * 2
+    assert np.array_equal(np.concatenate(strips), whole)
+
+
+@pytest.mark.parametrize("sizes", [BlockSizes(100, 90, 8.0), BlockSizes(60, 400, 8.0)])
+def test_cells_at_the_border_of_a_slide_are_left_out(
+    slopes: Segmenter, blobs: np.ndarray, sizes: BlockSizes
+) -> None:
+    every = slopes.segment(blobs, cell_type="a").labels
+    whole = slopes.segment(blobs, cell_type="a", exclude_border=True).labels
+    inner = clear_border(every)
+    assert len(np.unique(inner)) < len(np.unique(every))
+    assert np.array_equal(whole, renumber(inner))
+    strips = strips_of(slopes, blobs, SegmentOptions(cell_type="a", exclude_border=True), sizes)
     assert np.array_equal(np.concatenate(strips), whole)
 
 

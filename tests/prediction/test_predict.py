@@ -16,6 +16,7 @@ import tifffile
 import torch
 
 from flowseg.arrays.intensity import normalize, to_grey
+from flowseg.cli import main
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import read_predictions, read_truth
@@ -544,3 +545,28 @@ def test_paths_are_enough(model: Path, images: list[Path], tmp_path: Path) -> No
     done = predict(str(folder), str(images[0].parent), str(out), device="cpu", options=OPTIONS)
     assert done.images == len(images)
     assert done.submission == out
+
+
+@pytest.mark.parametrize("slide", [2**24, 64 * 64])
+def test_cells_that_the_edge_cuts_are_in_no_output(
+    model: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slide: int
+) -> None:
+    monkeypatch.setattr(room, "_SLIDE", slide)
+    every, inner, exported = (
+        Formats(**{name: tmp_path / side / name for name in ("submission", "labels", "coco")})
+        for side in ("every", "inner", "exported")
+    )
+    options = replace(OPTIONS, cell_type="a")
+    cells = run(model, images, tmp_path, outputs=every, options=options).cells
+    options = replace(options, exclude_border=True)
+    left = run(model, images, tmp_path, outputs=inner, options=options).cells
+    assert 0 < left < cells
+    assert len(json.loads(inner.paths["coco"].read_text())["annotations"]) == left
+    for path in inner.paths["labels"].iterdir():
+        labels = read_labels(path)
+        assert labels[1:-1, 1:-1].sum() == labels.sum()
+    export_labels(every.paths["labels"], exported, exclude_border=True)
+    assert inner.paths["submission"].read_bytes() == exported.paths["submission"].read_bytes()
+    words = ["--coco", str(tmp_path / "c.json"), "--exclude-border"]
+    assert main(["export", "--labels", str(every.paths["labels"]), *words]) == 0
+    assert (tmp_path / "c.json").read_bytes() == exported.paths["coco"].read_bytes()
