@@ -32,7 +32,7 @@ def policy(page: str) -> str:
 
 def render_table(rows: list[dict[str, object]], path: Path) -> str:
     """The page on a data set, whose table of cell types is `rows`."""
-    names = ("distributions", "wells", "folds", "flags", "galleries", "images")
+    names = ("left_out", "distributions", "wells", "folds", "flags", "galleries", "images")
     empty: dict[str, object] = dict.fromkeys(names, ())
     write_page(
         path,
