@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folds",
         type=int,
         metavar="N",
-        help="number of folds (default: 5); given without --fold all are trained, as by cross-validate",
+        help="number of folds (default: 5); without --fold all are trained, as by cross-validate",
     )
 
 
