@@ -90,7 +90,7 @@ def compare(slide: Path, labels: Path, model: Path, edge: int, diameter: float) 
         scaled = plan.read_scaled(read, rows, columns)
     field = predict_rescaled(ensemble, scaled, ensemble.diameter)
     maps = plan.restore(field.maps.numpy(), (0, 0), part)
-    expected = field_to_labels(FlowField(maps[:2], maps[2]), plan.settings, segmenter.device)
+    expected = field_to_labels(FlowField(maps[:2], maps[2]), plan.settings)
     with found.open_regions() as read:
         blocks = read(*part)[..., 0].astype(np.int32)
     margin = int(12 * diameter)

@@ -103,11 +103,9 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_torch_where_none_is_needed(path: Path) -> None:
     place = path.relative_to(PACKAGE)
-    if place.with_suffix("").parts[0] in NO_TORCH and place != Path("flow/cuda.py"):
-        # The kernels of flow/cuda.py need it, so that file is imported in the hour of need.
-        heavy = {"torch", "triton", "flowseg.flow.cuda"}
-        found = imports(path, everywhere=False)
-        assert not [m for m in found if m in heavy or m.split(".")[0] in heavy]
+    if place.with_suffix("").parts[0] in NO_TORCH:
+        found = imports(path, everywhere=True)
+        assert not [module for module in found if module.split(".")[0] == "torch"]
 
 
 HEAVY = (

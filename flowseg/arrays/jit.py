@@ -8,6 +8,8 @@ long as the call.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _ROOM = 2**20  # bytes; the machine code of one module is less
 
 _limit: int | None = None
+_own = threading.local()
 
 
 def jit(function: Function | None = None, **options: Any) -> Any:
@@ -61,8 +64,19 @@ def _has_room(folder: str) -> bool:
 
 
 def threads() -> int:
-    """How many threads `in_threads` uses: `set_threads`, or else the cores of this process."""
-    return _limit or int(numba.config.NUMBA_NUM_THREADS)
+    """How many threads `in_threads` uses here: `set_threads`, or else the cores of this process.
+
+    The processes that torchrun starts on one machine share its cores, and so do threads that call
+    `share_threads`.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    count = _limit or int(numba.config.NUMBA_NUM_THREADS) // processes
+    return max(1, count // getattr(_own, "sharers", 1))
+
+
+def share_threads(sharers: int) -> None:
+    """Say that this thread is one of several that call `in_threads` side by side."""
+    _own.sharers = sharers
 
 
 def set_threads(count: int | None) -> None:

@@ -32,11 +32,7 @@ def diffuse(table: Ints, offsets: Longs, columns: Longs, flows: Floats) -> None:
     within each; `offsets` (P + 1,) where each component's runs begin; `columns` (R,) the column of
     `flows` (2, M) that the first pixel of each run is written to.
     """
-    diffuse_planned(table, offsets, make_plan(table, offsets), columns, flows)
-
-
-def diffuse_planned(table: Ints, offsets: Longs, plan: Ints, columns: Longs, flows: Floats) -> None:
-    """`diffuse` where the plan is made already, so that components may be missing from a cell."""
+    plan = make_plan(table, offsets)
     cost = plan[:, ROUNDS].astype(np.int64) * plan[:, HEIGHT] * plan[:, WIDTH]
     if cost.sum() < _WORTH_THREADS:
         _diffuse(np.arange(len(plan)), table, offsets, plan, columns, flows)

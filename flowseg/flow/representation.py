@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowseg.arrays.jit import jit
 from flowseg.arrays.labels import check_labels
-from flowseg.flow.backend import diffuser, field_loops
+from flowseg.flow.diffusion import diffuse
+from flowseg.flow.dynamics import follow_flows
 from flowseg.flow.merging import merge_basins
-from flowseg.flow.residuals import check_flows
+from flowseg.flow.residuals import check_flows, flow_residuals
 from flowseg.flow.runs import Runs, find_runs, group
 
 Bools = NDArray[np.bool_]
@@ -21,15 +23,13 @@ Longs = NDArray[np.int64]
 _HOLE = 4  # pixels; larger ones are background that the cell winds around
 
 
-def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.float32]:
+def labels_to_flows(labels: ArrayLike) -> NDArray[np.float32]:
     """Unit vectors that lead every pixel of a cell to the cell's centre, by a path inside the cell.
 
     Parameters
     ----------
     labels : (H, W) integer
         0 is background, every other id one cell; ids may have gaps.
-    device : str
-        `cpu`, or a CUDA device such as `cuda` or `cuda:1`, with the same result but for rounding.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.flo
     Raises
     ------
     FlowsegError
-        Where labels is not a 2-D image of integers or has negative ids, or the device is missing.
+        Where labels is not a 2-D image of integers or has negative ids.
 
     Notes
     -----
@@ -65,7 +65,7 @@ def labels_to_flows(labels: ArrayLike, *, device: str = "cpu") -> NDArray[np.flo
     order, offsets = group(runs.components, runs.total)
     table = np.stack((runs.rows, runs.starts, runs.stops, runs.ids))[:, order]
     columns = table[0].astype(np.int64) * image.shape[1] + table[1]
-    diffuser(device)(table, offsets, columns, flows.reshape(2, -1))
+    diffuse(table, offsets, columns, flows.reshape(2, -1))
     return flows
 
 
@@ -109,7 +109,6 @@ def flows_to_labels(
     flow_threshold: float = 0.4,
     min_size: int = 15,
     niter: int = 200,
-    device: str = "cpu",
 ) -> NDArray[np.int32]:
     """Cells from a flow field.
 
@@ -127,8 +126,6 @@ def flows_to_labels(
         Cells with fewer pixels are dropped.
     niter : int
         Steps for which a pixel follows the flows at most.
-    device : str
-        `cpu`, or a CUDA device such as `cuda`, with the same result but for rounding.
 
     Returns
     -------
@@ -138,7 +135,7 @@ def flows_to_labels(
     Raises
     ------
     FlowsegError
-        Where a shape is wrong, shapes differ, a value is not finite, or the device is missing.
+        Where a shape is wrong, shapes differ, or a value is not finite.
 
     Notes
     -----
@@ -154,7 +151,6 @@ def flows_to_labels(
         cellprob_threshold=cellprob_threshold,
         niter=niter,
         residuals=flow_threshold > 0,
-        device=device,
     )
     return instances.labels(instances.keep_mask(flow_threshold, min_size))
 
@@ -166,19 +162,17 @@ def find_instances(
     cellprob_threshold: float = 0.0,
     niter: int = 200,
     residuals: bool = True,
-    device: str = "cpu",
-    on_device: Any = None,
 ) -> Instances:
     """All instances of a flow field; parameters and errors as for `flows_to_labels`.
 
     `residuals` says whether the flow residuals are computed, which a flow threshold needs.
-    `on_device` is a tensor (3, H, W): flows and cellprob, if they are on `device` already.
     """
     field, prob = check_flows(flows, cellprob)
-    loops = field_loops(field, prob, device, on_device)
-    basins = loops.follow_flows(cellprob_threshold, niter)
+    basins = follow_flows(field, prob, cellprob_threshold, niter)
     runs = find_runs(basins, background=True)
-    roots, areas, residual = merge_basins(runs, field, residuals, loops.flow_residuals)
+    roots, areas, residual = merge_basins(
+        runs, field, residuals, partial(flow_residuals, flows=field)
+    )
     around, filled = _holes(runs, roots, areas, basins.shape)
     return Instances(
         shape=(basins.shape[0], basins.shape[1]),

@@ -74,7 +74,9 @@ class Cluster:
             predicted = {index: task for index, task in predicted.items() if index[0] >= top}
             for index, tile in needed.items():
                 if index not in predicted:
-                    predicted[index] = self._submit(_predict_tile, source, plan, tile)
+                    predicted[index] = self._submit(
+                        _predict_tile, self.segmenter, source, plan, tile
+                    )
             maps = [predicted[index] for index in needed]
             waiting.append(self._submit(_label_block, plan, block, list(needed.values()), maps))
             if len(waiting) > limit:
@@ -83,7 +85,7 @@ class Cluster:
             yield self._result(waiting.popleft())
 
     def _submit(self, work: Any, *arguments: Any) -> Any:
-        return self.client.submit(work, self.segmenter, *arguments, pure=False)
+        return self.client.submit(work, *arguments, pure=False)
 
     def _result(self, task: Any) -> Ints:
         try:
@@ -153,9 +155,7 @@ def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, ti
     return np.ascontiguousarray(to_host(field.maps))
 
 
-def _label_block(
-    segmenter: Segmenter, plan: SlidePlan, block: Block, tiles: list[Tile], predicted: list[Floats]
-) -> Ints:
+def _label_block(plan: SlidePlan, block: Block, tiles: list[Tile], predicted: list[Floats]) -> Ints:
     """The labels of a block's window."""
     top, left = (min(tile.write[axis].start for tile in tiles) for axis in (0, 1))
     bottom, right = (max(tile.write[axis].stop for tile in tiles) for axis in (0, 1))
@@ -164,7 +164,7 @@ def _label_block(
         y, x = tile.write
         scaled[:, y.start - top : y.stop - top, x.start - left : x.stop - left] = maps
     maps = plan.restore(scaled, (top, left), block.window)
-    return plan.labels(FlowField(maps[:2], maps[2]), block, segmenter.device)
+    return plan.labels(FlowField(maps[:2], maps[2]), block)
 
 
 def _overlap(one: slice, other: slice) -> bool:

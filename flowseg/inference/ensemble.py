@@ -16,7 +16,13 @@ from flowseg.config.choices import TTA_CHOICES
 from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.flow_field import DeviceField, to_host
-from flowseg.network.device import autocast, pick_device, pick_precision
+from flowseg.network.device import (
+    autocast,
+    compute_exactly,
+    memory_format,
+    pick_device,
+    pick_precision,
+)
 from flowseg.network.unet import FlowNetwork, NetworkOutput, fold_batchnorm
 
 # Quarter turns counter-clockwise, and whether the image is then mirrored left to right.
@@ -61,9 +67,11 @@ class Ensemble:
         self.options |= {"tta": tta, "compile": compile, "tile": tile}
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
+        self._memory_format = memory_format(self.device)
+        compute_exactly(self.device)
         self.augmentations = _AUGMENTATIONS[tta]
         self.networks = [
-            fold_batchnorm(network).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            fold_batchnorm(network).to(self.device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
             for network in networks
         ]
         self.diameter = networks[0].config.target_diameter
@@ -100,7 +108,7 @@ class Ensemble:
             for network, run in zip(self.networks, self._run, strict=True):
                 for augmentation in self.augmentations:
                     augmented = _augment(batch, *augmentation)
-                    output = run(augmented.contiguous(memory_format=torch.channels_last))
+                    output = run(augmented.contiguous(memory_format=self._memory_format))
                     maps = _invert(_maps(output, network.config.flow_scale), *augmentation)
                     mean += maps
                     logits += output.cell_type

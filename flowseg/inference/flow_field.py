@@ -77,27 +77,16 @@ def compute_labels(
     """The labels of an image of some shape, and the flow field at that shape on the host."""
     resized = field.resized((shape[0], shape[1]))
     host = resized.to_host()
-    return field_to_labels(host, settings, resized.maps.device, resized.maps), host
+    return field_to_labels(host, settings), host
 
 
-def field_to_labels(
-    field: FlowField,
-    settings: CellTypeSettings,
-    device: torch.device,
-    on_device: Tensor | None = None,
-) -> NDArray[np.int32]:
-    """The labels of a flow field; the dynamics run on a CUDA device, for any other on the CPU.
-
-    `on_device` are the field's maps, (3, H, W), if they are on the CUDA device already.
-    """
-    on_gpu = device.type == "cuda"
+def field_to_labels(field: FlowField, settings: CellTypeSettings) -> NDArray[np.int32]:
+    """The labels of a flow field."""
     instances = find_instances(
         field.flows,
         field.cellprob,
         cellprob_threshold=settings.cellprob_threshold,
         residuals=settings.flow_threshold > 0,
-        device=str(device) if on_gpu else "cpu",
-        on_device=on_device if on_gpu else None,
     )
     return instances.labels(instances.keep_mask(settings.flow_threshold, settings.min_size))
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.jit import threads
+from flowseg.arrays.jit import share_threads, threads
 from flowseg.errors import FlowsegError, as_user_error
 from flowseg.inference.options import SegmentOptions
 from flowseg.inference.segmenter import (
@@ -80,7 +80,13 @@ def pipeline(
     collector it may end in one of its own threads, which then waits for itself.
     """
     with ExitStack() as stack:
-        pools = [stack.enter_context(ThreadPoolExecutor(stage.workers)) for stage in stages]
+        pools = [
+            stack.enter_context(
+                # The threads of a stage share the cores that compiled loops may use.
+                ThreadPoolExecutor(n, initializer=share_threads, initargs=(n,))
+            )
+            for n in (stage.workers for stage in stages)
+        ]
         waiting: deque[tuple[Item, Future[Any]]] = deque()
         try:
             for item in items:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flowseg.arrays.intensity import Normalization, Span, intensity_span, normalize, to_grey
@@ -84,9 +83,9 @@ class SlidePlan(NamedTuple):
         halo = max(_MIN_HALO, math.ceil(sizes.halo * known_diameter(self.settings)))
         return cut_blocks(self.shape, sizes, halo)
 
-    def labels(self, field: FlowField, block: Block, device: torch.device) -> Ints:
+    def labels(self, field: FlowField, block: Block) -> Ints:
         """The labels of a block's window, where asked without cells that the image's edge cuts."""
-        labels = field_to_labels(field, self.settings, device)
+        labels = field_to_labels(field, self.settings)
         if not self.exclude_border:
             return labels
         (height, width), (rows, columns) = self.shape, block.window
@@ -138,7 +137,7 @@ def segment_slide(
     blocks = [block for row in rows for block in row]
 
     def block_labels(part: tuple[FlowField, Block]) -> Ints:
-        return plan.labels(*part, segmenter.device)
+        return plan.labels(*part)
 
     outcomes = pipeline(
         blocks,

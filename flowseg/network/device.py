@@ -1,24 +1,35 @@
-"""Device and precision: names to `torch.device` and `torch.dtype`, torchrun's environment."""
+"""Device and precision: names to `torch.device` and `torch.dtype`; what each device needs."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 
 from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 
+_log = logging.getLogger(__name__)
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    A GPU is tried before it is taken. One that cannot compute is passed over by "auto", with a
+    warning; named, it raises FlowsegError.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        for gpu in (torch.device(kind) for kind, is_there in there.items() if is_there):
+            if (problem := _problem(gpu)) is None:
+                return gpu
+            _log.warning("computing on the CPU: %s", problem)
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -36,6 +47,8 @@ def pick_device(name: str) -> torch.device:
             f"{torch.__version__} has none",
             remedy="use --device auto or --device cpu",
         )
+    if problem := _problem(device):
+        raise FlowsegError(problem, remedy="use --device cpu, or install the torch for this card")
     return device
 
 
@@ -43,7 +56,8 @@ def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
     """The dtype of the convolutions on `device`.
 
     "auto" is bfloat16 where the device computes it natively, float16 on older CUDA cards with
-    tensor cores (compute capability 7), else float32.
+    tensor cores (compute capability 7), else float32. (GTX 16 cards have that capability, no tensor
+    cores, and give NaN in float16: pytorch issue 58123.)
     """
     if name != "auto":
         return _DTYPES[name]
@@ -51,7 +65,8 @@ def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
         major = torch.cuda.get_device_capability(device)[0]
         if major >= 8:
             return torch.bfloat16
-        return torch.float16 if major == 7 else torch.float32
+        is_gtx_16 = "GTX 16" in torch.cuda.get_device_name(device)
+        return torch.float16 if major == 7 and not is_gtx_16 else torch.float32
     if device.type == "cpu" and _cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
@@ -60,6 +75,42 @@ def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """A context in which the network's convolutions run in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How networks and images lie in memory on a device.
+
+    Channels last is the fastest; on Apple's MPS it gives wrong gradients (pytorch issue 175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def compute_exactly(device: torch.device) -> None:
+    """Have cuDNN repeat its results bit for bit, and compute float32 as float32, not as TF32.
+
+    These are settings of the whole process, so that training and prediction agree.
+    """
+    if device.type != "cuda":
+        return
+    cudnn = torch.backends.cudnn
+    # Else sums whose order changes from run to run may be chosen.
+    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.allow_tf32 = False
+
+
+@cache
+def _problem(device: torch.device) -> str | None:
+    """Why a GPU that is there cannot compute, found out by a small convolution; None if it can."""
+    if device.type == "cpu":
+        return None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's GPU"
+    try:
+        image = torch.ones((1, 1, 4, 4), device=device)
+        total = float(torch.nn.functional.conv2d(image, torch.ones_like(image)).sum())
+    except RuntimeError as error:
+        cause = str(error).strip().split("\n", maxsplit=1)[0]
+        return f"torch {torch.__version__} cannot use the {name} ({device}): {cause}"
+    return None if total == 16 else f"the {name} ({device}) computes wrong sums"
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -26,7 +26,6 @@ from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
-from flowseg.training.distributed import local_world_size
 
 _WORKER_ENDED = "DataLoader worker (pid"
 
@@ -163,8 +162,7 @@ def loader_processes(wanted: int | None, device: torch.device) -> int:
     if wanted is not None:
         return wanted
     # Not torch's number of threads: torchrun sets it to 1.
-    cores = threads() // local_world_size()
-    return 0 if device.type == "cpu" else min(8, max(1, cores - 1))
+    return 0 if device.type == "cpu" else max(1, threads() - 2)
 
 
 @contextmanager

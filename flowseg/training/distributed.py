@@ -36,6 +36,8 @@ def distributed_session(device: str) -> Iterator[torch.device]:
     With "auto" or "cuda" each rank takes the CUDA device of its local rank.
     """
     rank_device = pick_device(local_device(device))
+    if rank_device.type == "cuda":  # torch's own threads take the current device
+        torch.cuda.set_device(rank_device)
     if not under_torchrun() or dist.is_initialized():
         yield rank_device
         return
@@ -64,11 +66,6 @@ def under_torchrun() -> bool:
 def world_size() -> int:
     """Number of ranks, 1 without a process group."""
     return dist.get_world_size() if _has_group() else 1
-
-
-def local_world_size() -> int:
-    """Number of ranks on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _has_group() else 1
 
 
 def rank() -> int:
@@ -137,6 +134,13 @@ def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(mean.view(tensor.shape))
 
 
+def meet() -> None:
+    """Wait for all ranks: where one has ended, the others say so, which NCCL would hide."""
+    if _has_group():
+        with _clear_errors():
+            dist.barrier(group=_control_group)
+
+
 def _has_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -149,10 +153,10 @@ def _join(device: torch.device) -> None:
             f"distributed training cannot use the device {device.type!r}",
             remedy="start one process, or use --device cpu",
         )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backends[device.type])
+        dist.init_process_group(
+            backends[device.type], device_id=device if device.type == "cuda" else None
+        )
         _control_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise as_user_error(error) or FlowsegError(

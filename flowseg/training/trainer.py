@@ -22,7 +22,7 @@ from flowseg.inference.segmenter import Segmenter
 from flowseg.io.tables import write_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import Card, save_network
-from flowseg.network.device import autocast, pick_precision
+from flowseg.network.device import autocast, compute_exactly, memory_format, pick_precision
 from flowseg.network.losses import Losses, flow_loss
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.averaging import average_weights
@@ -39,6 +39,7 @@ from flowseg.training.distributed import (
     gather,
     hides_progress,
     is_rank_zero,
+    meet,
     rank,
     world_size,
 )
@@ -95,10 +96,7 @@ def train_stage(
     on the crops that one process with a batch as large as all of theirs would take; each normalises
     its share of the batch by itself.
     """
-    if device.type == "cuda":
-        # Else cuDNN may choose sums whose order changes from run to run.
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+    compute_exactly(device)
     trainer = Trainer(stage, network, device)
     trainer.start(resume)
     source = trainer.batches()
@@ -130,7 +128,7 @@ class Trainer:
         self.stage, self.schedule, self.device = stage, stage.schedule, device
         self.dtype = pick_precision(self.schedule.precision, device)
         # torch's own type hints leave memory_format out.
-        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(device).to(memory_format=memory_format(device))  # type: ignore[call-overload]
         # Shares its weights; the average, which validates, need not be fast.
         self.forward = torch.compile(self.network) if self.schedule.compile else self.network
         self.ema = average_weights(self.network, self.schedule.ema_decay)
@@ -193,6 +191,7 @@ class Trainer:
                 sums += self.train_step(batch, self.learning_rate(step))
             on_step()
         with clock.measure("computing"):  # what a GPU has not finished yet
+            meet()
             # The weights are the same on all ranks, but each has normalised by its own crops.
             models = (self.network, self.averaged)
             statistics = (buffer for model in models for buffer in model.buffers())
@@ -213,8 +212,10 @@ class Trainer:
 
     def train_step(self, batch: Batch, rate: float) -> Tensor:
         """One step of the optimiser, then of the average; the losses of the batch."""
-        batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-        images = batch.images.contiguous(memory_format=torch.channels_last)
+        # Only CUDA keeps what it still has to copy: MPS would read memory that is free again.
+        pinned = self.device.type == "cuda"
+        batch = Batch(*(tensor.to(self.device, non_blocking=pinned) for tensor in batch))
+        images = batch.images.contiguous(memory_format=memory_format(self.device))
         with autocast(self.device, self.dtype):
             output = self.forward(images)
         losses: Losses = flow_loss(

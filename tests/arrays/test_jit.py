@@ -12,7 +12,7 @@ import numba.core.caching
 import pytest
 
 import flowseg
-from flowseg.arrays.jit import in_threads, jit, set_threads, threads
+from flowseg.arrays.jit import in_threads, jit, set_threads, share_threads, threads
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +90,26 @@ def test_limit_of_threads() -> None:
             set_threads(0)
     finally:
         set_threads(None)
+
+
+def test_processes_of_a_machine_and_threads_side_by_side_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert threads() == 4
+    counts: list[int] = []
+
+    def share(sharers: int) -> None:
+        share_threads(sharers)
+        counts.append(threads())
+
+    for sharers in (2, 16):
+        other = threading.Thread(target=share, args=(sharers,))
+        other.start()
+        other.join()
+    assert counts == [2, 1]
+    assert threads() == 4
 
 
 def test_works_in_a_forked_child_after_use_in_the_parent() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +10,10 @@ import torch
 
 from flowseg.arrays.intensity import normalize
 from flowseg.errors import FlowsegError
-from flowseg.flow import backend, dynamics, residuals
 from flowseg.inference import rescale
 from flowseg.inference.flow_field import (
     DeviceField,
     compute_labels,
-    field_to_labels,
     load_fields,
     save_fields,
 )
@@ -43,36 +39,6 @@ def test_a_field_of_the_right_size_is_not_copied() -> None:
     smaller = field.resized((4, 3))
     assert smaller.disagreement is not None
     assert torch.equal(smaller.disagreement, smaller.maps[0])
-
-
-@pytest.mark.slow
-def test_a_field_on_cuda_goes_to_the_kernels_as_it_lies_there(
-    slopes: Segmenter, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The CPU stands in for the device; the compiled loops for the kernels."""
-    expected = slopes.segment(blobs, cell_type="a")
-    handed: list[torch.Tensor] = []
-
-    def follow_flows(flows: Any, maps: torch.Tensor, threshold: float, niter: int) -> Any:
-        handed.append(maps)
-        assert np.array_equal(flows, maps[:2].numpy())
-        return dynamics.follow_flows(flows, maps[2].numpy(), threshold, niter)
-
-    def flow_residuals(maps: torch.Tensor, table: Any, offsets: Any) -> Any:
-        handed.append(maps)
-        return residuals.flow_residuals(table, offsets, maps[:2].numpy())
-
-    stand_in = SimpleNamespace(follow_flows=follow_flows, flow_residuals=flow_residuals)
-    monkeypatch.setattr(backend, "_cuda", lambda _: stand_in)
-    monkeypatch.setattr(backend, "_on", lambda _, work: work)
-    settings = settings_for(slopes.card, "a")
-    field = slopes.predict_flows(normalize(blobs.astype(np.float32)), settings)
-    on_device = torch.from_numpy(field.flows.base)
-    labels = field_to_labels(field, settings, torch.device("cuda:1"), on_device)
-    assert np.array_equal(labels, expected.labels)
-    assert np.array_equal(field.flows, expected.flows)
-    assert len(handed) > 1
-    assert {maps.data_ptr() for maps in handed} == {field.flows.ctypes.data}
 
 
 @pytest.mark.cuda

@@ -126,10 +126,8 @@ def test_loader_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
     cuda = torch.device("cuda")
     assert loader_processes(3, CPU) == loader_processes(3, cuda) == 3
     assert loader_processes(None, CPU) == 0
-    assert loader_processes(None, cuda) == 8
-    monkeypatch.setattr("flowseg.training.batches.local_world_size", lambda: 4)
-    assert loader_processes(None, cuda) == 3
-    monkeypatch.setattr("flowseg.training.batches.local_world_size", lambda: 16)
+    assert loader_processes(None, cuda) == 14
+    monkeypatch.setattr("flowseg.training.batches.threads", lambda: 1)
     assert loader_processes(None, cuda) == 1
 
 
