@@ -34,7 +34,8 @@ class Muon(torch.optim.Optimizer):
     A kernel counts as a matrix: its output channels by all else. Of the singular values of a
     momentum few are large; brought near 1, the small ones teach as much. (torch's own Muon takes
     matrices only, and came after the oldest torch that flowseg works with.) The matrix products
-    are computed in `dtype`: bfloat16 is precise enough, and faster where it is native.
+    are computed in `dtype`: bfloat16 is precise enough, and faster where it is native. Matrices of
+    the same shorter side are one batch, so that a GPU starts few kernels.
 
     References
     ----------
@@ -54,18 +55,29 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """Move every kernel that has a gradient."""
         for group in self.param_groups:
-            for kernel in group["params"]:
-                if kernel.grad is None:
-                    continue
-                state = self.state[kernel]
-                if not state:
-                    state["momentum"] = torch.zeros_like(kernel)
-                momentum = state["momentum"].lerp_(kernel.grad, 1 - _MOMENTUM)
-                ahead = kernel.grad.lerp(momentum, _MOMENTUM)  # Nesterov's
-                matrix = _orthogonalise(ahead.flatten(1).to(self._dtype)).to(kernel.dtype)
-                length = _RMS * max(matrix.shape) ** 0.5
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.add_(matrix.view(kernel.shape), alpha=-group["lr"] * length)
+            kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+            for kernel in kernels:
+                if not self.state[kernel]:
+                    self.state[kernel]["momentum"] = torch.zeros_like(kernel)
+            gradients = [kernel.grad for kernel in kernels]
+            momenta = [self.state[kernel]["momentum"] for kernel in kernels]
+            torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)  # Nesterov's
+            torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+            for batch in _batches(kernels):
+                self._move([kernels[k] for k in batch], [ahead[k] for k in batch], group["lr"])
+
+    def _move(self, kernels: list[Tensor], ahead: list[Tensor], rate: float) -> None:
+        """Move kernels whose matrices have the same shorter side."""
+        shapes = [_matrix_shape(kernel) for kernel in kernels]
+        size = (len(kernels), min(shapes[0]), max(map(max, shapes)))
+        # Columns of zeros make the matrices equally long; their singular values are the same.
+        stack = torch.zeros(size, dtype=self._dtype, device=kernels[0].device)
+        torch._foreach_copy_(_as_kernels(stack, kernels), ahead)
+        stack = _orthogonalise(stack).to(kernels[0].dtype)
+        lengths = [_RMS * max(shape) ** 0.5 for shape in shapes]
+        updates = torch._foreach_mul(_as_kernels(stack, kernels), lengths)
+        torch._foreach_add_(kernels, updates, alpha=-rate)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -132,14 +144,34 @@ def _like(value: Tensor, key: str, weight: Tensor) -> Tensor:
     return torch.empty_like(value if key == "step" else weight).copy_(value)
 
 
-def _orthogonalise(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values moved to about 1, but for those that are almost zero."""
-    turned = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if turned else matrix
-    x = x / (x.norm() + 1e-7)
+def _matrix_shape(kernel: Tensor) -> tuple[int, int]:
+    """Output channels, and all else."""
+    return kernel.shape[0], kernel[0].numel()
+
+
+def _batches(kernels: list[Tensor]) -> list[list[int]]:
+    """The indices of kernels by the shorter side of their matrices."""
+    batches: dict[int, list[int]] = {}
+    for k, kernel in enumerate(kernels):
+        batches.setdefault(min(_matrix_shape(kernel)), []).append(k)
+    return list(batches.values())
+
+
+def _as_kernels(stack: Tensor, kernels: list[Tensor]) -> list[Tensor]:
+    """Views of a stack of matrices, (B, short, long), in the shapes of kernels; tall ones lie."""
+    views = []
+    for matrix, kernel in zip(stack, kernels, strict=True):
+        rows, columns = _matrix_shape(kernel)
+        upright = matrix.mT if rows > columns else matrix
+        views.append(upright[:rows, :columns].unflatten(1, kernel.shape[1:]))
+    return views
+
+
+def _orthogonalise(stack: Tensor) -> Tensor:
+    """Matrices with singular values moved to about 1, but for those that are almost zero."""
+    x: Tensor = stack / (torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
         square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
-    found: Tensor = x.mT if turned else x
-    return found
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x
