@@ -65,7 +65,8 @@ class DataConfig(Settings):
     them. Scores are always against the masks as annotated."""
     cache_mb: _Index = 1024
     """Memory for decoded images and labels, in MB for each loader process. An image of the
-    competition takes 3; those that do not fit are decoded for each crop."""
+    competition takes 3. Where not all fit they are also kept in the folder `decoded` beside the
+    run, where it takes 1.1."""
     extra: str | None = None
     """A folder of more images that are trained on and never validated on, such as those of
     flowseg pseudo-label; {fold} in it stands for the number of the fold."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
-from collections import OrderedDict
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from flowseg.arrays.intensity import Normalization, normalize
 from flowseg.arrays.jit import set_threads, threads
-from flowseg.arrays.labels import keep_largest_component
-from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.config.schema import AugmentConfig, Config
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
-from flowseg.training.augment import Labelled, cut_crop, paste_cells, vary_intensity
+from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
+from flowseg.training.decoded import DecodedImages
+
+_BATCHES_EACH = 3  # two wait, one is being made
+_PIXEL_BYTES = 16
+
+_log = logging.getLogger(__name__)
 
 _WORKER_ENDED = "DataLoader worker (pid"
 
@@ -47,7 +53,8 @@ class CropDataset(Dataset[Batch]):
     """An endless sequence of augmented crops; crop i is a function of the seed and i alone.
 
     The cell types of `config` have known diameters, and their order numbers them. For each crop of
-    `records` there are ``config.data.extra_weight`` crops of the images `extra`.
+    `records` there are ``config.data.extra_weight`` crops of the images `extra`. Images that do not
+    fit into ``config.data.cache_mb`` are also kept in the folder `decoded`, if one is given.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class CropDataset(Dataset[Batch]):
         config: Config,
         extra: Sequence[Record] = (),
         balance: float = 0.0,
+        decoded: Path | None = None,
     ) -> None:
         if not records:
             raise FlowsegError("there is no image to train on")
@@ -73,12 +81,14 @@ class CropDataset(Dataset[Batch]):
         self._zooms = [
             config.network.target_diameter / (cell.diameter or np.nan) for cell in cells.values()
         ]
-        self._cache = _Cache(config.data.cache_mb, config.normalization)
+        self._decoded = DecodedImages(
+            self._records, config.data.cache_mb, config.normalization, decoded
+        )
 
     def __getitem__(self, number: int) -> Batch:
         image_index = self._image_of(number)
         rng = np.random.default_rng([self._seed, 1, number])
-        image, labels = self._cache.get(self._records[image_index])
+        image, labels = self._decoded.get(self._records[image_index])
         cell_type = self._types[image_index]
         zoom = self._zooms[cell_type]
         if rng.random() < self._augment.swap_scale_fraction:
@@ -88,7 +98,7 @@ class CropDataset(Dataset[Batch]):
         if self._augment.paste_fraction > 0:
             same_type = self._of_type[cell_type]
             source_index = same_type[rng.integers(len(same_type))]
-            image, labels = self._cache.get(self._records[source_index])
+            image, labels = self._decoded.get(self._records[source_index])
             source = cut_crop(image, labels, zoom, margin, self._augment, rng)
             crop, ids = paste_cells((crop, ids), source, self._augment.paste_fraction, rng)
         flows = labels_to_flows(ids)
@@ -157,12 +167,33 @@ def batches(
         ) from error
 
 
-def loader_processes(wanted: int | None, device: torch.device) -> int:
-    """Number of loader processes: `wanted`, or what suits the device and the number of cores."""
-    if wanted is not None:
-        return wanted
+def loader_processes(wanted: int | None, device: torch.device, batch_size: int, edge: int) -> int:
+    """Number of loader processes: `wanted`, or what suits the device, the cores and the memory.
+
+    Batches of `batch_size` crops of `edge` pixels lie in shared memory, which in a container may be
+    small.
+    """
+    if wanted is not None or device.type == "cpu":
+        return wanted or 0
     # Not torch's number of threads: torchrun sets it to 1.
-    return 0 if device.type == "cpu" else max(1, threads() - 2)
+    count = max(1, threads() - 2)
+    room = _shared_memory() // (_BATCHES_EACH * batch_size * edge**2 * _PIXEL_BYTES)
+    if room < count:
+        _log.warning(
+            "%d processes prepare crops, not %d: there is little shared memory; in a container "
+            "give /dev/shm more (--shm-size)",
+            max(1, room),
+            count,
+        )
+    return max(1, min(count, room))
+
+
+def _shared_memory() -> int:
+    """Free bytes of the file system through which processes share tensors; elsewhere plenty."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return sys.maxsize
 
 
 @contextmanager
@@ -207,27 +238,3 @@ def _start_worker(started: Event | None, _: int) -> None:
         started.set()
     set_threads(1)
     load_cv2().setNumThreads(1)
-
-
-class _Cache:
-    """A least-recently-used cache of normalised images and labels, limited in size."""
-
-    def __init__(self, megabytes: int, normalization: Normalization) -> None:
-        self._normalization = normalization
-        self._limit = megabytes * 2**20
-        self._size = 0
-        self._items: OrderedDict[str, Labelled] = OrderedDict()
-
-    def get(self, record: Record) -> Labelled:
-        if record.image_id in self._items:
-            self._items.move_to_end(record.image_id)
-            return self._items[record.image_id]
-        # A cell may be cut in two by one on top; each component would have a centre of its own.
-        labels = keep_largest_component(masks_to_labels(record.masks()))
-        item = (normalize(record.image(), how=self._normalization), labels)
-        self._items[record.image_id] = item
-        self._size += item[0].nbytes + item[1].nbytes
-        while self._size > self._limit and len(self._items) > 1:
-            _, (image, labels) = self._items.popitem(last=False)
-            self._size -= image.nbytes + labels.nbytes
-        return item

@@ -28,6 +28,7 @@ FOLDS = "folds.csv"
 SUMMARY = "summary.json"
 OVERLAYS = "overlays"
 LOCK = ".lock"
+DECODED = "decoded"  # beside the runs, which share it
 OUT_OF_FOLD_FLOWS = "out_of_fold"
 OUT_OF_FOLD_SCORES = "out_of_fold.csv"
 

@@ -44,7 +44,7 @@ from flowseg.training.distributed import (
     world_size,
 )
 from flowseg.training.optimiser import MuonAdamW, learning_rate
-from flowseg.training.run_folder import BEST, LAST, METRICS, STATE, StageName
+from flowseg.training.run_folder import BEST, DECODED, LAST, METRICS, STATE, StageName
 from flowseg.training.state import read_state, write_state
 from flowseg.training.timing import Clock, where_time_went
 
@@ -171,10 +171,21 @@ class Trainer:
         first = self.epoch * self.steps_per_epoch * size + rank() * self.schedule.batch_size
         end = self.schedule.epochs * self.steps_per_epoch * size
         return batches(
-            CropDataset(stage.training, stage.config, stage.extra, self.schedule.balance),
+            CropDataset(
+                stage.training,
+                stage.config,
+                stage.extra,
+                self.schedule.balance,
+                stage.folder.parent / DECODED,
+            ),
             range(first, end, size),
             self.schedule.batch_size,
-            loader_processes(self.schedule.workers, self.device),
+            loader_processes(
+                self.schedule.workers,
+                self.device,
+                self.schedule.batch_size,
+                stage.config.augment.crop_size,
+            ),
             self.device.type == "cuda",
         )
 

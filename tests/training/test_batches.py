@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -124,11 +125,25 @@ def test_a_spawned_process_does_not_start_the_command_again(script: str) -> None
 def test_loader_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowseg.training.batches.threads", lambda: 16)
     cuda = torch.device("cuda")
-    assert loader_processes(3, CPU) == loader_processes(3, cuda) == 3
-    assert loader_processes(None, CPU) == 0
-    assert loader_processes(None, cuda) == 14
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**40))
+    assert loader_processes(3, CPU, 16, 256) == loader_processes(3, cuda, 16, 256) == 3
+    assert loader_processes(None, CPU, 16, 256) == 0
+    assert loader_processes(None, cuda, 16, 256) == 14
     monkeypatch.setattr("flowseg.training.batches.threads", lambda: 1)
-    assert loader_processes(None, cuda) == 1
+    assert loader_processes(None, cuda, 16, 256) == 1
+
+
+@pytest.mark.parametrize(("megabytes", "count"), [(64, 1), (300, 6), (2000, 14)])
+def test_loader_processes_fit_into_a_containers_shared_memory(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    megabytes: int,
+    count: int,
+) -> None:
+    monkeypatch.setattr("flowseg.training.batches.threads", lambda: 16)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=megabytes * 2**20))
+    assert loader_processes(None, torch.device("cuda"), 16, 256) == count
+    assert ("--shm-size" in caplog.text) == (count < 14)
 
 
 @pytest.mark.slow
