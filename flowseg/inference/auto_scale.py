@@ -17,6 +17,7 @@ from flowseg.flow.residuals import instance_scores
 from flowseg.inference.ensemble import Ensemble
 from flowseg.inference.flow_field import compute_labels
 from flowseg.inference.options import SegmentOptions, known_diameter, settings_for
+from flowseg.inference.rescale import rescale, shape_at_zoom
 from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.checkpoint import Card
 
@@ -52,15 +53,24 @@ def resolve_settings(
 
 
 def classify_cell_type(model: Model, grey: Floats) -> str:
-    """The most probable cell type of a normalised grey image, rescaled for each type in turn."""
+    """The most probable cell type of a normalised grey image, rescaled for each type in turn.
+
+    Types whose diameters are within a tenth of each other share a scale.
+    """
     names = list(model.card.cell_types)
     if len(names) == 1:
         return names[0]
-    log_probabilities = np.zeros(len(names))
-    for diameter in _diameters(model):
+    ensemble = model.ensemble
+    crops: dict[tuple[int, int], list[Floats]] = {}
+    for diameter in _apart(_diameters(model), 1.1):
         # The centre is enough, and costs less than the segmentation of the whole.
         crop = _central_crop(model, grey, diameter)
-        log_probabilities += log_softmax(predict_rescaled(model.ensemble, crop, diameter).cell_type)
+        shape = shape_at_zoom(crop.shape, ensemble.diameter / diameter, ensemble.stride)
+        crops.setdefault(shape, []).append(rescale(crop, shape))
+    log_probabilities = np.zeros(len(names))
+    for batch in crops.values():
+        for field in ensemble.predict(np.stack(batch)):
+            log_probabilities += log_softmax(field.cell_type)
     return names[int(np.argmax(log_probabilities))]
 
 
@@ -111,11 +121,16 @@ def _diameters(model: Model) -> list[float]:
 
 def _guesses(model: Model) -> list[float]:
     """From half the smallest diameter of the card to twice the largest, a third apart."""
-    guesses: list[float] = []
-    for guess in sorted(factor * d for factor in (0.5, 1.0, 2.0) for d in _diameters(model)):
-        if not guesses or guess > 1.3 * guesses[-1]:
-            guesses.append(guess)
-    return guesses
+    return _apart(sorted(factor * d for factor in (0.5, 1.0, 2.0) for d in _diameters(model)), 1.3)
+
+
+def _apart(diameters: list[float], ratio: float) -> list[float]:
+    """Those of ascending diameters that exceed the one taken before by that ratio."""
+    taken: list[float] = []
+    for diameter in diameters:
+        if not taken or diameter > ratio * taken[-1]:
+            taken.append(diameter)
+    return taken
 
 
 def _central_crop(model: Model, grey: Floats, diameter: float) -> Floats:

@@ -122,8 +122,10 @@ def segment_many(
     `read` makes an image of an item, and `write` a result of an item, its normalised grey image and
     its prediction; both run on several threads. `weight` is the number of pixels of the image.
     """
-    # Where the network runs on the same cores, one thread to each side of it keeps up.
+    # Where the network runs on the same cores, one thread to each side of it keeps up. A GPU takes
+    # two images at once: while it computes one, the other is rescaled and launched.
     cores = 1 if segmenter.device.type == "cpu" else threads()
+    networks = 2 if segmenter.device.type == "cuda" else 1
 
     def read_grey(item: Item) -> tuple[Item, Grey]:
         return item, preprocess(segmenter, read(item))
@@ -138,7 +140,7 @@ def segment_many(
 
     stages = (
         Stage(read_grey, min(cores, 8)),
-        Stage(run_networks, 1),
+        Stage(run_networks, networks),
         Stage(write_labels, min(cores, 16)),
     )
     yield from pipeline(

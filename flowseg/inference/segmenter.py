@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -18,7 +17,7 @@ from flowseg.arrays.labels import clear_border, renumber
 from flowseg.config.schema import CellTypeSettings, Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.auto_scale import resolve_settings
-from flowseg.inference.ensemble import Ensemble
+from flowseg.inference.ensemble import Ensemble, own_stream
 from flowseg.inference.flow_field import DeviceField, FlowField, compute_labels
 from flowseg.inference.options import SegmentOptions, known_diameter
 from flowseg.inference.tiles import predict_rescaled
@@ -227,12 +226,13 @@ def predict(
     segmenter: Segmenter, grey: NDArray[np.float32], options: SegmentOptions
 ) -> ScaledPrediction:
     """Resolve the settings of an image, and run the networks."""
-    cell_type, settings = resolve_settings(segmenter, grey, options)
-    field = predict_rescaled(
-        segmenter.ensemble, grey, known_diameter(settings), options.disagreement
-    )
-    if segmenter.device.type == "cuda":  # complete for whichever thread and stream goes on
-        torch.cuda.current_stream(segmenter.device).synchronize()
+    with own_stream(segmenter.device) as stream:
+        cell_type, settings = resolve_settings(segmenter, grey, options)
+        field = predict_rescaled(
+            segmenter.ensemble, grey, known_diameter(settings), options.disagreement
+        )
+        if stream is not None:  # complete for whichever thread and stream goes on
+            stream.synchronize()
     return ScaledPrediction(
         field=field,
         shape=(grey.shape[0], grey.shape[1]),
@@ -244,10 +244,8 @@ def predict(
 
 def postprocess(segmenter: Segmenter, predicted: ScaledPrediction) -> Prediction:
     """Resize the flow field to the image, and compute the labels from it."""
-    settings, device = predicted.settings, segmenter.device
-    on_gpu = device.type == "cuda"
-    # On a GPU a stream of its own, so that one image does not wait for another.
-    with torch.cuda.stream(torch.cuda.Stream(device)) if on_gpu else nullcontext():  # type: ignore[no-untyped-call]
+    settings = predicted.settings
+    with own_stream(segmenter.device):
         labels, field = compute_labels(predicted.field, predicted.shape, settings)
     if predicted.exclude_border:
         labels = renumber(clear_border(labels))

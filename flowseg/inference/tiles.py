@@ -7,6 +7,7 @@ that follows from the image's size alone, whatever part of the image is wanted.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -22,6 +23,11 @@ from flowseg.inference.rescale import rescale, shape_at_zoom
 
 _BATCH = 2**22
 """Pixels that a GPU takes at once."""
+
+_SMALLEST_TILE = 256
+"""Pixels of an edge; smaller ones would be mostly halo."""
+
+_log = logging.getLogger(__name__)
 
 
 class Tile(NamedTuple):
@@ -62,11 +68,20 @@ def predict_tiles(
     """
     for (height, width), group in groupby(tiles, key=_read_shape):
         size = max(1, _BATCH // (height * width)) if ensemble.device.type == "cuda" else 1
-        alike = list(group)
-        for first in range(0, len(alike), size):
-            batch = alike[first : first + size]
+        waiting = list(group)
+        while waiting:
+            batch = waiting[:size]
             images = np.stack([read(*tile.read) for tile in batch])
-            for tile, field in zip(batch, ensemble.predict(images, disagreement), strict=True):
+            try:
+                fields = ensemble.predict(images, disagreement)
+            except torch.OutOfMemoryError:  # of a GPU, which others may use as well
+                if size == 1:
+                    raise
+                torch.cuda.empty_cache()
+                size = 1
+                continue
+            waiting = waiting[size:]
+            for tile, field in zip(batch, fields, strict=True):
                 yield tile, field.cropped(*tile.keep)
 
 
@@ -76,8 +91,23 @@ def predict_rescaled(
     """The flow field, at the networks' scale, of a normalised image (H, W) float32.
 
     The image is rescaled so that cells of `diameter` pixels become as large as those that the
-    networks were trained on, and computed in tiles where it is larger than one.
+    networks were trained on, and computed in tiles where it is larger than one. Where a GPU has no
+    memory for a tile, this and all later images are computed in smaller ones, with the same result.
     """
+    while True:
+        try:
+            return _predict_in_tiles(ensemble, grey, diameter, disagreement)
+        except torch.OutOfMemoryError:
+            if ensemble.tile <= _SMALLEST_TILE:
+                raise
+            torch.cuda.empty_cache()
+            ensemble.tile //= 2
+            _log.warning("the GPU is short of memory: tiles have %d pixels now", ensemble.tile)
+
+
+def _predict_in_tiles(
+    ensemble: Ensemble, grey: NDArray[np.float32], diameter: float, disagreement: bool
+) -> DeviceField:
     shape = shape_at_zoom(grey.shape, ensemble.diameter / diameter, ensemble.stride)
     image = rescale(grey, shape)
     maps = torch.empty((3, *shape), device=ensemble.device)

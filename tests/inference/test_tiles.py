@@ -41,3 +41,27 @@ def test_any_size(shape: tuple[int, int]) -> None:
     assert resized.flows.shape == (2, *shape)
     assert resized.cellprob.shape == shape
     assert np.isfinite(resized.cellprob).all()
+
+
+@pytest.mark.parametrize("pixels", [400_000, 250_000])
+def test_a_gpu_short_of_memory_takes_smaller_tiles(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pixels: int
+) -> None:
+    image = np.random.default_rng(0).standard_normal((700, 600), dtype=np.float32)
+    made = ensemble()
+    expected = predict_rescaled(made, image, made.diameter).to_host()
+    predict = Ensemble.predict
+
+    def predict_little(self: Ensemble, images: np.ndarray, disagreement: bool = False) -> object:
+        if images.size > pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(self, images, disagreement)
+
+    monkeypatch.setattr(Ensemble, "predict", predict_little)
+    found = predict_rescaled(made, image, made.diameter).to_host()
+    np.testing.assert_allclose(found.flows, expected.flows, atol=1e-4 * np.abs(found.flows).max())
+    assert f"tiles have {made.tile} pixels now" in caplog.text
+    assert made.tile < 1024
+    pixels = 1000
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_rescaled(made, image, made.diameter)
