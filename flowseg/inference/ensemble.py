@@ -85,11 +85,10 @@ class Ensemble:
         self.options |= {"tta": tta, "compile": compile, "tile": tile}
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
-        self._memory_format = memory_format(self.device)
         compute_exactly(self.device)
         self.augmentations = _AUGMENTATIONS[tta]
         self.networks = [
-            fold_batchnorm(network).to(self.device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
+            fold_batchnorm(network).to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
             for network in networks
         ]
         self.diameter = networks[0].config.target_diameter
@@ -97,7 +96,8 @@ class Ensemble:
         radius = max(network.receptive_field_radius for network in networks)
         self.halo = -(-radius // self.stride) * self.stride
         self.tile = tile
-        self._run = [torch.compile(n) if compile else n for n in self.networks]
+        # Dynamic: one graph for images of any size, a second one for batches.
+        self._run = [torch.compile(n, dynamic=True) if compile else n for n in self.networks]
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,7 +127,8 @@ class Ensemble:
             for network, run in zip(self.networks, self._run, strict=True):
                 for augmentation in self.augmentations:
                     augmented = _augment(batch, *augmentation)
-                    output = run(augmented.contiguous(memory_format=self._memory_format))
+                    # Copied, so that all views have the same strides, and share a compiled graph.
+                    output = run(augmented.clone(memory_format=torch.contiguous_format))
                     maps = _invert(_maps(output, network.config.flow_scale), *augmentation)
                     mean += maps
                     logits += output.cell_type

@@ -116,3 +116,21 @@ def test_cuda_answers_as_the_cpu_does() -> None:
     found = ask(Ensemble(members, "cuda", "float32", tta=4), IMAGE, True)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-2)
+
+
+@pytest.mark.slow
+def test_images_of_all_sizes_share_two_compiled_graphs() -> None:
+    graphs: list[Any] = []
+
+    def count(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = ensemble(1, tta=8)
+    compiled._run = [torch.compile(compiled.networks[0], backend=count, dynamic=True)]
+    for shape in ((160, 240), (240, 160), (176, 176), (256, 160)):
+        for size in (1, 2, 3):
+            compiled.predict(np.zeros((size, *shape), np.float32))
+    torch.compiler.reset()
+    assert len(graphs) == 2
