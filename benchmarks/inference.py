@@ -47,7 +47,7 @@ class Clock:
         return wrapped
 
 
-def prepare(paths: list[Path], model: Path, folder: Path) -> None:
+def prepare(paths: list[Path], model: Path, folder: Path, device: str) -> None:
     """Save the trained model's fields, and a checkpoint of Cellpose's size with random weights."""
     from flowseg.config.schema import NetworkConfig
     from flowseg.inference.segmenter import Segmenter
@@ -55,7 +55,7 @@ def prepare(paths: list[Path], model: Path, folder: Path) -> None:
     from flowseg.network.checkpoint import read_card, save_network
     from flowseg.network.unet import FlowNetwork
 
-    segmenter = Segmenter.load(model, "cpu")
+    segmenter = Segmenter.load(model, device)
     for path in paths:
         found = segmenter.segment(read_image(path), cell_type="shsy5y", diameter=DIAMETER)
         np.save(folder / f"{path.stem}.npy", np.stack((*found.flows, found.cellprob)))
@@ -84,9 +84,10 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
         fields: Iterator[np.ndarray] = iter([])
 
         def replaced(self: Any, images: Any, disagreement: bool = False) -> Any:
-            output = real(self, images, disagreement)
-            maps = torch.from_numpy(next(fields)[None])
-            return output._replace(maps=maps.to(output.maps.device))
+            return [
+                output._replace(maps=torch.from_numpy(next(fields)).to(output.maps.device))
+                for output in real(self, images, disagreement)
+            ]
 
         ensemble.Ensemble.predict = replaced  # type: ignore[method-assign]
     ImageSource.read = clock.timed("read", ImageSource.read)  # type: ignore[method-assign]
@@ -203,7 +204,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as folder:
-        prepare(paths, model, Path(folder))
+        prepare(paths, model, Path(folder), args.device)
         rest = [*sys.argv[1:], "--folder", folder, "--side"]
         sides = {"ours": sys.executable, "model": sys.executable}
         if args.peer:

@@ -122,10 +122,6 @@ def segment_many(
     `read` makes an image of an item, and `write` a result of an item, its normalised grey image and
     its prediction; both run on several threads. `weight` is the number of pixels of the image.
     """
-    # Where the network runs on the same cores, one thread to each side of it keeps up. A GPU takes
-    # two images at once: while it computes one, the other is rescaled and launched.
-    cores = 1 if segmenter.device.type == "cpu" else threads()
-    networks = 2 if segmenter.device.type == "cuda" else 1
 
     def read_grey(item: Item) -> tuple[Item, Grey]:
         return item, preprocess(segmenter, read(item))
@@ -138,10 +134,30 @@ def segment_many(
         item, grey, predicted = job
         return write(item, grey, postprocess(segmenter, predicted))
 
+    yield from on_device(segmenter, items, read_grey, run_networks, write_labels, weight)
+
+
+def on_device(
+    segmenter: Segmenter,
+    items: Iterable[Item],
+    read: Callable[[Item], Any],
+    compute: Callable[[Any], Any],
+    write: Callable[[Any], Result],
+    weight: Callable[[Item], int],
+) -> Generator[Outcome[Item, Result], None, None]:
+    """A pipeline of three stages, the second on the segmenter's device; as many threads as suit it.
+
+    `weight` is the number of pixels of an item.
+    """
+    # Where the network runs on the same cores, one thread to each side of it keeps up. A GPU takes
+    # two images at once: while it computes one, the other is rescaled and launched.
+    cores = 1 if segmenter.device.type == "cpu" else threads()
+    networks = 2 if segmenter.device.type == "cuda" else 1
+
     stages = (
-        Stage(read_grey, min(cores, 8)),
-        Stage(run_networks, networks),
-        Stage(write_labels, min(cores, 16)),
+        Stage(read, min(cores, 8)),
+        Stage(compute, networks),
+        Stage(write, min(cores, 16)),
     )
     yield from pipeline(
         items,

@@ -200,8 +200,9 @@ class Segmenter:
 
         The diameter of the settings decides the scale at which the networks see the image.
         """
-        field = predict_rescaled(self.ensemble, grey, known_diameter(settings))
-        return field.resized((grey.shape[0], grey.shape[1])).to_host()
+        with own_stream(self.device):
+            field = predict_rescaled(self.ensemble, grey, known_diameter(settings))
+            return field.resized((grey.shape[0], grey.shape[1])).to_host()
 
 
 # The three steps of `Segmenter.segment`; `flowseg.inference.pipeline` runs them side by side.

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from flowseg.arrays.intensity import normalize
 from flowseg.config.schema import Config
 from flowseg.data.folds import TRAIN_ONLY
 from flowseg.data.record import Record
 from flowseg.evaluation.calibration import Calibration, bootstrap_interval, calibrate
 from flowseg.evaluation.threshold_grid import Sample
 from flowseg.inference.auto_scale import resolve_settings
-from flowseg.inference.flow_field import load_fields, save_fields
+from flowseg.inference.flow_field import FlowField, load_fields, save_fields
 from flowseg.inference.options import SegmentOptions, settings_for
-from flowseg.inference.segmenter import Segmenter
+from flowseg.inference.pipeline import Outcome, on_device
+from flowseg.inference.segmenter import Segmenter, preprocess
 from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.tables import write_table
 from flowseg.network.checkpoint import load_network, read_card, save_network
@@ -221,14 +223,36 @@ def _predict(
         for plan, result in zip(plans, results, strict=True):
             precision, tta = plan.config.training.precision, plan.config.tta
             segmenter = Segmenter.load(result.checkpoint, device, precision, tta=tta)
-            for record in plan.validation:
-                grey = normalize(record.image(), how=segmenter.card.normalization)
-                named[record.image_id] = resolve_settings(segmenter, grey, SegmentOptions())[0]
-                settings = settings_for(segmenter.card, record.cell_type)
-                field = segmenter.predict_flows(grey, settings)
-                save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
-                bar.update()
+            outcomes = _out_of_fold(segmenter, plan.validation, folder)
+            with closing(outcomes):
+                for outcome in outcomes:
+                    named[outcome.item.image_id] = outcome.get()
+                    bar.update()
     return named
+
+
+def _out_of_fold(
+    segmenter: Segmenter, records: Iterable[Record], folder: Path
+) -> Generator[Outcome[Record, str], None, None]:
+    """Store the flow field of each image; the cell type predicted for it."""
+
+    def read(record: Record) -> tuple[Record, NDArray[np.float32]]:
+        return record, preprocess(segmenter, record.image())
+
+    def compute(job: tuple[Record, NDArray[np.float32]]) -> tuple[Record, str, FlowField]:
+        record, grey = job
+        name, _ = resolve_settings(segmenter, grey, SegmentOptions())
+        settings = settings_for(segmenter.card, record.cell_type)
+        return record, name, segmenter.predict_flows(grey, settings)
+
+    def write(job: tuple[Record, str, FlowField]) -> str:
+        record, name, field = job
+        save_fields(folder / f"{record.image_id}.npz", field.flows, field.cellprob)
+        return name
+
+    return on_device(
+        segmenter, records, read, compute, write, lambda record: record.shape[0] * record.shape[1]
+    )
 
 
 def _samples(out: Path, records: list[Record]) -> Iterator[Sample]:
