@@ -25,24 +25,25 @@ from typing import Any
 from flowseg.io.atomic import write_text
 
 STAGES = {
-    "machine": 30,
-    "data": 30,
-    "warm_up": 60,
-    "net": 60,
-    "step": 40,
-    "loader": 60,
-    "fit": 90,
-    "predict": 80,
-    "peer": 130,
+    "data": 60,
+    "warm_up": 90,
     "tests": 90,
+    "machine": 30,
+    "step": 40,
+    "fit": 110,
+    "predict": 80,
+    "loader": 60,
+    "net": 60,
+    "peer": 150,
     "repeat": 100,
     "memory": 60,
     "nccl": 60,
 }
-"""Names, and limits in seconds."""
+"""Names in their order, and limits in seconds."""
 
-TOGETHER = ("tests", "repeat", "memory", "nccl")
-"""They time nothing, so they may run side by side."""
+FIRST = ("data", "warm_up", "tests")
+LAST = ("repeat", "memory", "nccl")
+"""They time nothing on the card, and run side by side."""
 
 
 def run_stage(name: str, args: argparse.Namespace, limit: float) -> dict[str, Any]:
@@ -51,9 +52,10 @@ def run_stage(name: str, args: argparse.Namespace, limit: float) -> dict[str, An
     rows = folder / f"{name}.rows.json"
     rows.unlink(missing_ok=True)
     command = [sys.executable, str(Path(__file__).with_name("gpu_stages.py")), name, str(folder)]
-    command += ["--device", args.device, "--limit", str(limit)]
+    command += ["--device", args.device]
     command += ["--small"] if args.small else []
     command += ["--peer-python", args.peer_python] if args.peer_python else []
+    command += ["--limit", str(limit)]
     start = time.perf_counter()
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -112,11 +114,10 @@ def main() -> int:
         write_text(store, json.dumps(result, indent=1))
         print(f"{name}: {result[name]['status']}, {result[name]['seconds']} s", flush=True)
 
-    for name in wanted:
-        if name not in TOGETHER:
-            run(name)
-    with ThreadPoolExecutor(len(TOGETHER)) as pool:
-        list(pool.map(run, [name for name in wanted if name in TOGETHER]))
+    alone = [(name,) for name in STAGES if name not in (*FIRST, *LAST)]
+    for group in (FIRST, *alone, LAST):
+        with ThreadPoolExecutor(len(group)) as pool:
+            list(pool.map(run, [name for name in group if name in wanted]))
     ordered = {name: result[name] for name in STAGES if name in result}
     write_text(args.out / "gpu.md", table(ordered))
     print(table(ordered))

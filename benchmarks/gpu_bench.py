@@ -55,13 +55,16 @@ class Bench:
         """The median time of some work in milliseconds, after one that warms it up."""
         import torch
 
-        times = []
-        for _ in range(1 if self.small else repeats):
-            work()
-            start = time.perf_counter()
+        def finish() -> None:
             work()
             if self.device != "cpu":
                 torch.cuda.synchronize()
+
+        finish()
+        times = []
+        for _ in range(1 if self.small else repeats):
+            start = time.perf_counter()
+            finish()
             times.append(1e3 * (time.perf_counter() - start))
         return median(times)
 

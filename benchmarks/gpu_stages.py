@@ -9,13 +9,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import gpu_runs
-import numpy as np
 from gpu_bench import CHECKOUT, Bench
 
 
@@ -72,20 +71,26 @@ def data(bench: Bench) -> None:
 
 
 def warm_up(bench: Bench) -> None:
-    """What a first process pays for compiled loops, and every one for its imports."""
-    code = (
-        "import numpy as np, flowseg; labels = np.kron(np.arange(1, 10).reshape(3, 3), np.ones("
-        "(40, 40), int)); flows = flowseg.labels_to_flows(labels); flowseg.flows_to_labels(flows,"
-        " labels > 0)"
-    )
-    shutil.rmtree(os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
-    for what in ("flows and labels in a first process", "in a later one"):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
-        bench.row(what, time.perf_counter() - start, "s")
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch"], check=True)
-    bench.row("import of torch alone", time.perf_counter() - start, "s")
+    """What the first process on a machine pays for compiled loops: a small training, predicted."""
+    code = """
+import sys
+import flowseg
+from flowseg.synthetic.datasets import write_synthetic_sartorius
+
+data = sys.argv[1]
+write_synthetic_sartorius(data, 9, 1, 0, (128, 160))
+small = ["network.channels=[4,6,8,8]", "augment.crop_size=64", "data.folds=3"]
+short = ["training.epochs=1", "training.crops_per_epoch=8"]
+config = flowseg.load_config("all", overrides=small + short)
+run = flowseg.train(config, data, data + "/run", device="cpu")
+flowseg.predict(run.checkpoint, data + "/test", data + "/submission.csv", device="cpu")
+"""
+    for what in ("a small training in a first process", "in a later one"):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            command = [sys.executable, "-c", code, str(Path(folder) / "data")]
+            subprocess.run(command, check=True, cwd=CHECKOUT)
+            bench.row(what, time.perf_counter() - start, "s")
 
 
 def tests(bench: Bench) -> None:
@@ -114,6 +119,7 @@ def _networks() -> dict[str, Any]:
 
 def net(bench: Bench) -> None:
     """The network alone: an image of 520 x 704 at the scale of shsy5y and of astro."""
+    import numpy as np
     import torch
 
     from flowseg.inference.ensemble import Ensemble
@@ -153,6 +159,10 @@ def net(bench: Bench) -> None:
 
 
 def main() -> None:
+    # A stage that hangs tells where. The limit comes last, so that the imports below count.
+    faulthandler.dump_traceback_later(float(sys.argv[-1]) - 4, exit=False)
+    import gpu_runs  # heavy, and the loader's processes import this file
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
@@ -161,8 +171,6 @@ def main() -> None:
     parser.add_argument("--peer-python")
     parser.add_argument("--limit", type=float, default=100)
     args = parser.parse_args()
-    # A stage that hangs tells where.
-    faulthandler.dump_traceback_later(max(1.0, args.limit - 3), exit=False)
     stages = {"machine": machine, "data": data, "warm_up": warm_up, "tests": tests, "net": net}
     (stages | gpu_runs.STAGES)[args.name](Bench(args.name, args))
 

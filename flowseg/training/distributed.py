@@ -36,7 +36,7 @@ def distributed_session(device: str) -> Iterator[torch.device]:
     With "auto" or "cuda" each rank takes the CUDA device of its local rank.
     """
     rank_device = pick_device(local_device(device))
-    if rank_device.type == "cuda":  # torch's own threads take the current device
+    if rank_device.index is not None:  # torch's own threads take the current device
         torch.cuda.set_device(rank_device)
     if not under_torchrun() or dist.is_initialized():
         yield rank_device
