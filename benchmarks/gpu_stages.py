@@ -63,7 +63,10 @@ def data(bench: Bench) -> None:
         for name in ("train", "test"):
             for image in (Path(folder) / name).iterdir():
                 image.rename(bench.data / name / image.name)
-        tables.append(pd.read_csv(Path(folder) / "train.csv"))
+        table = pd.read_csv(Path(folder) / "train.csv")
+        # Each part drew the same wells.
+        table["sample_id"] = table["sample_id"].str.replace("_A", f"_{Path(folder).name}A")
+        tables.append(table)
         shutil.rmtree(folder)
     pd.concat(tables).to_csv(bench.data / "train.csv", index=False)
     bench.row("images drawn", count * (train + test))
@@ -104,9 +107,10 @@ def tests(bench: Bench) -> None:
         name: int(text.split(f' {name}="', maxsplit=1)[1].split('"', maxsplit=1)[0])
         for name in ("tests", "failures", "errors", "skipped")
     }
-    passed = counts["tests"] - sum(counts[n] for n in ("failures", "errors", "skipped"))
-    on_card = bench.device != "cpu"
-    bench.row("tests passed", passed, f"of {counts['tests']}", least=counts["tests"] * on_card)
+    bad = counts["failures"] + counts["errors"]
+    passed = counts["tests"] - bad - counts["skipped"]
+    bench.row("tests passed", passed, f"of {counts['tests'] - counts['skipped']}")
+    bench.gate("no test fails", bad == 0 and (passed > 0 or bench.device == "cpu"))
 
 
 def _networks() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,14 +140,13 @@ def batches(
     `firsts` are the numbers of the first crop of each batch. With `pin` batches lie in pinned
     memory, from which CUDA copies without waiting.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _process_context()
     started = context.Event() if workers else None
     loader = DataLoader(
         _BatchDataset(dataset, batch_size),
         batch_size=None,  # an item is a batch
         sampler=firsts,
         num_workers=workers,
-        # A fork after numba or torch has started threads may hang.
         multiprocessing_context=context if workers else None,
         worker_init_fn=partial(_start_worker, started),
         pin_memory=pin,
@@ -165,6 +164,19 @@ def batches(
             remedy="each imports the script again: it has to be a file that calls flowseg below "
             "`if __name__ == '__main__':`; or set training.workers=0",
         ) from error
+
+
+def _process_context() -> Any:
+    """How loader processes start: forked from a server that has the imports and no threads.
+
+    A fork of this process may hang, as numba or torch have started threads in it. Where there is no
+    such server (Windows), each process imports for itself.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def loader_processes(wanted: int | None, device: torch.device, batch_size: int, edge: int) -> int:
