@@ -7,7 +7,7 @@ READY := $(ENV)/ready
 # The oldest versions that pyproject.toml allows; torch alone is the one of constraints.txt.
 OLD := .venv-lowest
 
-.PHONY: demo test test-fast test-lowest check docs clean
+.PHONY: demo test test-fast test-lowest check docs gpu clean
 
 demo: $(READY)
 	$(BIN)/flowseg demo --out demo
@@ -29,6 +29,10 @@ check: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# On a machine with a GPU, by its own Python and torch; CP3 is a Python that has cellpose 3.
+gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py --out gpu --minutes 10 $(if $(CP3),--peer-python $(CP3))
 
 clean:
 	rm -rf $(ENV) $(OLD) demo site
