@@ -173,6 +173,7 @@ def normalize(
         image = np.where(finite, image, middle)
     exact = np.finfo(np.float32).tiny < high - low < np.finfo(np.float32).max / 2
     scaled = (image if exact else image.astype(np.float64)) - low
-    scaled /= high - low
+    with np.errstate(over="ignore"):  # clipped below
+        scaled /= high - low
     np.clip(scaled, -_FAR, _FAR, out=scaled)  # the value of a padding may be anything
     return scaled.astype(np.float32, copy=False)

@@ -29,6 +29,7 @@ from flowseg.io.zarr import is_zarr
 Labels = NDArray[np.int32]
 
 _FOREGROUND_COMPONENTS = 5  # one id on so many says "cell here", not which cell
+_PIECES_EACH = 2  # components of each number on average, from which on numbers are no cells
 _START = 2**16  # bytes in which a COCO file names its members
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _WHITE = (255, 65535)
@@ -153,33 +154,38 @@ def _page_labels(page: ImageSource) -> Labels:
 
 
 def check_instances(items: Iterable[LabelledImage]) -> None:
-    """Refuse label images that all have one number, on several components: masks, not labels.
+    """Refuse label images that say what is a cell, of which kind or colour, but not which cell.
 
-    Read only until an image with two numbers shows that they are labels.
+    They have few numbers, on many components each. Read only until an image shows that its numbers
+    are cells.
 
     Raises
     ------
     FlowsegError
         For the image of most components.
     """
-    counts: dict[tuple[int, Path], int] = {}
+    counts: dict[Path, tuple[int, set[int]]] = {}
     for item in items:
         labels = item.read()
-        top = int(labels.max(initial=0))
-        if top == 0:
+        numbers = {int(number) for number in np.unique(labels[labels != 0])}
+        if not numbers:
             continue
-        if ((labels != 0) & (labels != top)).any():
+        pieces = int(connected_components(labels, True).max())
+        if len(numbers) > 1 and pieces < _PIECES_EACH * len(numbers):
             return
-        counts[top, item.path] = int(connected_components(labels, True).max())
+        counts[item.path] = pieces, numbers
     if not counts:
         return
-    (top, path), most = max(counts.items(), key=lambda entry: entry[1])
-    white = len({number for number, _ in counts}) == 1 and top in _WHITE
-    if most >= (2 if white else _FOREGROUND_COMPONENTS) or (
-        sum(counts.values()) >= max(_FOREGROUND_COMPONENTS, 2 * len(counts))
+    path, (most, numbers) = max(counts.items(), key=lambda entry: entry[1][0])
+    used = set().union(*(numbers for _, numbers in counts.values()))
+    total = sum(pieces for pieces, _ in counts.values())
+    white = len(used) == 1 and used <= {*_WHITE}
+    if most >= (2 if white else _FOREGROUND_COMPONENTS * len(used)) or (
+        total >= max(_FOREGROUND_COMPONENTS * len(used), 2 * len(counts) * len(used))
     ):
+        which = f"the one number {min(numbers)}" if len(numbers) == 1 else f"{len(numbers)} numbers"
         raise FlowsegError(
-            f"gives all its {most} pieces the one number {top}",
+            f"gives all its {most} pieces {which}",
             file=path,
             remedy="give every cell a number of its own (in ImageJ: Analyze Particles, "
             "Show: Count Masks)",
@@ -195,7 +201,9 @@ def _refuse_raw(labels: Labels, path: Path) -> None:
     numbers = len(np.unique(present))
     if pieces >= _SCATTERED * numbers > _SCATTERED or len(present) < _SMALLEST_PIECE * pieces:
         raise FlowsegError(
-            f"is no label image: its {numbers} numbers lie in {pieces} pieces, as grey values do",
+            f"is no label image: its {numbers} numbers lie in {pieces} pieces, as grey values do, "
+            "or colours of a picture of labels",
             file=path,
-            remedy="name the label images, or put them beside the images as NAME_masks.tif",
+            remedy="name the label images, with a number for each cell, or put them beside the "
+            "images as NAME_masks.tif",
         )

@@ -18,13 +18,15 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_labels")  # beside their images; longest first
+_LABEL_FOLDERS = ("masks", "labels")
+_LABEL_ENDINGS_APART = (*_LABEL_ENDINGS, "_mask", "_label")  # in a folder of label files
 
 SEG_SUFFIX = "_seg.npy"
 """Ending of Cellpose's files."""
 
 LAYOUTS = (
     "NAME.tif beside NAME_masks.tif, NAME_labels.tif (also .png, .zarr) or NAME_seg.npy, or "
-    "images/ and masks/"
+    "masks/ or labels/ beside the images or beside images/"
 )
 """Layouts of a folder of images and labels, for messages."""
 
@@ -171,8 +173,8 @@ def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
     folder : path
         Holds images and beside them label files: ``NAME.tif`` (or another image file) and
         ``NAME_masks.tif``, ``NAME_cp_masks.tif`` or ``NAME_labels.tif`` (or .png or .zarr), or
-        ``NAME_seg.npy``; or images in ``images/`` and label files in ``masks/``, there also with
-        the names of their images.
+        ``NAME_seg.npy``; or label files in a folder ``masks/`` or ``labels/``, there also with the
+        names of their images, which lie in ``images/`` or beside that folder.
 
     Returns
     -------
@@ -187,11 +189,18 @@ def match_labels(folder: PathLike) -> tuple[dict[str, Path], dict[str, Path]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FlowsegError("is no folder", file=folder, remedy=f"name a folder of {LAYOUTS}")
-    apart = all((folder / name).is_dir() for name in ("images", "masks"))
-    images = folder / "images" if apart else folder
+    beside = any(map(_labelled_image, folder.iterdir()))
+    found = [] if beside else [folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()]
+    if len(found) > 1:
+        raise FlowsegError(
+            "holds masks/ and labels/", file=folder, remedy="move one of them elsewhere"
+        )
+    images = folder / "images" if found and (folder / "images").is_dir() else folder
+    apart = bool(found)
     labels: dict[str, Path] = {}
-    for path in sorted((folder / "masks" if apart else folder).iterdir(), key=_natural):
-        name = _labelled_image(path) or (path.stem if apart else None)
+    for path in sorted((found[0] if apart else images).iterdir(), key=_natural):
+        name = _labelled_image(path, _LABEL_ENDINGS_APART if apart else _LABEL_ENDINGS)
+        name = name or (path.stem if apart else None)
         readable = path.name.endswith(SEG_SUFFIX) or path.suffix.lower() in _LABEL_SUFFIXES
         if name is None or not readable or path.name.startswith("."):
             continue
@@ -227,11 +236,11 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and there
 
 
-def _labelled_image(path: Path) -> str | None:
+def _labelled_image(path: Path, endings: Sequence[str] = _LABEL_ENDINGS) -> str | None:
     """The name of the image that a file is named after as its labels; None for another file."""
     if path.name.endswith(SEG_SUFFIX):
         return path.name.removesuffix(SEG_SUFFIX)
-    return next((path.stem.removesuffix(e) for e in _LABEL_ENDINGS if path.stem.endswith(e)), None)
+    return next((path.stem.removesuffix(e) for e in endings if path.stem.endswith(e)), None)
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:

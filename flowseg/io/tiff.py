@@ -21,6 +21,7 @@ _LZW = 5
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
 _DECODED_TO_RGB = (6, 7, 33003, 33005, 34712)  # packed as JPEG or JPEG 2000
 _ALPHA = (1, 2)
+_MOST_CHANNELS, _LEAST_ROWS = 4, 16  # of an image whose rows were written as pages
 _LARGE_TILE = 2**24  # bytes; a small image may lie in a tile of many times its size
 
 
@@ -38,6 +39,7 @@ def tiff_pages(path: Path) -> Iterator[list[Any]]:
         if not listed:
             raise damaged("it holds no page", path)
         pages = _full_images(tiff, listed)
+        _refuse_channels_last(pages, path)
         if tiff.is_imagej and len(pages) == 1:  # ImageJ keeps a large stack behind one page
             _refuse_several(int((tiff.imagej_metadata or {}).get("images", 1)), path)
         yield pages
@@ -94,6 +96,18 @@ def tiff_page(path: Path) -> Iterator[Any]:
         _refuse_several(len(pages), path)
         check_tiff(pages[0], path)
         yield pages[0]
+
+
+def _refuse_channels_last(pages: list[Any], path: Path) -> None:
+    """Refuse pages that are the rows of one image: (H, W, C) written as H images of W x C."""
+    height, width = int(pages[0].imagelength), int(pages[0].imagewidth)
+    if len(pages) >= _LEAST_ROWS and height >= _LEAST_ROWS and width <= _MOST_CHANNELS:
+        raise FlowsegError(
+            f"has its {width} channels last: {len(pages)} pages of {height} x {width} pixels are "
+            f"one image of {len(pages)} x {height}",
+            file=path,
+            remedy="save the channels first, as pages of the whole image",
+        )
 
 
 def _refuse_several(count: int, path: Path) -> None:

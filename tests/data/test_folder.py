@@ -63,6 +63,27 @@ def test_images_and_masks_in_folders_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("labels", ["masks/x.png", "labels/x_mask.png", "labels/x_label.tif"])
+@pytest.mark.parametrize("images", ["images", "."])
+def test_labels_in_a_folder_of_their_own(tmp_path: Path, labels: str, images: str) -> None:
+    """As in https://github.com/MouseLand/cellpose/issues/1064."""
+    for name in (images, Path(labels).parent):
+        (tmp_path / name).mkdir(exist_ok=True)
+    write_image(tmp_path / images / "x.png", GREY)
+    write_image(tmp_path / images / "bare.png", GREY)
+    write_labels(tmp_path / labels, np.minimum(LABELS, 3).astype(np.uint8))
+    (record,) = read_records(tmp_path, ("hela",))
+    assert (record.image_id, len(record.masks())) == ("x", 3)
+    (tmp_path / "labels").mkdir(exist_ok=True)
+    (tmp_path / "masks").mkdir(exist_ok=True)
+    with pytest.raises(FlowsegError, match="holds masks/ and labels/"):
+        read_records(tmp_path, ("hela",))
+    # Labels beside their images count; the folders may hold anything, such as predictions.
+    if images == ".":
+        write_labels(tmp_path / "bare_masks.tif", LABELS)
+        assert [r.image_id for r in read_records(tmp_path, ("hela",))] == ["bare"]
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_frames_of_a_movie_are_a_group(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, told: bool

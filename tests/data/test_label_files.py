@@ -128,3 +128,22 @@ def test_zarr_labels_beside_images(tmp_path: Path) -> None:
     (store / "0.0").write_bytes(LABELS.astype("<f4").tobytes())
     (record,) = read_folder(tmp_path)
     assert np.array_equal(record.masks().paint(), LABELS)
+
+
+@pytest.mark.parametrize("colours", [2, 4])
+def test_classes_and_colours_of_cells_are_no_labels(tmp_path: Path, colours: int) -> None:
+    """As in https://github.com/SchapiroLabor/micronuclAI/issues/7 and omnipose's n-color masks."""
+    cells = np.zeros((90, 90), np.uint8)
+    for k in range(36):
+        y, x = 15 * (k // 6), 15 * (k % 6)
+        cells[y : y + 9, x : x + 9] = k + 1
+    write_labels(tmp_path / "a.tif", cells)
+    assert list(labelled_images(tmp_path)) == ["a"]
+    for name in ("a.tif", "b.tif"):
+        write_labels(tmp_path / name, np.where(cells > 0, cells % colours + 1, 0).astype(np.uint8))
+    with pytest.raises(FlowsegError, match=f"gives all its 36 pieces {colours} numbers"):
+        labelled_images(tmp_path)
+    # Cells that others cut in two keep their numbers.
+    cells[:, 4] = 0
+    write_labels(tmp_path / "b.tif", cells)
+    assert list(labelled_images(tmp_path)) == ["a", "b"]

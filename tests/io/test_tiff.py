@@ -111,3 +111,15 @@ def test_lossy_tiles_are_read(tmp_path: Path, compression: str) -> None:
     image = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 32), compression=compression)
     assert np.abs(read_image(tmp_path / "a.tif").astype(int) - image).max() < 12
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_were_written_last_are_told(tmp_path: Path, channels: int) -> None:
+    """As in https://github.com/MouseLand/cellpose/issues/148 and 1284."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((60, 50, channels), np.uint16), photometric="minisblack")
+    with pytest.raises(FlowsegError, match=f"{channels} channels last.* one image of 60 x 50"):
+        list_images(path)
+    # A narrow stack of few pages, and one of whole images, are what they seem.
+    tifffile.imwrite(path, np.zeros((3, 50, 4), np.uint16), photometric="minisblack")
+    assert [image.shape for image in list_images(path)] == [(50, 4)] * 3
