@@ -122,7 +122,7 @@ def _type_of(image: Path, types: Mapping[str, str]) -> str:
 
 
 def _annotation(image: Path, labels: Path | None, annotated: CocoImage | None) -> dict[str, Any]:
-    """The `shape` and the `annotation` of an image's record."""
+    """The `shape`, `annotation` and `crowd` of an image's record."""
     shape = image_shape(image)
     if labels is not None:
         instances = LabelledImage(path=labels).read()
@@ -132,7 +132,8 @@ def _annotation(image: Path, labels: Path | None, annotated: CocoImage | None) -
     assert annotated is not None
     if annotated.shape != shape:
         raise size_differs(image, shape, annotated.shape, annotated.file.name)
-    return {"shape": shape, "annotation": annotated.cells}
+    crowd = annotated.crowd if annotated.crowd.entries else None
+    return {"shape": shape, "annotation": annotated.cells, "crowd": crowd}
 
 
 def _annotated(coco: Path, images: Mapping[str, Path]) -> dict[str, CocoImage]:

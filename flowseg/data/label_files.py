@@ -19,7 +19,7 @@ from flowseg.arrays.components import connected_components
 from flowseg.arrays.labels import as_labels
 from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.errors import FlowsegError
-from flowseg.formats.coco_reader import CocoImage, read_coco
+from flowseg.formats.coco_reader import CocoImage, read_coco_images
 from flowseg.formats.seg_npy import read_seg
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.images import read_labels
@@ -92,7 +92,9 @@ def labelled_images(path: PathLike) -> dict[str, LabelledImage]:
     """
     coco = Path(path) if Path(path).suffix.lower() == ".json" else find_coco(path)
     if coco is not None:
-        return {image.image_id: LabelledImage(path=coco, coco=image) for image in read_coco(coco)}
+        return {
+            image.image_id: LabelledImage(path=coco, coco=image) for image in read_coco_images(coco)
+        }
     found: dict[str, LabelledImage] = {}
     for name, (image, file) in find_labels(path).items():
         pages = [] if file.name.endswith(SEG_SUFFIX) else list_images(file)

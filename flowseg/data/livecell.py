@@ -227,6 +227,7 @@ def _read_splits(
                     cell_type=cell_type,
                     group=group,
                     annotation=image.cells,
+                    crowd=image.crowd if image.crowd.entries else None,
                 )
                 listed[image.image_id] = _again(listed.get(image.image_id), record, split, path)
     if missing and not listed:
@@ -239,7 +240,7 @@ def _read_splits(
     if missing:
         note(Note("images listed are nowhere under images/, left out", tuple(sorted(missing))))
     if crowded:
-        note(Note("images have iscrowd regions, which are not taught as cells", tuple(crowded)))
+        note(Note("images have iscrowd regions, which do not count", tuple(crowded)))
     return listed
 
 

@@ -44,6 +44,9 @@ class Record:
     """Images of one group (a well of a plate) stay on one side of every split."""
     annotation: Masks | Annotation
     """The masks, or what reads them on demand."""
+    crowd: Masks | Annotation | None = None
+    """Regions that are neither cells nor background, such as COCO's `iscrowd`: they count neither
+    in training nor in scores."""
 
     def image(self) -> npt.NDArray[np.float32]:
         """Read the image: (H, W) float32, grey, intensities as stored.
@@ -57,9 +60,14 @@ class Record:
 
     def masks(self) -> Masks:
         """All masks of the image, overlaps kept."""
-        if isinstance(self.annotation, Masks):
-            return self.annotation
-        return self.annotation.masks(self.shape)
+        return self._read(self.annotation)
+
+    def crowd_masks(self) -> Masks | None:
+        """The regions that do not count, None where there are none."""
+        return None if self.crowd is None else self._read(self.crowd)
+
+    def _read(self, annotation: Masks | Annotation) -> Masks:
+        return annotation if isinstance(annotation, Masks) else annotation.masks(self.shape)
 
 
 def size_differs(

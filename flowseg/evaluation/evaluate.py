@@ -16,7 +16,14 @@ from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.evaluation.sources import Source, read_predictions, read_truth
 from flowseg.io.paths import PathLike
-from flowseg.metrics.competition import THRESHOLDS, Contingency, Counts, Mistakes, compare
+from flowseg.metrics.competition import (
+    THRESHOLDS,
+    Contingency,
+    Counts,
+    Mistakes,
+    compare,
+    outside_crowd,
+)
 from flowseg.metrics.other import (
     CocoPrecision,
     aggregated_jaccard,
@@ -222,15 +229,8 @@ def _masks(truth: Source, pred: Source | None) -> tuple[Masks, Masks]:
     true = truth.masks()
     found = Masks.from_dense([], truth.shape) if pred is None else pred.masks()
     if truth.crowd is not None:
-        found = found.select(_outside_crowd(found, true, truth.crowd()))
+        found = outside_crowd(found, true, truth.crowd())
     return true, found
-
-
-def _outside_crowd(pred: Masks, truth: Masks, crowd: Masks) -> NDArray[np.bool_]:
-    """Which predicted masks have at most half of their pixels in a crowd region, off true cells."""
-    ignored = (crowd.paint() > 0) & (truth.paint() == 0)
-    shared = [int((pred.dense(index) & ignored).sum()) for index in range(len(pred))]
-    return 2 * np.array(shared, np.int64) <= pred.areas()
 
 
 def _centres(masks: Masks) -> NDArray[np.float64]:

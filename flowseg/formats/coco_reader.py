@@ -136,6 +136,45 @@ def read_coco_results(path: PathLike, note: Notify = log_note) -> dict[str, Coco
     return {key: index.masks(index.rows_of(key)) for key in index.owner_of}
 
 
+def read_coco_images(path: PathLike) -> list[CocoImage]:
+    """The images of a COCO file, whether of annotations or of results.
+
+    Results do not list their images: an image has the name by which they call it, and the size of
+    their run lengths. Raises FlowsegError as :func:`read_coco`, and for results that are polygons.
+    """
+    path = Path(path)
+    results = read_coco_results(path)
+    if results is None:
+        return read_coco(path)
+    return [
+        CocoImage(
+            file_name=key.replace("\\", "/"),
+            shape=_shape_of(cells, key),
+            category="",
+            ids=(key,),
+            cells=cells,
+            crowd=CocoMasks(()),
+            file=path,
+        )
+        for key, cells in results.items()
+    ]
+
+
+def _shape_of(cells: CocoMasks, key: str) -> Shape:
+    """Height and width of an image of a results file, as its first run lengths say."""
+    spans = cells.entries[0]
+    first = next(iter(read_items(spans._replace(spans=spans.spans[:1]))))["segmentation"]
+    size = first.get("size") if isinstance(first, dict) else None
+    height, width = map(_whole, size) if isinstance(size, list) and len(size) == 2 else (0, 0)
+    if not 0 < height * width <= MAX_PIXELS:
+        raise FlowsegError(
+            f"does not say how large the image {key!r} is",
+            file=spans.path,
+            remedy="name a COCO file that lists its images, or results with run lengths",
+        )
+    return height, width
+
+
 # --- the scan ---------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from flowseg.arrays.rle import Masks
 from flowseg.metrics.contingency import Objects, shared_pixels
 
 THRESHOLDS = tuple(range(50, 100, 5))
@@ -240,3 +241,13 @@ def compare(truth: Objects, pred: Objects) -> Contingency:
     return Contingency(
         truth_areas=truth_areas, pred_areas=pred_areas, truth=truths, pred=preds, shared=shared
     )
+
+
+def outside_crowd(pred: Masks, truth: Masks, crowd: Masks) -> Masks:
+    """The predicted masks that have at most half of their pixels in a crowd region.
+
+    Pixels of true cells are in none; what lies in one is neither right nor wrong.
+    """
+    ignored = (crowd.paint() > 0) & (truth.paint() == 0)
+    shared = [int((pred.dense(index) & ignored).sum()) for index in range(len(pred))]
+    return pred.select(2 * np.array(shared, np.int64) <= pred.areas())

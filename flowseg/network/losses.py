@@ -31,8 +31,9 @@ def flow_loss(
 ) -> Losses:
     """Flow error, binary cross entropy and Dice loss of cellprob, cell-type cross entropy.
 
-    Targets are those of :class:`flowseg.training.batches.Batch`, a cell type of -1 if unknown; the
-    network regresses `flow_scale` times the flows.
+    Targets are those of :class:`flowseg.training.batches.Batch`, a cell type of -1 if unknown;
+    pixels of which it is not known whether they are `inside` (-1) count in no term. The network
+    regresses `flow_scale` times the flows.
 
     Notes
     -----
@@ -42,12 +43,16 @@ def flow_loss(
     "V-Net", 2016), whose optimum is the mask of highest overlap rather than the likeliest pixels.
     The cell-type term has a tenth of the weight: it decides no pixel.
     """
-    weights = _weights(flows, inside)
+    known = (inside >= 0).float()
+    inside = inside.clamp(min=0)
+    weights = _weights(flows, inside) * known
     flow_error = (output.flows.float() - flow_scale * flows).square().sum(dim=1)
     logit = output.cellprob.float()
     cross_entropy = functional.binary_cross_entropy_with_logits(logit, inside, reduction="none")
     flow_term = (weights * flow_error).mean() / 4
-    cellprob_term = (weights * cross_entropy).mean() + _dice_loss(torch.sigmoid(logit), inside)
+    cellprob_term = (weights * cross_entropy).mean() + _dice_loss(
+        torch.sigmoid(logit) * known, inside
+    )
     type_term = functional.cross_entropy(
         output.cell_type.float(), cell_type, ignore_index=-1, reduction="sum"
     )

@@ -26,7 +26,7 @@ from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
-from flowseg.training.decoded import DecodedImages
+from flowseg.training.decoded import IGNORED, DecodedImages
 
 _BATCHES_EACH = 3  # two wait, one is being made
 _PIXEL_BYTES = 16
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     flows: Tensor
     """(B, 2, S, S) float32: unit vectors (dy, dx) inside cells, zero outside."""
     inside: Tensor
-    """(B, S, S) float32: 1 inside cells, 0 outside."""
+    """(B, S, S) float32: 1 inside cells, 0 outside, -1 where it is not known."""
     cell_type: Tensor
     """(B,) int64: index into the card's cell types."""
 
@@ -101,12 +101,12 @@ class CropDataset(Dataset[Batch]):
             image, labels = self._decoded.get(self._records[source_index])
             source = cut_crop(image, labels, zoom, margin, self._augment, rng)
             crop, ids = paste_cells((crop, ids), source, self._augment.paste_fraction, rng)
-        flows = labels_to_flows(ids)
+        flows = labels_to_flows(np.maximum(ids, 0))
         inner = slice(margin, margin + self._augment.crop_size)
         return Batch(
             torch.from_numpy(vary_intensity(crop, self._augment, rng))[None],
             torch.from_numpy(np.ascontiguousarray(flows[:, inner, inner])),
-            torch.from_numpy((ids[inner, inner] > 0).astype(np.float32)),
+            torch.from_numpy(np.clip(ids[inner, inner], IGNORED, 1).astype(np.float32)),
             torch.tensor(cell_type),
         )
 

@@ -23,6 +23,9 @@ from flowseg.io.atomic import atomic_path, ensure_writable_folder
 from flowseg.training.augment import Labelled
 from flowseg.training.provenance import fingerprint
 
+IGNORED = -1
+"""Label of pixels that are neither cells nor background."""
+
 _IN_MEMORY = 8  # bytes a pixel: image and labels
 _ON_DISK = 4  # for 8 or 16 bits of intensity, and 16 of labels
 
@@ -56,7 +59,10 @@ class DecodedImages:
             _make_room(ensure_writable_folder(self._folder), pixels * _ON_DISK)
 
     def get(self, record: Record) -> Labelled:
-        """The normalised image, (H, W) float32, and its labels, (H, W) int32."""
+        """The normalised image, (H, W) float32, and its labels, (H, W) int32.
+
+        Pixels of crowd regions are `IGNORED`.
+        """
         if record.image_id in self._items:
             self._items.move_to_end(record.image_id)
             return self._items[record.image_id]
@@ -93,6 +99,9 @@ class DecodedImages:
         image = record.image()
         # A cell may be cut in two by one on top; each component would have a centre of its own.
         labels = keep_largest_component(masks_to_labels(record.masks()))
+        crowd = record.crowd_masks()
+        if crowd is not None:
+            labels[(crowd.paint() > 0) & (labels == 0)] = IGNORED
         return image, labels, intensity_span(image, self._normalization)
 
     def _key(self, record: Record) -> str:

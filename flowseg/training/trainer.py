@@ -12,15 +12,17 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from flowseg.arrays.rle import Masks
 from flowseg.config.schema import Config, ScheduleConfig
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.tables import write_table
-from flowseg.metrics.competition import competition_score
+from flowseg.metrics.competition import competition_score, outside_crowd
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.device import autocast, compute_exactly, memory_format, pick_precision
 from flowseg.network.losses import Losses, flow_loss
@@ -261,7 +263,7 @@ class Trainer:
         ):
             record = records[index]
             labels = segmenter.segment(record.image(), cell_type=record.cell_type).labels
-            scores[index] = competition_score(record.masks(), labels)
+            scores[index] = _score(record, labels)
         scores = dict(sorted(item for share in gather(scores) for item in share.items()))
         table = {"score": float(np.mean(list(scores.values())))}
         for name in self.stage.config.cell_types:
@@ -352,3 +354,11 @@ class Trainer:
                 "does not fit this run", file=path, remedy="start over in another --out folder"
             ) from error
         _log.info("resuming after epoch %d of %d", self.epoch, self.schedule.epochs)
+
+
+def _score(record: Record, labels: NDArray[np.int32]) -> float:
+    """The competition's score of the labels found in an image; crowd regions do not count."""
+    truth, crowd = record.masks(), record.crowd_masks()
+    if crowd is None:
+        return competition_score(truth, labels)
+    return competition_score(truth, outside_crowd(Masks.from_labels(labels), truth, crowd))

@@ -147,3 +147,23 @@ def test_classes_and_colours_of_cells_are_no_labels(tmp_path: Path, colours: int
     cells[:, 4] = 0
     write_labels(tmp_path / "b.tif", cells)
     assert list(labelled_images(tmp_path)) == ["a", "b"]
+
+
+def test_coco_results_are_labels_of_the_size_that_they_say(tmp_path: Path) -> None:
+    mask = pytest.importorskip("pycocotools.mask")
+    labels = np.zeros((40, 50), np.int32)
+    labels[3:9, 4:12], labels[20:30, 5:9] = 1, 2
+    results = []
+    for number in (1, 2):
+        packed = mask.encode(np.asfortranarray((labels == number).astype(np.uint8)))
+        packed["counts"] = packed["counts"].decode()
+        results.append({"image_id": "well/a.tif", "segmentation": packed, "score": 0.5})
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results), encoding="utf-8")
+    found = labelled_images(path)
+    assert list(found) == ["a"]
+    assert np.array_equal(found["a"].read(), labels)
+    polygon = {"image_id": 7, "segmentation": [[1, 1, 5, 1, 5, 5]], "score": 0.5}
+    path.write_text(json.dumps([polygon]), encoding="utf-8")
+    with pytest.raises(FlowsegError, match=r"how large the image '7' is.*run lengths"):
+        labelled_images(path)

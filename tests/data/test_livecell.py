@@ -319,7 +319,7 @@ class TestRulesThatTheReleaseBreaks:
         (record,) = read_livecell(make(document), ("train",), note=notes.append)
         assert record.masks().to_strings() == ["1 1"]
         assert notes == [
-            Note("images have iscrowd regions, which are not taught as cells", (NAME,))
+            Note("images have iscrowd regions, which do not count", (NAME,))
         ]
 
 

@@ -65,3 +65,22 @@ def test_images_of_unknown_type_teach_no_type() -> None:
     none = flow_loss(output(0, 0, types), flows, inside, torch.tensor([-1, -1]), 5.0)
     assert none.cell_type.item() == 0
     assert math.isfinite(none.total.item())
+
+
+def test_pixels_that_are_not_known_count_in_no_term() -> None:
+    generator = torch.Generator().manual_seed(2)
+    inside = torch.zeros(1, 12, 12)
+    inside[:, 2:6, 2:6] = 1
+    flows = torch.nn.functional.normalize(torch.randn(1, 2, 12, 12, generator=generator), dim=1)
+    flows = flows * inside
+    flow, prob = torch.randn(1, 2, 12, 12, generator=generator), torch.zeros(1, 12, 12)
+    types = torch.tensor([[0.0, 1.0]])
+    inside[:, 8:] = -1
+    losses = []
+    for value in (-9.0, 0.0, 9.0):
+        flow[..., 9:, :], prob[..., 9:, :] = value, value
+        found = NetworkOutput(flow.clone(), prob.clone(), types)
+        losses.append(flow_loss(found, flows, inside, torch.tensor([1]), 5.0))
+    assert losses[0] == losses[1] == losses[2]
+    background = flow_loss(found, flows, inside.clamp(min=0), torch.tensor([1]), 5.0)
+    assert background.total > losses[0].total + 1

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from flowseg.arrays.intensity import DEFAULT
+from flowseg.arrays.rle import Masks
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.training.decoded import DecodedImages
+from flowseg.training.batches import CropDataset
+from flowseg.training.decoded import IGNORED, DecodedImages
 from flowseg.training.trainer import Stage
 
 
@@ -68,3 +70,21 @@ def test_a_disk_without_room_is_refused(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(FlowsegError, match=r"the disk has 0\.0 GB left.*data\.cache_mb"):
         DecodedImages(stage.training, 0, DEFAULT, tmp_path / "decoded")
+
+
+def test_pixels_of_a_crowd_are_ignored_off_cells(stage: Stage, tmp_path: Path) -> None:
+    record = stage.training[0]
+    labels = DecodedImages([record], 1, DEFAULT).get(record)[1]
+    regions = np.zeros(record.shape, np.int32)
+    regions[:, : record.shape[1] // 2] = 1
+    crowded = replace(record, crowd=Masks.from_labels(regions))
+    expected = np.where((regions > 0) & (labels == 0), IGNORED, labels)
+    for limit in (1024, 0):
+        images = DecodedImages([crowded], limit, DEFAULT, tmp_path / "decoded")
+        for _ in range(2):
+            assert np.array_equal(images.get(crowded)[1], expected)
+    config = stage.config
+    batch = CropDataset([crowded], replace(config, augment=replace(config.augment, scale=1.0)))[0]
+    assert set(np.unique(batch.inside)) <= {-1.0, 0.0, 1.0}
+    assert (batch.inside == -1).any()
+    assert not batch.flows[:, batch.inside <= 0].any()
