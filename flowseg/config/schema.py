@@ -137,6 +137,9 @@ class AugmentConfig(Settings):
     paste_fraction: _Fraction = 0.3
     """Copy-paste: share of the cells of another crop, of a labelled image of the same cell type,
     that are pasted over a crop. Each crop then takes two images: see data.cache_mb."""
+    padding_fraction: _Fraction = 0.0
+    """Share of crops with a flat frame, or seen through a round field of view, as some microscopes
+    and stitching programs save them."""
     contrast: _BelowOne = 0.25
     """Largest relative change of contrast."""
     brightness: _NonNegative = 0.15

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from flowseg.data.label_files import LabelledImage, check_instances, find_coco
 from flowseg.data.record import Record, size_differs
 from flowseg.errors import FlowsegError
 from flowseg.formats.coco_reader import CocoImage, read_coco
+from flowseg.io.image_source import list_images
 from flowseg.io.images import image_shape
 from flowseg.io.notes import Note, log_note
-from flowseg.io.paths import LAYOUTS, PathLike, check_name, match_labels
+from flowseg.io.paths import LAYOUTS, SEG_SUFFIX, PathLike, check_name, match_labels
 from flowseg.io.tables import read_table
 
 CELL_TYPE = "cell"
@@ -46,7 +47,8 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     list of Record
         Sorted by image id, the file's name without suffix. Without a column `group`, or where it is
         blank, an image is of the group that its name shows: see :mod:`flowseg.data.groups`.
-        Images without labels are left out, and named in the log.
+        Images without labels are left out, and named in the log. Of a stack beside a stack of
+        labels each page is a record, and all are of one group.
 
     Raises
     ------
@@ -69,7 +71,7 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
         )
     if stray := sorted(path for name, path in labels.items() if name not in images):
         raise FlowsegError("holds labels, but there is no image for it", file=stray[0])
-    check_instances(LabelledImage(path=path) for path in labels.values())
+    check_instances(_first_page(path) for path in labels.values())
     types = _read_column(folder / TYPE_TABLE, "cell_type")
     names = [*labels, *annotated]
     if bare := tuple(image.name for name, image in images.items() if name not in {*names}):
@@ -81,13 +83,18 @@ def read_folder(folder: PathLike, cell_type: str = CELL_TYPE) -> list[Record]:
     bar = tqdm(names, desc="reading labels", unit="image", delay=2, leave=False)
     records = [
         Record(
-            image_id=check_name(name, file=images[name]),
+            image_id=check_name(image_id, file=images[name]),
             image_path=images[name],
-            **_annotation(images[name], labels.get(name), annotated.get(name)),
             cell_type=cell_type if types is None else _type_of(images[name], types),
             group=groups[name],
+            **annotation,
         )
         for name in bar
+        for image_id, annotation in (
+            _annotated_pages(name, images[name], labels[name])
+            if name in labels
+            else [(name, _coco_annotation(images[name], annotated[name]))]
+        )
     ]
     return sorted(records, key=lambda record: record.image_id)
 
@@ -121,15 +128,39 @@ def _type_of(image: Path, types: Mapping[str, str]) -> str:
     return types[image.stem]
 
 
-def _annotation(image: Path, labels: Path | None, annotated: CocoImage | None) -> dict[str, Any]:
+def _annotated_pages(name: str, image: Path, labels: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The id, `shape`, `annotation` and `page` of records: of a stack, one for each page."""
+    is_stack = not labels.name.endswith(SEG_SUFFIX) and len(list_images(labels)) > 1
+    if not is_stack:
+        shape = image_shape(image)
+        yield name, {"shape": shape, "annotation": _masks(image, shape, LabelledImage(path=labels))}
+        return
+    pages, label_pages = list_images(image), list_images(labels)
+    if len(pages) != len(label_pages):
+        raise FlowsegError(
+            f"holds {len(pages)} images, and {labels.name} the labels of {len(label_pages)}",
+            file=image,
+        )
+    for page, label_page in zip(pages, label_pages, strict=True):
+        masks = _masks(image, page.shape, LabelledImage(path=labels, page=label_page))
+        yield f"{name}_{page.index:04d}", {"shape": page.shape, "annotation": masks, "page": page}
+
+
+def _first_page(labels: Path) -> LabelledImage:
+    pages = [] if labels.name.endswith(SEG_SUFFIX) else list_images(labels)
+    return LabelledImage(path=labels, page=pages[0] if len(pages) > 1 else None)
+
+
+def _masks(image: Path, shape: tuple[int, int], labels: LabelledImage) -> Masks:
+    instances = labels.read()
+    if instances.shape != shape:
+        raise size_differs(image, shape, instances.shape, labels.path.name)
+    return Masks.from_labels(instances)
+
+
+def _coco_annotation(image: Path, annotated: CocoImage) -> dict[str, Any]:
     """The `shape`, `annotation` and `crowd` of an image's record."""
     shape = image_shape(image)
-    if labels is not None:
-        instances = LabelledImage(path=labels).read()
-        if instances.shape != shape:
-            raise size_differs(image, shape, instances.shape, labels.name)
-        return {"shape": shape, "annotation": Masks.from_labels(instances)}
-    assert annotated is not None
     if annotated.shape != shape:
         raise size_differs(image, shape, annotated.shape, annotated.file.name)
     crowd = annotated.crowd if annotated.crowd.entries else None

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from flowseg.arrays.intensity import to_grey
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
+from flowseg.io.image_source import ImageSource
 from flowseg.io.images import read_image
 
 
@@ -40,6 +41,8 @@ class Record:
     """Height and width in pixels, as annotated."""
     cell_type: str
     """For example `shsy5y`, in lower case."""
+    page: ImageSource | None = None
+    """Which of the file's images, where it is not the only one."""
     group: str
     """Images of one group (a well of a plate) stay on one side of every split."""
     annotation: Masks | Annotation
@@ -53,7 +56,8 @@ class Record:
 
         Raises FlowsegError if the file cannot be read or has another size than its annotation.
         """
-        image = to_grey(read_image(self.image_path))
+        pixels = read_image(self.image_path) if self.page is None else self.page.read()
+        image = to_grey(pixels)
         if image.shape != self.shape:
             raise size_differs(self.image_path, image.shape, self.shape)
         return image

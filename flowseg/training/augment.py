@@ -87,6 +87,32 @@ def paste_cells(
     return mixed.astype(np.float32, copy=False), covered.astype(np.int32, copy=False)
 
 
+def pad_crop(crop: Labelled, share: float, rng: np.random.Generator) -> Labelled:
+    """Lay flat padding over a share of the crops; there are no cells beneath it.
+
+    It is a frame, some of whose sides may have no width, or all outside a round field of view.
+    """
+    if share == 0 or rng.random() >= share:
+        return crop
+    image, labels = crop
+    edge, whole = image.shape[0], labels.shape[0]
+    margin = (whole - edge) // 2
+    y, x = (axis - margin for axis in np.ogrid[:whole, :whole])
+    if rng.random() < 0.5:
+        centre, radius = rng.uniform(0.3, 0.7, 2) * edge, rng.uniform(0.4, 0.8) * edge
+        padded = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 > radius**2
+    else:
+        top, left, bottom, right = rng.uniform(0, 0.4, 4) * (rng.random(4) < 0.5) * edge
+        padded = (y < top) | (y >= edge - bottom) | (x < left) | (x >= edge - right)
+        # Beyond a side without width the crop goes on.
+        beyond = (y < 0) & (top == 0) | (y >= edge) & (bottom == 0)
+        beyond |= (x < 0) & (left == 0) | (x >= edge) & (right == 0)
+        padded &= ~beyond
+    inner = slice(margin, margin + edge)
+    value = np.float32(rng.uniform(-2, 3))  # normalised: darker or brighter than all else
+    return np.where(padded[inner, inner], value, image), np.where(padded, 0, labels)
+
+
 def vary_intensity(
     image: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
 ) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
-from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
+from flowseg.training.augment import cut_crop, pad_crop, paste_cells, vary_intensity
 from flowseg.training.decoded import IGNORED, DecodedImages
 
 _BATCHES_EACH = 3  # two wait, one is being made
@@ -101,6 +101,7 @@ class CropDataset(Dataset[Batch]):
             image, labels = self._decoded.get(self._records[source_index])
             source = cut_crop(image, labels, zoom, margin, self._augment, rng)
             crop, ids = paste_cells((crop, ids), source, self._augment.paste_fraction, rng)
+        crop, ids = pad_crop((crop, ids), self._augment.padding_fraction, rng)
         flows = labels_to_flows(np.maximum(ids, 0))
         inner = slice(margin, margin + self._augment.crop_size)
         return Batch(

@@ -149,7 +149,7 @@ def _check_crop_size(config: Config) -> None:
 
 def check_images(records: Iterable[Record]) -> None:
     """Read every image once: a damaged one ends a run before it starts, not days later."""
-    once = {record.image_path: record for record in records}
+    once = {(record.image_path, record.image_id): record for record in records}
     for record in tqdm(once.values(), desc="checking images", unit="image", delay=2, leave=False):
         record.image()
 

@@ -219,3 +219,24 @@ def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     write_labels(tmp_path / "a_masks.tif", LABELS)
     with pytest.raises(FlowsegError, match=r"a\.png: is a link"):
         read_folder(tmp_path)
+
+
+def test_a_stack_beside_a_stack_of_labels_is_read_page_by_page(tmp_path: Path) -> None:
+    frames = np.stack([GREY + k for k in range(3)])
+    labels = np.stack([np.roll(LABELS, k, axis=0) for k in range(3)]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "movie.tif", frames, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "movie_masks.tif", labels, photometric="minisblack")
+    write_image(tmp_path / "still.tif", GREY)
+    write_labels(tmp_path / "still_masks.tif", LABELS)
+    records = read_records(tmp_path, ("hela",))
+    assert [record.image_id for record in records] == [f"movie_{k:04d}" for k in range(3)] + [
+        "still"
+    ]
+    assert len({record.group for record in records[:3]}) == 1
+    assert records[3].group != records[0].group
+    for record, frame, page in zip(records[:3], frames, labels, strict=True):
+        np.testing.assert_array_equal(record.image(), frame)
+        assert np.array_equal(masks_to_labels(record.masks()) > 0, page > 0)
+    tifffile.imwrite(tmp_path / "movie_masks.tif", labels[:2], photometric="minisblack")
+    with pytest.raises(FlowsegError, match=r"movie\.tif: holds 3 images, and movie_masks\.tif"):
+        read_records(tmp_path, ("hela",))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowseg.config.schema import AugmentConfig
-from flowseg.training.augment import cut_crop, paste_cells, vary_intensity
+from flowseg.training.augment import cut_crop, pad_crop, paste_cells, vary_intensity
 
 STILL = AugmentConfig(
     crop_size=32,
@@ -151,3 +151,22 @@ def test_where_no_background_is_in_sight_brightness_stays(
     mixed, ids = paste_cells((image, part), (other, full), 1.0, rng)
     assert (mixed == 0.25).all()
     assert (ids == 2).all()
+
+
+def test_padding_is_flat_and_holds_no_cells() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.standard_normal((64, 64), dtype=np.float32)
+    labels = rng.integers(1, 9, (80, 80)).astype(np.int32)
+    padded = [pad_crop((image, labels), 1.0, rng) for _ in range(40)]
+    shares = []
+    for crop, ids in padded:
+        changed = crop != image
+        assert crop.dtype == np.float32
+        assert len(np.unique(crop[changed])) <= 1
+        assert np.array_equal(ids[8:72, 8:72] == 0, changed)
+        assert np.array_equal(ids[ids > 0], labels[ids > 0])
+        shares.append(changed.mean())
+    assert min(shares) < 0.2 < max(shares) < 0.95
+    same = pad_crop((image, labels), 0.0, rng)
+    assert same[0] is image
+    assert same[1] is labels
