@@ -106,7 +106,7 @@ def pad_crop(crop: Labelled, share: float, rng: np.random.Generator) -> Labelled
         padded = (y < top) | (y >= edge - bottom) | (x < left) | (x >= edge - right)
         # Beyond a side without width the crop goes on.
         beyond = (y < 0) & (top == 0) | (y >= edge) & (bottom == 0)
-        beyond |= (x < 0) & (left == 0) | (x >= edge) & (right == 0)
+        beyond = beyond | (x < 0) & (left == 0) | (x >= edge) & (right == 0)
         padded &= ~beyond
     inner = slice(margin, margin + edge)
     value = np.float32(rng.uniform(-2, 3))  # normalised: darker or brighter than all else
