@@ -318,9 +318,7 @@ class TestRulesThatTheReleaseBreaks:
         notes: list[Note] = []
         (record,) = read_livecell(make(document), ("train",), note=notes.append)
         assert record.masks().to_strings() == ["1 1"]
-        assert notes == [
-            Note("images have iscrowd regions, which do not count", (NAME,))
-        ]
+        assert notes == [Note("images have iscrowd regions, which do not count", (NAME,))]
 
 
 def test_a_file_that_changes_after_it_was_read(make: Make) -> None:
