@@ -51,6 +51,11 @@ def jit(function: Function | None = None, **options: Any) -> Any:
     return numba.njit(function, nogil=True, **options)
 
 
+def keeps_machine_code() -> bool:
+    """Whether what `jit` compiles is kept on the disk for the next process."""
+    return jit(lambda: None).stats.cache_path is not None
+
+
 @cache
 def _has_room(folder: str) -> bool:
     """Whether machine code can be kept in a folder; numba would end the call on a full disk."""

@@ -123,7 +123,7 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
 
     of_layout = {"competition": "all", "livecell": "livecell", "folder": "cell"}
     cell_type = args.cell_type or of_layout[detect_layout(args.data)]
-    recipe = args.recipe or _default_recipe(args.device)
+    recipe = args.recipe or default_recipe(args.device)
     config = load_config(cell_type, args.config, overrides, recipe)
     _check_complete_config(args, config)
     _log.debug("settings:\n%s", to_yaml(config))
@@ -197,7 +197,8 @@ def _check_complete_config(args: argparse.Namespace, config: Config) -> None:
         )
 
 
-def _default_recipe(device: str) -> str:
+def default_recipe(device: str) -> str:
+    """The recipe of a training on that device that names none."""
     from flowseg.network.device import pick_device
     from flowseg.training.distributed import under_torchrun
 

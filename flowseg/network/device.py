@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from functools import cache
 
@@ -59,17 +60,25 @@ def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
     tensor cores (compute capability 7), else float32. (GTX 16 cards have that capability, no tensor
     cores, and give NaN in float16: pytorch issue 58123.)
     """
-    if name != "auto":
-        return _DTYPES[name]
+    return auto_precision(device)[0] if name == "auto" else _DTYPES[name]
+
+
+def auto_precision(device: torch.device) -> tuple[torch.dtype, str]:
+    """What "auto" means for :func:`pick_precision` on `device`, and why, in words."""
     if device.type == "cuda":
         major = torch.cuda.get_device_capability(device)[0]
         if major >= 8:
-            return torch.bfloat16
-        is_gtx_16 = "GTX 16" in torch.cuda.get_device_name(device)
-        return torch.float16 if major == 7 and not is_gtx_16 else torch.float32
-    if device.type == "cpu" and _cpu_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
+            return torch.bfloat16, "the card computes it natively"
+        if "GTX 16" in torch.cuda.get_device_name(device):
+            return torch.float32, "float16 gives NaN on GTX 16 cards"
+        if major == 7:
+            return torch.float16, "the card's tensor cores compute it, and no bfloat16"
+        return torch.float32, "the card has no tensor cores"
+    if device.type != "cpu":
+        return torch.float32, "the safe choice on this GPU"
+    if _cpu_has_bfloat16():
+        return torch.bfloat16, "the processor computes it natively"
+    return torch.float32, "the processor has no bfloat16"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -96,6 +105,22 @@ def compute_exactly(device: torch.device) -> None:
     # Else sums whose order changes from run to run may be chosen.
     cudnn.deterministic, cudnn.benchmark = True, False
     cudnn.allow_tf32 = False
+
+
+def gpu_problems() -> list[str]:
+    """Why GPUs of this machine cannot be used; a sentence for each problem."""
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = [_problem(torch.device(kind)) for kind, is_there in kinds.items() if is_there]
+    # The driver's own program is there, so a card should be.
+    if not kinds["cuda"] and shutil.which("nvidia-smi") is not None:
+        built = torch.version.cuda
+        found.append(
+            f"there is an NVIDIA driver, but torch {torch.__version__} is built without CUDA"
+            if built is None
+            else f"there is an NVIDIA driver, but torch {torch.__version__} finds no card: "
+            f"nvidia-smi tells whether there is one, and whether the driver knows CUDA {built}"
+        )
+    return [problem for problem in found if problem is not None]
 
 
 @cache

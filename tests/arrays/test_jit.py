@@ -12,12 +12,20 @@ import numba.core.caching
 import pytest
 
 import flowseg
-from flowseg.arrays.jit import in_threads, jit, set_threads, share_threads, threads
+from flowseg.arrays.jit import (
+    in_threads,
+    jit,
+    keeps_machine_code,
+    set_threads,
+    share_threads,
+    threads,
+)
 
 pytestmark = pytest.mark.slow
 
 
 def test_compiles_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert keeps_machine_code()
     monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])
 
     def triple(x: int) -> int:
@@ -26,6 +34,7 @@ def test_compiles_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(triple, cache=True)
     assert jit(triple)(2) == 6
+    assert not keeps_machine_code()
 
 
 def run_kept(folder: Path, source: str, before: str = "") -> str:

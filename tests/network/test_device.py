@@ -8,7 +8,9 @@ import torch
 from flowseg.errors import FlowsegError
 from flowseg.network import device
 from flowseg.network.device import (
+    auto_precision,
     compute_exactly,
+    gpu_problems,
     memory_format,
     pick_device,
     pick_precision,
@@ -51,7 +53,23 @@ def test_a_card_that_cannot_compute_is_passed_over_or_refused(
     assert f"cannot use the Tesla P100 (cuda): {first}" in caplog.text
     with pytest.raises(FlowsegError, match=r"Tesla P100.*use --device cpu"):
         pick_device("cuda")
+    assert [first in problem for problem in gpu_problems()] == [True]
     device._problem.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("built", "expected"), [(None, "is built without CUDA"), ("13.0", "the driver knows CUDA 13.0")]
+)
+def test_a_driver_without_a_card_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, built: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(device.shutil, "which", lambda _: None)
+    assert gpu_problems() == []
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"bin/{name}")
+    assert [expected in problem for problem in gpu_problems()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +87,9 @@ def test_precision_of_a_card(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
     assert pick_precision("auto", torch.device("cuda")) == expected
+    reason = auto_precision(torch.device("cuda"))[1]
+    assert ("NaN on GTX 16" in reason) == ("GTX 16" in name)
+    assert ("computes it natively" in reason) == (expected == torch.bfloat16)
     assert pick_precision("float32", torch.device("cuda")) == torch.float32
 
 
