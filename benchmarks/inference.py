@@ -83,10 +83,10 @@ def ours(paths: list[Path], folder: Path, model: Path | None, device: str) -> di
         real = ensemble.Ensemble.predict
         fields: Iterator[np.ndarray] = iter([])
 
-        def replaced(self: Any, images: Any, disagreement: bool = False) -> Any:
+        def replaced(self: Any, images: Any, *rest: Any) -> Any:
             return [
                 output._replace(maps=torch.from_numpy(next(fields)).to(output.maps.device))
-                for output in real(self, images, disagreement)
+                for output in real(self, images, *rest)
             ]
 
         ensemble.Ensemble.predict = replaced  # type: ignore[method-assign]

@@ -89,13 +89,17 @@ class DataConfig(Settings):
 class NetworkConfig(Settings):
     """Every architecture number; travels on the checkpoint's card and is never guessed."""
 
+    kind: Literal["unet", "cellpose"] = "unet"
+    """This package's residual U-Net, or that of Cellpose 1 to 3, whose models can be used."""
+    input_channels: Annotated[StrictInt, Field(ge=1, le=16)] = 1
+    """Channels of an image; only of kind cellpose more than the grey one: also nuclei."""
     # upper bounds: a stranger's card may ask for more than any memory holds
     channels: Annotated[
         tuple[Annotated[StrictInt, Field(ge=1, le=8192)], ...], Field(min_length=2, max_length=8)
     ] = (32, 64, 128, 256)
     """Feature channels of each level, finest first."""
     blocks_per_level: Annotated[StrictInt, Field(ge=1, le=64)] = 2
-    """Residual blocks a level in the encoder (the decoder has one)."""
+    """Residual blocks a level in the encoder (the decoder has one); for kind unet."""
     flow_scale: _Positive = 5.0
     """The network regresses this times the unit flows."""
     target_diameter: _Positive = 30.0

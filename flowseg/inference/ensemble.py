@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -17,6 +17,8 @@ from flowseg.config.choices import TTA_CHOICES
 from flowseg.config.schema import Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.flow_field import DeviceField, to_host
+from flowseg.network.architecture import Architecture, NetworkOutput
+from flowseg.network.cellpose import CellposeNetwork, unit_style
 from flowseg.network.device import (
     autocast,
     compute_exactly,
@@ -24,7 +26,6 @@ from flowseg.network.device import (
     pick_device,
     pick_precision,
 )
-from flowseg.network.unet import FlowNetwork, NetworkOutput, fold_batchnorm
 
 # Quarter turns counter-clockwise, and whether the image is then mirrored left to right.
 _AUGMENTATIONS = {
@@ -69,7 +70,7 @@ class Ensemble:
 
     def __init__(
         self,
-        networks: Sequence[FlowNetwork],
+        networks: Sequence[Architecture],
         device: str = "auto",
         precision: Precision = "auto",
         *,
@@ -81,6 +82,8 @@ class Ensemble:
             raise FlowsegError(f"tta must be one of {TTA_CHOICES}, not {tta}")
         if len({network.config.target_diameter for network in networks}) != 1:
             raise FlowsegError("networks of different diameters make no ensemble")
+        if len({(n.config.kind, n.config.input_channels) for n in networks}) != 1:
+            raise FlowsegError("networks of different kinds or channels make no ensemble")
         self.options: dict[str, Any] = {"device": device, "precision": precision}
         self.options |= {"tta": tta, "compile": compile, "tile": tile}
         self.device = pick_device(device)
@@ -88,7 +91,7 @@ class Ensemble:
         compute_exactly(self.device)
         self.augmentations = _AUGMENTATIONS[tta]
         self.networks = [
-            fold_batchnorm(network).to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
+            network.folded().to(self.device).to(memory_format=memory_format(self.device))  # type: ignore[call-overload]
             for network in networks
         ]
         self.diameter = networks[0].config.target_diameter
@@ -107,10 +110,39 @@ class Ensemble:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def predict(self, images: NDArray[np.float32], disagreement: bool = False) -> list[DeviceField]:
+    def styles(
+        self, parts: Iterable[tuple[NDArray[np.float32], tuple[slice, slice]]]
+    ) -> list[Tensor] | None:
+        """What the parts of one image have to share, for `predict`; None if they need nothing.
+
+        Parts are (h, w), and the rows and columns of each that are no part of another.
+        """
+        if not any(isinstance(network, CellposeNetwork) for network in self.networks):
+            return None
+        sums: list[Tensor] = []
+        for part, keep in parts:
+            rows, columns = (slice(s.start // self.stride, s.stop // self.stride) for s in keep)
+            batch = torch.from_numpy(part)[None, None].to(self.device)
+            with torch.inference_mode(), autocast(self.device, self.dtype):
+                found = [
+                    _turn_back(network.features(_augment(batch, *augmentation)), *augmentation)
+                    for network in self.networks
+                    for augmentation in self.augmentations
+                ]
+            kept = [maps[..., rows, columns].float().sum(dim=(-2, -1)) for maps in found]
+            sums = kept if not sums else [a + b for a, b in zip(sums, kept, strict=True)]
+        return [unit_style(total) for total in sums]
+
+    def predict(
+        self,
+        images: NDArray[np.float32],
+        disagreement: bool = False,
+        styles: Sequence[Tensor] | None = None,
+    ) -> list[DeviceField]:
         """The mean output for each of some images (B, h, w), normalised and rescaled.
 
-        Both edges are multiples of `stride`; `disagreement` asks for that map as well.
+        Both edges are multiples of `stride`; `disagreement` asks for that map as well. `styles` are
+        those of the image whose parts these are.
         """
         pin_memory = self.device.type == "cuda"
         batch = torch.from_numpy(np.ascontiguousarray(images))[:, None]
@@ -122,13 +154,15 @@ class Ensemble:
             batch = batch.to(self.device, non_blocking=pin_memory)
             count, _, height, width = batch.shape
             mean = batch.new_zeros((count, 3, height, width))
-            logits = batch.new_zeros((count, self.networks[0].type_head.out_features))
+            logits = batch.new_zeros((count, self.networks[0].cell_types))
             squares = batch.new_zeros((count, height, width))
+            shared = iter(styles or ())
             for network, run in zip(self.networks, self._run, strict=True):
                 for augmentation in self.augmentations:
+                    style = {} if styles is None else {"style": next(shared).expand(count, -1)}
                     augmented = _augment(batch, *augmentation)
                     # Copied, so that all views have the same strides, and share a compiled graph.
-                    output = run(augmented.clone(memory_format=torch.contiguous_format))
+                    output = run(augmented.clone(memory_format=torch.contiguous_format), **style)
                     maps = _invert(_maps(output, network.config.flow_scale), *augmentation)
                     mean += maps
                     logits += output.cell_type
@@ -150,6 +184,11 @@ def _augment(images: Tensor, turns: int, mirrored: bool) -> Tensor:
     if turns:
         images = torch.rot90(images, turns, (-2, -1))
     return images.flip(-1) if mirrored else images
+
+
+def _turn_back(maps: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """The maps of an augmented image, of no direction, as maps of the image itself."""
+    return torch.rot90(maps.flip(-1) if mirrored else maps, -turns, (-2, -1))
 
 
 def _invert(maps: Tensor, turns: int, mirrored: bool) -> Tensor:

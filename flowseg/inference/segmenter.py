@@ -21,8 +21,8 @@ from flowseg.inference.ensemble import Ensemble, own_stream
 from flowseg.inference.flow_field import DeviceField, FlowField, compute_labels
 from flowseg.inference.options import SegmentOptions, known_diameter
 from flowseg.inference.tiles import predict_rescaled
+from flowseg.network.architecture import Architecture
 from flowseg.network.checkpoint import Card, load_network
-from flowseg.network.unet import FlowNetwork
 
 
 class Prediction(NamedTuple):
@@ -60,7 +60,7 @@ class Segmenter:
 
     Parameters
     ----------
-    network : FlowNetwork or sequence of FlowNetwork
+    network : Architecture or sequence of Architecture
         The weights; copied to `device`.
     card : Card
         The settings of the cell types.
@@ -82,7 +82,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: FlowNetwork | Sequence[FlowNetwork],
+        network: Architecture | Sequence[Architecture],
         card: Card,
         device: str = "auto",
         precision: Precision = "auto",
@@ -90,7 +90,7 @@ class Segmenter:
         tta: int = 1,
         compile: bool = False,
     ) -> None:
-        networks = [network] if isinstance(network, FlowNetwork) else list(network)
+        networks = [network] if isinstance(network, Architecture) else list(network)
         self.card = card
         self.ensemble = Ensemble(networks, device, precision, tta=tta, compile=compile)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowseg.inference.ensemble import Ensemble
 from flowseg.inference.flow_field import DeviceField
@@ -59,6 +60,7 @@ def predict_tiles(
     read: Callable[[slice, slice], NDArray[np.float32]],
     tiles: Iterable[Tile],
     disagreement: bool = False,
+    styles: Sequence[Tensor] | None = None,
 ) -> Iterator[tuple[Tile, DeviceField]]:
     """The output of the ensemble for each tile without its halo.
 
@@ -73,7 +75,7 @@ def predict_tiles(
             batch = waiting[:size]
             images = np.stack([read(*tile.read) for tile in batch])
             try:
-                fields = ensemble.predict(images, disagreement)
+                fields = ensemble.predict(images, disagreement, styles)
             except torch.OutOfMemoryError:  # of a GPU, which others may use as well
                 if size == 1:
                     raise
@@ -115,7 +117,11 @@ def _predict_in_tiles(
     logits: NDArray[np.float32] | float = 0.0
     pixels = 0
     tiles = [tile for row in cut_tiles(shape, ensemble) for tile in row]
-    for tile, field in predict_tiles(ensemble, lambda y, x: image[y, x], tiles, disagreement):
+    styles = None
+    if len(tiles) > 1:
+        styles = ensemble.styles((image[tile.read], tile.keep) for tile in tiles)
+    fields = predict_tiles(ensemble, lambda y, x: image[y, x], tiles, disagreement, styles)
+    for tile, field in fields:
         maps[(slice(None), *tile.write)] = field.maps
         if distances is not None and field.disagreement is not None:
             distances[tile.write] = field.disagreement

@@ -25,7 +25,15 @@ from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.io.atomic import atomic_path
 from flowseg.io.binary import missing
 from flowseg.io.paths import PathLike
-from flowseg.network.unet import FlowNetwork
+from flowseg.network.architecture import Architecture
+from flowseg.network.build import build_network
+from flowseg.network.cellpose_file import (
+    CELL_TYPE,
+    cellpose_settings,
+    is_torch_file,
+    provenance_of_cellpose,
+    read_cellpose,
+)
 
 FORMAT = 1
 """Version of the checkpoint format; raised when an older flowseg could not read it."""
@@ -96,7 +104,7 @@ class Card:
 
 
 def save_network(path: PathLike, weights: Mapping[str, Tensor], card: Card) -> None:
-    """Write the weights of a :class:`FlowNetwork` and their card to one file, atomically."""
+    """Write the weights of a :class:`Architecture` and their card to one file, atomically."""
     save_tensors(path, weights, card.to_json())
 
 
@@ -106,26 +114,38 @@ def read_card(path: PathLike) -> Card:
     Raises FlowsegError if the file is missing, damaged, no checkpoint of flowseg, or of a later
     format.
     """
+    if is_torch_file(path):
+        return _load_cellpose(path)[1]
     with _open(path) as file:
         return Card.from_json(_text(file), path)
 
 
-def load_network(path: PathLike) -> tuple[FlowNetwork, Card]:
+def load_network(path: PathLike) -> tuple[Architecture, Card]:
     """The network of a checkpoint, in evaluation mode on the CPU, and its card.
 
     Raises FlowsegError if the file is missing, damaged, no checkpoint of flowseg, or of a later
     format.
     """
+    if is_torch_file(path):
+        return _load_cellpose(path)
     tensors, text = read_tensors(path)
     card = Card.from_json(text, path)
     with torch.device("meta"):  # shapes without memory: the card may claim what the file lacks
-        _check_weights(FlowNetwork(card.network, len(card.cell_types)), tensors, path)
-    network = FlowNetwork(card.network, len(card.cell_types))
+        _check_weights(build_network(card.network, len(card.cell_types)), tensors, path)
+    network = build_network(card.network, len(card.cell_types))
     network.load_state_dict(tensors)
     return network.eval(), card
 
 
-def _check_weights(network: FlowNetwork, tensors: Mapping[str, Tensor], path: PathLike) -> None:
+def _load_cellpose(path: PathLike) -> tuple[Architecture, Card]:
+    """The network of a checkpoint of Cellpose, and the card that it would have."""
+    network, typical = read_cellpose(path)
+    provenance = provenance_of_cellpose(path)
+    cells = {CELL_TYPE: cellpose_settings(typical)}
+    return network, Card(network.config, cells, provenance)
+
+
+def _check_weights(network: Architecture, tensors: Mapping[str, Tensor], path: PathLike) -> None:
     """Refuse weights that are missing, unexpected, or of another shape."""
     weights = network.state_dict()
     faults = [f"{key}: missing" for key in weights if key not in tensors]
@@ -186,5 +206,5 @@ def _open(path: PathLike) -> Any:
         raise out_of_memory(error, path) or FlowsegError(
             f"is not a checkpoint that can be read: {error}",
             file=path,
-            remedy="flowseg reads safetensors only",
+            remedy="flowseg reads its own safetensors, and the models of Cellpose 1 to 3",
         ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowseg.network.unet import NetworkOutput
+from flowseg.network.architecture import NetworkOutput
 
 _DIVERGENT = -0.2
 """Cosine below which the flows of two neighbouring pixels diverge."""

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flowseg.config.schema import NetworkConfig
-from flowseg.errors import FlowsegError
-
-
-class NetworkOutput(NamedTuple):
-    """Network outputs for a batch of B images of H x W pixels."""
-
-    flows: Tensor
-    """(B, 2, H, W): ``flow_scale`` times the flows, order (dy, dx)."""
-    cellprob: Tensor
-    """(B, H, W): logit of the probability that a pixel lies in a cell."""
-    cell_type: Tensor
-    """(B, T): logits of the cell types, in the order of the checkpoint's card."""
+from flowseg.network.architecture import Architecture, NetworkOutput
 
 
 class _Residual(nn.Module):
@@ -42,7 +28,7 @@ class _Residual(nn.Module):
         return total
 
 
-class FlowNetwork(nn.Module):
+class FlowNetwork(Architecture):
     """A residual U-Net over grey images that tells `cell_types` types apart.
 
     Notes
@@ -56,8 +42,7 @@ class FlowNetwork(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig, cell_types: int, seed: int = 0) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, cell_types)
         channels = config.channels
         self.stem = nn.Conv2d(1, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -78,11 +63,6 @@ class FlowNetwork(nn.Module):
         self._initialise(torch.Generator().manual_seed(seed))
 
     @property
-    def stride(self) -> int:
-        """Both edges of an input must be multiples of this many pixels."""
-        return 1 << (len(self.config.channels) - 1)
-
-    @property
     def receptive_field_radius(self) -> int:
         """Receptive-field radius, in pixels, rounded up to a multiple of `stride`."""
         levels = range(len(self.config.channels))
@@ -92,16 +72,21 @@ class FlowNetwork(nn.Module):
         radius = 1 + down + up + self.stride
         return -(-radius // self.stride) * self.stride
 
+    @property
+    def ends(self) -> set[Tensor]:
+        """The weights of the first and the last layers."""
+        return {self.stem.weight, self.head.weight, self.type_head.weight}
+
+    def fold(self) -> None:
+        """Fold batch norms that follow a convolution into it."""
+        for block in self.modules():
+            if isinstance(block, _Residual) and isinstance(block.norm2, nn.BatchNorm2d):
+                block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm2)
+                block.norm2 = nn.Identity()
+
     def forward(self, images: Tensor) -> NetworkOutput:
         """Images (B, 1, H, W), normalised and rescaled, to the output maps."""
-        height, width = images.shape[-2:]
-        if height % self.stride or width % self.stride:
-            padded = tuple(-(-edge // self.stride) * self.stride for edge in (height, width))
-            raise FlowsegError(
-                f"the network cannot take an image of {height} x {width} pixels",
-                remedy=f"both edges must be multiples of {self.stride}: pad it to "
-                f"{padded[0]} x {padded[1]}",
-            )
+        self.check_edges(*images.shape[-2:])
         x = self.stem(images)
         skips = []
         for level, blocks in enumerate(self.down):
@@ -128,13 +113,3 @@ class FlowNetwork(nn.Module):
                 nn.init.zeros_(module.conv2.weight)
         nn.init.normal_(self.head.weight, std=0.01, generator=generator)
         nn.init.normal_(self.type_head.weight, std=0.01, generator=generator)
-
-
-def fold_batchnorm(network: FlowNetwork) -> FlowNetwork:
-    """A copy for inference: batch norms that follow a convolution are folded into it."""
-    copy = deepcopy(network).eval()
-    for block in copy.modules():
-        if isinstance(block, _Residual) and isinstance(block.norm2, nn.BatchNorm2d):
-            block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm2)
-            block.norm2 = nn.Identity()
-    return copy

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from flowseg.network.unet import FlowNetwork
+from flowseg.network.architecture import Architecture
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def average_weights(network: FlowNetwork, decay: float) -> AveragedModel:
+def average_weights(network: Architecture, decay: float) -> AveragedModel:
     """A copy of a network whose `update_parameters` moves it towards that network.
 
     The first update copies; the k-th after it has the decay min(`decay`, k / (k + 9)), so that a

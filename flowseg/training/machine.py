@@ -33,9 +33,10 @@ from flowseg.inference.segmenter import (
     predict,
     preprocess,
 )
+from flowseg.network.architecture import Architecture
+from flowseg.network.build import build_network
 from flowseg.network.checkpoint import Card
 from flowseg.network.device import auto_precision, compute_exactly, gpu_problems, pick_device
-from flowseg.network.unet import FlowNetwork
 from flowseg.reports.text import text_table
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.batches import (
@@ -124,7 +125,7 @@ def try_machine(
         types = tuple(config.cell_types)
         write_synthetic_sartorius(folder, len(types), 0, config.seed, shape, types)
         records = read_sartorius(folder, types)
-        network = FlowNetwork(config.network, len(types), config.seed)
+        network = build_network(config.network, len(types), config.seed)
         images = _try_prediction(network, config, device, records, seconds / 3)
         size = config.training.batch_size
         source = batches(
@@ -152,7 +153,7 @@ def try_machine(
 
 def _start_trainer(
     folder: Path,
-    network: FlowNetwork,
+    network: Architecture,
     config: Config,
     records: Sequence[Record],
     device: torch.device,
@@ -191,7 +192,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _try_prediction(
-    network: FlowNetwork,
+    network: Architecture,
     config: Config,
     device: torch.device,
     records: Sequence[Record],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowseg.config.schema import ScheduleConfig
-from flowseg.network.unet import FlowNetwork
+from flowseg.network.architecture import Architecture
 
 _MOMENTUM = 0.95
 _ITERATIONS = 5
@@ -87,11 +87,10 @@ class MuonAdamW(torch.optim.Optimizer):
     one optimiser for `torch.amp.GradScaler`: after an overflow of float16 neither steps.
     """
 
-    def __init__(self, network: FlowNetwork, weight_decay: float, dtype: torch.dtype) -> None:
-        ends = {network.stem.weight, network.head.weight, network.type_head.weight}
+    def __init__(self, network: Architecture, weight_decay: float, dtype: torch.dtype) -> None:
         weights = list(network.parameters())
-        kernels = [weight for weight in weights if weight.ndim > 1 and weight not in ends]
-        rest = [weight for weight in weights if weight.ndim == 1 or weight in ends]
+        kernels = [weight for weight in weights if weight.ndim > 1 and weight not in network.ends]
+        rest = [weight for weight in weights if weight.ndim == 1 or weight in network.ends]
         fused = rest[0].device.type in ("cpu", "cuda")
         self.parts: dict[str, torch.optim.Optimizer] = {
             "muon": Muon(kernels, weight_decay, dtype),

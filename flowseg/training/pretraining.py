@@ -18,8 +18,9 @@ from flowseg.data.livecell import split_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
+from flowseg.network.architecture import Architecture
+from flowseg.network.build import build_network
 from flowseg.network.checkpoint import load_network, read_card
-from flowseg.network.unet import FlowNetwork
 from flowseg.training.distributed import from_rank_zero, on_rank_zero, world_size
 from flowseg.training.finish import close_folder
 from flowseg.training.plan import LIVECELL, NONE, Plan, check_images, measure_cells
@@ -101,14 +102,14 @@ def _pretrain(
         validation=known,
         provenance=provenance,
     )
-    network = FlowNetwork(config.network, len(config.cell_types), config.seed)
+    network = build_network(config.network, len(config.cell_types), config.seed)
     # The folder's name covers all that decides the weights, so resuming is safe.
     resume = from_rank_zero((folder / STATE).is_file)
     result = train_stage(stage, network, device, resume)
     from_rank_zero(lambda: close_folder(stage, result))
 
 
-def inherit(network: FlowNetwork, path: Path) -> None:
+def inherit(network: Architecture, path: Path) -> None:
     """Load the weights of a checkpoint of the same architecture, but for its cell-type head."""
     other, _ = load_network(path)
     if other.config != network.config:

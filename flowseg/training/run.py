@@ -15,7 +15,7 @@ from flowseg.config.loading import to_yaml
 from flowseg.config.schema import Config
 from flowseg.data.folds import write_folds
 from flowseg.errors import FlowsegError
-from flowseg.network.unet import FlowNetwork
+from flowseg.network.build import build_network
 from flowseg.training.distributed import (
     assert_same_on_all_ranks,
     distributed_session,
@@ -124,7 +124,7 @@ def train_plan(
         from_rank_zero(lambda: write_folds(out / FOLDS, plan.records, plan.folds))
         board = Board(out) if tensorboard and is_rank_zero() else None
         stage = _stage(plan, out, start, origin, board)
-        network = FlowNetwork(plan.config.network, len(plan.config.cell_types), plan.config.seed)
+        network = build_network(plan.config.network, len(plan.config.cell_types), plan.config.seed)
         if start is not None and not has_state and is_rank_zero():
             inherit(network, start)
         result = train_stage(stage, network, device, has_state)

@@ -23,10 +23,10 @@ from flowseg.errors import FlowsegError, out_of_memory
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.tables import write_table
 from flowseg.metrics.competition import competition_score, outside_crowd
+from flowseg.network.architecture import Architecture
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.device import autocast, compute_exactly, memory_format, pick_precision
 from flowseg.network.losses import Losses, flow_loss
-from flowseg.network.unet import FlowNetwork
 from flowseg.training.averaging import average_weights
 from flowseg.training.batches import (
     Batch,
@@ -88,7 +88,7 @@ class StageResult:
 
 
 def train_stage(
-    stage: Stage, network: FlowNetwork, device: torch.device, resume: bool
+    stage: Stage, network: Architecture, device: torch.device, resume: bool
 ) -> StageResult:
     """Train `network` through a stage and leave its best and last weights in the folder.
 
@@ -126,7 +126,7 @@ def train_stage(
 class Trainer:
     """Everything that changes while a stage runs: weights, their average, optimiser, scores."""
 
-    def __init__(self, stage: Stage, network: FlowNetwork, device: torch.device) -> None:
+    def __init__(self, stage: Stage, network: Architecture, device: torch.device) -> None:
         self.stage, self.schedule, self.device = stage, stage.schedule, device
         self.dtype = pick_precision(self.schedule.precision, device)
         # torch's own type hints leave memory_format out.
@@ -143,9 +143,9 @@ class Trainer:
         self.rows: list[dict[str, float]] = []
 
     @property
-    def averaged(self) -> FlowNetwork:
+    def averaged(self) -> Architecture:
         """The network with the averaged weights."""
-        return cast(FlowNetwork, self.ema.module)
+        return cast(Architecture, self.ema.module)
 
     @property
     def global_batch_size(self) -> int:

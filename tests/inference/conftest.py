@@ -20,8 +20,14 @@ class Slopes:
     device = torch.device("cpu")
     diameter, stride, halo, tile = 30.0, 8, 24, 128
 
-    def predict(self, images: np.ndarray, disagreement: bool = False) -> list[DeviceField]:
+    def styles(self, _: object) -> None:
+        """It has none."""
+
+    def predict(
+        self, images: np.ndarray, disagreement: bool = False, styles: None = None
+    ) -> list[DeviceField]:
         assert not disagreement
+        assert styles is None
         blurred = gaussian_filter(images.astype(np.float64), (0, 3, 3), truncate=6)
         slopes = np.stack(np.gradient(blurred, axis=(1, 2)), axis=1)
         slopes /= np.linalg.norm(slopes, axis=1, keepdims=True) + 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from flowseg.config.schema import NetworkConfig
 from flowseg.inference.ensemble import Ensemble
 from flowseg.inference.tiles import predict_rescaled
+from flowseg.network.build import build_network
 from flowseg.network.unet import FlowNetwork
 
 
@@ -52,10 +55,10 @@ def test_a_gpu_short_of_memory_takes_smaller_tiles(
     expected = predict_rescaled(made, image, made.diameter).to_host()
     predict = Ensemble.predict
 
-    def predict_little(self: Ensemble, images: np.ndarray, disagreement: bool = False) -> object:
+    def predict_little(self: Ensemble, images: np.ndarray, *rest: Any) -> object:
         if images.size > pixels:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict(self, images, disagreement)
+        return predict(self, images, *rest)
 
     monkeypatch.setattr(Ensemble, "predict", predict_little)
     found = predict_rescaled(made, image, made.diameter).to_host()
@@ -65,3 +68,23 @@ def test_a_gpu_short_of_memory_takes_smaller_tiles(
     pixels = 1000
     with pytest.raises(torch.OutOfMemoryError):
         predict_rescaled(made, image, made.diameter)
+
+
+@pytest.mark.parametrize("tta", [1, 8])
+def test_tiles_of_a_network_with_style_share_that_of_the_image(tta: int) -> None:
+    config = NetworkConfig(kind="cellpose", channels=(3, 4, 5), input_channels=2)
+    network = build_network(config, 1, seed=2).eval()
+    generator = torch.Generator().manual_seed(4)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_mean"):
+            value.copy_(torch.randn(value.shape, generator=generator) / 5)
+    image = np.random.default_rng(0).standard_normal((300, 212), dtype=np.float32)
+    image[:150] += 2  # so that the style of a part is not that of the whole
+    whole, tiled, other = (
+        predict_rescaled(Ensemble([network], "cpu", "float32", tile=tile, tta=tta), part, 30.0)
+        for tile, part in ((1024, image), (64, image), (1024, image[:150]))
+    )
+    scale = whole.maps.abs().max()
+    torch.testing.assert_close(tiled.maps, whole.maps, rtol=0, atol=2e-5 * float(scale))
+    rows = slice(0, 64)  # farther than the receptive field from the cut, but for the style
+    assert (other.maps[:, rows] - whole.maps[:, rows]).abs().max() > 1e-3 * scale
