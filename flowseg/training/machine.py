@@ -53,8 +53,8 @@ _NOISE = 0.3
 """Standard deviation of the noise on the flows of drawn cells, which are too easy without."""
 _LOGIT = 5.0
 
-_WARM_UP = 3
-"""The first two steps of a process take seconds each: kernels are generated for them."""
+_BUSY = 0.25
+"""Load of a core above which figures are doubted."""
 
 Pairs = list[tuple[str, str]]
 
@@ -108,9 +108,11 @@ def describe_machine(
     chosen = pick_device(device)
     schedule, edge = config.training, config.augment.crop_size
     processes = loader_processes(schedule.workers, chosen, schedule.batch_size, edge)
-    rows = [*_machine(chosen), *_settings(config, chosen, processes)]  # memory is still free
+    # Before the trial, which takes memory and cores itself.
+    rows = [*_machine(chosen), *_settings(config, chosen, processes)]
+    problems = _problems()
     rows += _results(try_machine(config, chosen, processes, seconds, shape), shape)
-    rows += [("problem", problem) for problem in _problems()] or [("problems", "none found")]
+    rows += [("problem", problem) for problem in problems] or [("problems", "none found")]
     return text_table(rows, left=2)
 
 
@@ -174,9 +176,8 @@ def _start_trainer(
 
 
 def _per_second(work: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """How often in a second some work gets done, once it is warm."""
-    for _ in range(_WARM_UP):
-        work()
+    """How often in a second some work gets done, after once that warms it up."""
+    work()
     _wait_for(device)
     start, count = time.monotonic(), 0
     while time.monotonic() < start + seconds or not count:
@@ -326,5 +327,12 @@ def _problems() -> list[str]:
         found.append(
             "compiled loops cannot be kept, so that every process compiles them again: set "
             "NUMBA_CACHE_DIR to a folder that can be written"
+        )
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows has none
+    if load > _BUSY * cores:
+        found.append(
+            f"other processes kept {load:.1f} of {cores} cores busy in the last minute: figures "
+            "are lower than on a quiet machine, those of optimiser steps on a CPU many times"
         )
     return found

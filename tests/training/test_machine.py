@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -100,6 +101,19 @@ def test_problems_are_listed(config: Config, monkeypatch: pytest.MonkeyPatch) ->
     assert "problem           the card is wet" in text
     assert "set NUMBA_CACHE_DIR" in text
     assert "none found" not in text
+
+
+@pytest.mark.skipif(not hasattr(os, "getloadavg"), reason="Windows has no load average")
+@pytest.mark.parametrize(("load", "count"), [(0.9, 0), (1.1, 1)])
+def test_a_busy_machine_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, load: float, count: int
+) -> None:
+    monkeypatch.setattr(machine, "gpu_problems", list)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    problems = machine._problems()
+    assert len(problems) == count
+    assert all("1.1 of 4 cores busy" in problem for problem in problems)
 
 
 def test_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
