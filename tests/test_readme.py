@@ -9,7 +9,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import flowseg
 from flowseg.arrays.overlaps import masks_to_labels
@@ -17,6 +19,7 @@ from flowseg.cli import build_parser, main
 from flowseg.config.loading import load_config, to_mapping
 from flowseg.data.sartorius import read_sartorius
 from flowseg.io.images import write_image, write_labels
+from flowseg.network.checkpoint import load_network, save_network
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from helpers.runs import save_wild_network
 
@@ -230,7 +233,7 @@ def test_files_of_the_package_exist(page: str) -> None:
 
 
 # Commands that take no minute, in the order of the pages.
-QUICK = ("explore", "predict", "validate", "evaluate", "export", "info")
+QUICK = ("explore", "predict", "validate", "evaluate", "export", "convert", "info")
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +252,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_image(home / folder / f"{record.image_id}.tif", image)
         write_labels(home / "my_cells" / f"{record.image_id}_masks.tif", labels)
     write_image(home / "slide.tif", image)
+    (home / "models").mkdir()
+    arrays = np.load(ROOT / "tests" / "network" / "cellpose_reference.npz")
+    names = [name for name in arrays.files if name.startswith("two/weight/")]
+    weights = {name.split("/")[-1]: torch.from_numpy(arrays[name]) for name in names}
+    torch.save(weights, home / "models" / "cyto3")
+    (home / "runs" / "mine").mkdir(parents=True)
+    network, card = load_network(home / "models" / "cyto3")
+    save_network(home / "runs" / "mine" / "best.safetensors", network.state_dict(), card)
     for run in ("shsy5y-fold0", "all-fold0", "all-5folds/fold0"):
         (home / "runs" / run).mkdir(parents=True)
         save_wild_network(home / "runs" / run / "best.safetensors")

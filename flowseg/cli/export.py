@@ -1,4 +1,4 @@
-"""Write label images in the formats of ImageJ, napari, Cellpose and COCO tools, or as tables."""
+"""Write label images, or a model, in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowseg.cli import say
+from flowseg.errors import FlowsegError
 from flowseg.formats.writers import WRITERS, Formats
 
 
@@ -15,9 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         dest="labels_folder",
         type=Path,
-        required=True,
         metavar="DIR",
-        help="a folder of label images, or of images and label images",
+        help="a folder of label images, or of images and label images; COCO JSON",
     )
     parser.add_argument(
         "--images",
@@ -28,6 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cell-type", default="cell", help="category of the cells")
     add_output_arguments(parser)
+    parser.add_argument(
+        "--weights", type=Path, metavar="MODEL", help="a run's folder or a checkpoint to export"
+    )
+    parser.add_argument(
+        "--to",
+        nargs=2,
+        metavar=("FORMAT", "FILE"),
+        help="what to write the weights as: cellpose FILE, which Cellpose 3 loads",
+    )
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, *, predicting: bool = False) -> None:
@@ -62,6 +71,10 @@ def parse_outputs(args: argparse.Namespace) -> Formats:
 
 def run(args: argparse.Namespace) -> int:
     """Export and print what was written."""
+    if args.weights is not None or args.to is not None:
+        return _export_model(args)
+    if args.labels_folder is None:
+        raise FlowsegError("nothing to export", remedy="name --labels, or --weights and --to")
     from flowseg.prediction.export import export_labels
 
     formats = parse_outputs(args)
@@ -73,4 +86,17 @@ def run(args: argparse.Namespace) -> int:
         exclude_border=args.exclude_border,
     )
     say(f"{cells} cells in {images} images: {', '.join(map(str, formats.paths.values()))}")
+    return 0
+
+
+def _export_model(args: argparse.Namespace) -> int:
+    if args.weights is None or args.to is None or args.labels_folder is not None:
+        raise FlowsegError(
+            "a model is exported by --weights MODEL --to FORMAT FILE, without --labels"
+        )
+    from flowseg.prediction.convert import export_model
+
+    format, file = args.to
+    export_model(args.weights, format, file)
+    say(f"{args.weights}: {file}")
     return 0

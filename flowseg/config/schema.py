@@ -105,6 +105,13 @@ class NetworkConfig(Settings):
     target_diameter: _Positive = 30.0
     """Images are rescaled so that a cell type's mean diameter becomes this many pixels."""
 
+    @field_validator("input_channels")
+    @classmethod
+    def _check_channels(cls, channels: int, info: ValidationInfo) -> int:
+        if channels != 1 and info.data.get("kind") == "unet":
+            raise PydanticCustomError("channels", "1 for a network of kind unet")
+        return channels
+
 
 @settings
 class NormalizationConfig(Settings):
@@ -179,7 +186,7 @@ class ScheduleConfig(Settings):
     validate_every: _Count = 1
     """Epochs between two validations; the last epoch is always validated."""
     workers: _Index | None = None
-    """Loader processes; null: 0 on a CPU, else up to 8."""
+    """Loader processes; null: 0 on a CPU, else one for each core but two."""
     precision: Precision = "auto"
     """Number type of the convolutions; auto takes the fastest that the device computes natively
     and safely."""

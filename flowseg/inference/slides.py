@@ -103,6 +103,12 @@ def plan_slide(
             "of disagreement is made",
             remedy="leave the option out, or cut the image into smaller ones",
         )
+    if segmenter.card.network.kind == "cellpose":
+        raise FlowsegError(
+            f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, which a network of "
+            "Cellpose cannot: its style is that of the whole",
+            remedy="cut the image into smaller ones",
+        )
     span = _span(read, shape, segmenter.card.normalization)
     rows, columns = (
         slice(max(0, (length - _CENTRE) // 2), min(length, (length + _CENTRE) // 2))

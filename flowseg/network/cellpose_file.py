@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.io.atomic import atomic_path
 from flowseg.io.paths import PathLike, sha256_of
 from flowseg.network.cellpose import CellposeNetwork, cellpose_name
 
@@ -85,6 +86,18 @@ def read_cellpose(path: PathLike) -> tuple[CellposeNetwork, float]:
             "has weights of other shapes than Cellpose's U-Net", file=path, remedy=_REMEDY
         ) from error
     return network.eval(), _diameter(weights, "diam_labels", target)
+
+
+def write_cellpose(path: PathLike, network: CellposeNetwork, typical: float) -> None:
+    """Write a network as Cellpose 3 saves its own, atomically.
+
+    `typical` is the mean diameter of the images that it was trained on, in pixels.
+    """
+    weights = {cellpose_name(name): value.cpu() for name, value in network.state_dict().items()}
+    weights["diam_mean"] = torch.tensor([network.config.target_diameter])
+    weights["diam_labels"] = torch.tensor([typical])
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(weights, file)
 
 
 def cellpose_settings(diameter: float) -> CellTypeSettings:

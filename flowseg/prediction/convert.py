@@ -1,0 +1,67 @@
+"""Models to and from the formats of other tools."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from flowseg.errors import FlowsegError
+from flowseg.inference.options import known_diameter
+from flowseg.io.outputs import claim_outputs
+from flowseg.io.paths import PathLike
+from flowseg.network.cellpose import CellposeNetwork
+from flowseg.network.cellpose_file import is_torch_file, write_cellpose
+from flowseg.network.checkpoint import load_network, save_network
+from flowseg.training.run_folder import checkpoint_at
+
+FORMATS = ("cellpose",)
+"""What a model can be exported to."""
+
+
+def export_model(model: PathLike, format: str, out: PathLike) -> None:
+    """Write a checkpoint, or a run's best one, in the format of another tool.
+
+    Parameters
+    ----------
+    model : path
+        A checkpoint or a run's folder.
+    format : {"cellpose"}
+        A file that Cellpose 3 loads; for networks of kind cellpose.
+    out : path
+        The file to write.
+
+    Raises
+    ------
+    FlowsegError
+        For another format, a network of another kind, or a file that cannot be read or written.
+    """
+    if format not in FORMATS:
+        raise FlowsegError(f"there is no format {format!r}", remedy=f"choose {', '.join(FORMATS)}")
+    path = checkpoint_at(model)
+    network, card = load_network(path)
+    if not isinstance(network, CellposeNetwork):
+        raise FlowsegError(
+            "is a network of flowseg's own kind, which Cellpose cannot load",
+            file=path,
+            remedy="train one that starts from a model of Cellpose (train --pretrain)",
+        )
+    diameters = [known_diameter(cell) for cell in card.cell_types.values()]
+    with claim_outputs([Path(out)], [path]):
+        write_cellpose(out, network, sum(diameters) / len(diameters))
+
+
+def convert_model(model: PathLike, out: PathLike, license: str | None = None) -> None:
+    """Write a model of Cellpose 1 to 3 as a checkpoint of flowseg, whose card says what it is.
+
+    `license` is the licence under which its authors give it, as text for the card. Raises
+    FlowsegError as :func:`flowseg.network.cellpose_file.read_cellpose`, and for a file that is no
+    model of Cellpose.
+    """
+    path = Path(model)
+    if not is_torch_file(path):
+        load_network(path)  # says what is wrong with it
+        raise FlowsegError("is a checkpoint of flowseg already", file=path)
+    network, card = load_network(path)
+    provenance = dict(card.provenance) | {"license": license or "not told"}
+    with claim_outputs([Path(out)], [path]):
+        save_network(out, network.state_dict(), replace(card, provenance=provenance))
