@@ -33,10 +33,11 @@ def is_torch_file(path: PathLike) -> bool:
     """Whether a file begins as torch.save writes it."""
     try:
         with Path(path).open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError:
         return False
-    return start.startswith(_TORCH)
+    # A safetensors file begins with the length of its header, whose bytes may be any.
+    return start.startswith(_TORCH) and start[8:] != b"{"
 
 
 def read_cellpose(path: PathLike) -> tuple[CellposeNetwork, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,16 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path, network: FlowNetwork
     assert "head.bias: missing" in message
     assert "extra: unexpected" in message
     assert "stem.weight: (5, 1, 3, 3) -> (4, 1, 3, 3)" in message
+
+
+def test_a_header_of_any_length_is_that_of_a_checkpoint(
+    tmp_path: Path, network: FlowNetwork
+) -> None:
+    """The length comes first in the file, and its bytes may be those of another format."""
+    path = tmp_path / "best.safetensors"
+    lengths = set()
+    for size in range(0, 300, 8):
+        save_network(path, network.state_dict(), replace(CARD, provenance={"note": "x" * size}))
+        lengths.add(path.read_bytes()[0])
+        assert read_card(path).provenance["note"] == "x" * size
+    assert 0x80 in lengths
