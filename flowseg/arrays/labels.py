@@ -58,7 +58,8 @@ def as_labels(image: NDArray[Any]) -> Labels:
         if not (grey == rest).all() or (alpha != alpha.flat[:1]).any():
             raise FlowsegError(
                 f"is a colour image of {image.shape[2]} channels, not a label image",
-                remedy="save the labels as grey values, one integer per cell",
+                remedy="save the labels as grey values, one integer per cell; 3 or 4 pages of a "
+                "stack that tifffile wrote as colours with photometric='minisblack'",
             )
         image = image[..., 0]
     if image.dtype.kind == "f":

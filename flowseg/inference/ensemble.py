@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -123,7 +123,7 @@ class Ensemble:
         for part, keep in parts:
             rows, columns = (slice(s.start // self.stride, s.stop // self.stride) for s in keep)
             batch = torch.from_numpy(part)[None, None].to(self.device)
-            with torch.inference_mode(), autocast(self.device, self.dtype):
+            with self._alone(), torch.inference_mode(), autocast(self.device, self.dtype):
                 found = [
                     _turn_back(network.features(_augment(batch, *augmentation)), *augmentation)
                     for network in self.networks
@@ -148,9 +148,7 @@ class Ensemble:
         batch = torch.from_numpy(np.ascontiguousarray(images))[:, None]
         if pin_memory:
             batch = batch.pin_memory()
-        # On the CPU one batch at a time: all its cores compute it.
-        alone = nullcontext() if pin_memory else self._lock
-        with alone, torch.inference_mode(), autocast(self.device, self.dtype):
+        with self._alone(), torch.inference_mode(), autocast(self.device, self.dtype):
             batch = batch.to(self.device, non_blocking=pin_memory)
             count, _, height, width = batch.shape
             mean = batch.new_zeros((count, 3, height, width))
@@ -173,6 +171,10 @@ class Ensemble:
             variance = squares / members - mean[:, :2].square().sum(dim=1)
             distances = variance.clamp_(min=0).sqrt_() if disagreement else [None] * count
             return list(map(DeviceField, mean, to_host(logits / members), distances))
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """One batch at a time, as all cores compute it; on CUDA threads have their own streams."""
+        return nullcontext() if self.device.type == "cuda" else self._lock
 
 
 def _maps(output: NetworkOutput, flow_scale: float) -> Tensor:

@@ -88,9 +88,9 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, network: Architecture, weight_decay: float, dtype: torch.dtype) -> None:
-        weights = list(network.parameters())
-        kernels = [weight for weight in weights if weight.ndim > 1 and weight not in network.ends]
-        rest = [weight for weight in weights if weight.ndim == 1 or weight in network.ends]
+        weights, ends = list(network.parameters()), network.ends
+        kernels = [weight for weight in weights if weight.ndim > 1 and weight not in ends]
+        rest = [weight for weight in weights if weight.ndim == 1 or weight in ends]
         fused = rest[0].device.type in ("cpu", "cuda")
         self.parts: dict[str, torch.optim.Optimizer] = {
             "muon": Muon(kernels, weight_decay, dtype),
