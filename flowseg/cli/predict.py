@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute whole slides on a Dask cluster: that of a scheduler such as "
         "tcp://host:8786, or without an address one on this machine (needs dask)",
     )
+    parser.add_argument(
+        "--cellpose-tiles",
+        action="store_true",
+        help="a model of Cellpose: compute that program's tiles, for its own flow field",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the networks first")
 
 
@@ -133,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
             min_size=args.min_size,
             channel=args.channel,
             exclude_border=args.exclude_border,
+            cellpose_tiles=args.cellpose_tiles,
         ),
         tta=args.tta,
         compile=args.compile,

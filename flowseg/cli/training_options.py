@@ -38,10 +38,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--data",
-        type=Path,
-        metavar="DIR",
-        default=Path("data"),
-        help="the unzipped competition, or a folder of NAME.tif and NAME_masks.tif",
+        metavar="{DIR,drawn}",
+        default="data",
+        help="the unzipped competition, or a folder of NAME.tif and NAME_masks.tif; 'drawn': cells "
+        "that are drawn on the way (a folder of that name is ./drawn)",
     )
     data.add_argument(
         "--cell-type",
@@ -122,7 +122,13 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
     from flowseg.data.detect import detect_layout
 
     of_layout = {"competition": "all", "livecell": "livecell", "folder": "cell"}
-    cell_type = args.cell_type or of_layout[detect_layout(args.data)]
+    drawn = args.data == "drawn"
+    if drawn and all_folds:
+        raise FlowsegError(
+            "a cross validation needs labelled images, not drawn ones",
+            remedy="name a folder with --data",
+        )
+    cell_type = args.cell_type or ("cell" if drawn else of_layout[detect_layout(args.data)])
     recipe = args.recipe or default_recipe(args.device)
     config = load_config(cell_type, args.config, overrides, recipe)
     _check_complete_config(args, config)
@@ -130,6 +136,7 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
     part = f"{config.data.folds}folds" if all_folds else f"fold{config.data.fold}"
     # A complete config decides what is trained on, whatever the default.
     name = next(iter(config.cell_types)) if len(config.cell_types) == 1 else cell_type
+    name, part = ("drawn", f"seed{config.seed}") if drawn else (name, part)
     arguments = {
         "pretrain": args.pretrain,
         "train_only": args.train_only,

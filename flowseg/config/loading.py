@@ -72,7 +72,10 @@ def load_config(
         files = [Path(path)] if is_complete(path) else [*files, Path(path)]
     config = Config()
     for file in files:
-        values = _merge(to_mapping(config), read_settings(file), file)
+        values = to_mapping(config)
+        if is_complete(file):  # of a run, which may be older than this setting
+            values["network"]["stem_stride"] = 1
+        values = _merge(values, read_settings(file), file)
         config = from_mapping(Config, values, file)
     values = to_mapping(config)
     for text in overrides:

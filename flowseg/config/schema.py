@@ -98,6 +98,8 @@ class NetworkConfig(Settings):
         tuple[Annotated[StrictInt, Field(ge=1, le=8192)], ...], Field(min_length=2, max_length=8)
     ] = (32, 64, 128, 256)
     """Feature channels of each level, finest first."""
+    stem_stride: Literal[1, 2, 4] = 1
+    """Pixels of an image along each edge that are one of the finest level; for kind unet."""
     blocks_per_level: Annotated[StrictInt, Field(ge=1, le=64)] = 2
     """Residual blocks a level in the encoder (the decoder has one); for kind unet."""
     flow_scale: _Positive = 5.0

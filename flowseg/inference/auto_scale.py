@@ -43,11 +43,12 @@ def resolve_settings(
 ) -> tuple[str, CellTypeSettings]:
     """The cell type and the settings of an image, predicted as far as the options leave them open.
 
-    The image (H, W) is normalised; the settings have a diameter.
+    The image (H, W) is normalised; the settings have a diameter: where neither the options nor the
+    card have one, it is measured.
     """
     name = classify_cell_type(model, grey) if options.cell_type is None else options.cell_type
     settings = settings_for(model.card, name, options)
-    if options.diameter == "auto":
+    if options.diameter == "auto" or settings.diameter is None:
         settings = replace(settings, diameter=estimate_diameter(model, grey, settings))
     return name, settings
 
@@ -78,12 +79,13 @@ def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) ->
     """The mean cell diameter of a normalised grey image, measured on the segmented centre.
 
     The centre of the image is segmented at the diameter of each cell type of the card, at half and
-    at twice of it, and the most confident result is taken: the one whose instance scores, weighted
-    by area, sum to the largest share of all pixels. From there the diameter of the instances is the
-    next guess, until it converges. The result is the mean of the diameters of discs of the
-    instances' areas, in pixels; that of the settings where no cell is found.
+    at twice of it (from 8 to 60 pixels where the card has none), and the most confident result is
+    taken: the one whose instance scores, weighted by area, sum to the largest share of all pixels.
+    From there the diameter of the instances is the next guess, until it converges. The result is
+    the mean of the diameters of discs of the instances' areas, in pixels; where no cell is found
+    that of the settings, or the networks' own.
     """
-    best, diameter = 0.0, known_diameter(settings)
+    best, diameter = 0.0, settings.diameter or model.ensemble.diameter
     for guess in _guesses(model):
         confidence, measured = _measure(model, grey, replace(settings, diameter=guess))
         if confidence > best:
@@ -114,13 +116,14 @@ def _measure(model: Model, grey: Floats, settings: CellTypeSettings) -> tuple[fl
 
 
 def _diameters(model: Model) -> list[float]:
-    """The diameters of the card's cell types, ascending."""
-    names = model.card.cell_types
-    return sorted({known_diameter(settings_for(model.card, name)) for name in names})
+    """The diameters of the card's cell types as far as it has any, ascending."""
+    return sorted({c.diameter for c in model.card.cell_types.values() if c.diameter is not None})
 
 
 def _guesses(model: Model) -> list[float]:
     """From half the smallest diameter of the card to twice the largest, a third apart."""
+    if not _diameters(model):
+        return [8 * 1.4**k for k in range(7)]
     return _apart(sorted(factor * d for factor in (0.5, 1.0, 2.0) for d in _diameters(model)), 1.3)
 
 

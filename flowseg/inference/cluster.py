@@ -151,7 +151,7 @@ def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, ti
     """Flows and cellprob of a tile without its halo, (3, h, w)."""
     with source.open_regions() as read:
         read_scaled = partial(plan.read_scaled, read)
-        ((_, field),) = predict_tiles(segmenter.ensemble, read_scaled, [tile])
+        ((_, field),) = predict_tiles(segmenter.ensemble, read_scaled, [tile], styles=plan.styles)
     return np.ascontiguousarray(to_host(field.maps))
 
 

@@ -157,7 +157,11 @@ class Ensemble:
             shared = iter(styles or ())
             for network, run in zip(self.networks, self._run, strict=True):
                 for augmentation in self.augmentations:
-                    style = {} if styles is None else {"style": next(shared).expand(count, -1)}
+                    style = (
+                        {}
+                        if styles is None
+                        else {"style": next(shared).to(self.device).expand(count, -1)}
+                    )
                     augmented = _augment(batch, *augmentation)
                     # Copied, so that all views have the same strides, and share a compiled graph.
                     output = run(augmented.clone(memory_format=torch.contiguous_format), **style)

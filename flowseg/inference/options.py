@@ -28,29 +28,36 @@ class SegmentOptions:
     """Of files with several: its number from 0, or its name."""
     exclude_border: bool = False
     """Whether cells that the image's edge cuts are left out."""
+    cellpose_tiles: bool = False
+    """Whether a model of Cellpose computes that program's tiles, as
+    :mod:`flowseg.inference.cellpose_tiles` says."""
 
 
 def settings_for(
     card: Card, cell_type: str, options: SegmentOptions = SegmentOptions()
 ) -> CellTypeSettings:
-    """The settings of a cell type, its diameter known: as in the options, else as on the card."""
+    """The settings of a cell type: as in the options, else as on the card.
+
+    A diameter to be measured is that of the card, None where the card has none.
+    """
     if cell_type not in card.cell_types:
         raise FlowsegError(
             f"the model knows no cell type {cell_type!r}",
             remedy=f"choose one of {', '.join(card.cell_types)}",
         )
     _check_numbers(options)
+    if options.cellpose_tiles and card.network.kind != "cellpose":
+        raise FlowsegError(
+            "the tiles of Cellpose are for its models, and this is none of them",
+            remedy="leave out --cellpose-tiles",
+        )
     given = {
         field.name: value
         for field in fields(CellTypeSettings)
         if (value := getattr(options, field.name)) not in (None, "auto")
     }
     settings = replace(card.cell_types[cell_type], **given)
-    if settings.diameter is None:
-        raise FlowsegError(
-            f"the diameter of the cell type {cell_type!r} is unknown", remedy="give one"
-        )
-    if settings.diameter < _MIN_DIAMETER:
+    if settings.diameter is not None and settings.diameter < _MIN_DIAMETER:
         raise FlowsegError(
             f"a diameter of {settings.diameter:g} pixels is too small to find cells",
             remedy="give it in pixels of the image",
@@ -76,6 +83,7 @@ def check_options(card: Card, options: SegmentOptions) -> None:
 
 
 def known_diameter(settings: CellTypeSettings) -> float:
-    """The mean cell diameter in pixels of settings from :func:`settings_for`."""
-    assert settings.diameter is not None
+    """The mean cell diameter in pixels."""
+    if settings.diameter is None:
+        raise FlowsegError("the cells' diameter is unknown", remedy="give one")
     return settings.diameter

@@ -17,6 +17,7 @@ from flowseg.arrays.labels import clear_border, renumber
 from flowseg.config.schema import CellTypeSettings, Precision
 from flowseg.errors import FlowsegError
 from flowseg.inference.auto_scale import resolve_settings
+from flowseg.inference.cellpose_tiles import predict_cellpose_tiles
 from flowseg.inference.ensemble import Ensemble, own_stream
 from flowseg.inference.flow_field import DeviceField, FlowField, compute_labels
 from flowseg.inference.options import SegmentOptions, known_diameter
@@ -138,7 +139,7 @@ class Segmenter:
     @overload
     def segment(self, image: ArrayLike, **options: Any) -> Prediction: ...
 
-    def segment(  # type: ignore[misc]  # the overloads' options are these
+    def segment(  # type: ignore[misc]  # noqa: PLR0913  # the overloads' options are these
         self,
         image: Any,
         *,
@@ -149,6 +150,7 @@ class Segmenter:
         min_size: int | None = None,
         disagreement: bool = False,
         exclude_border: bool = False,
+        cellpose_tiles: bool = False,
     ) -> Prediction | list[Prediction]:
         """Find the instances of one image, or of each image of a list.
 
@@ -168,6 +170,9 @@ class Segmenter:
             Whether to map how far networks and test-time augmentations are apart.
         exclude_border : bool
             Whether to leave out the cells that the image's edge cuts.
+        cellpose_tiles : bool
+            Whether a model of Cellpose computes the overlapping tiles of Cellpose 3, each with a
+            style of its own, so that its flow field is the one that it has there.
 
         Returns
         -------
@@ -187,6 +192,7 @@ class Segmenter:
             min_size=min_size,
             disagreement=disagreement,
             exclude_border=exclude_border,
+            cellpose_tiles=cellpose_tiles,
         )
         if isinstance(image, list | tuple) and any(np.ndim(one) > 1 for one in image):
             return [self._segment(one, options) for one in image]
@@ -229,9 +235,8 @@ def predict(
     """Resolve the settings of an image, and run the networks."""
     with own_stream(segmenter.device) as stream:
         cell_type, settings = resolve_settings(segmenter, grey, options)
-        field = predict_rescaled(
-            segmenter.ensemble, grey, known_diameter(settings), options.disagreement
-        )
+        compute = predict_cellpose_tiles if options.cellpose_tiles else predict_rescaled
+        field = compute(segmenter.ensemble, grey, known_diameter(settings), options.disagreement)
         if stream is not None:  # complete for whichever thread and stream goes on
             stream.synchronize()
     return ScaledPrediction(

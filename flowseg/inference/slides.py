@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowseg.arrays.intensity import Normalization, Span, intensity_span, normalize, to_grey
 from flowseg.arrays.jit import threads
@@ -56,6 +57,8 @@ class SlidePlan(NamedTuple):
     settings: CellTypeSettings
     cell_type: str
     exclude_border: bool = False
+    styles: list[Tensor] | None = None
+    """Of the whole image, for networks of Cellpose; on the host."""
 
     def read_scaled(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
         """A region of the normalised image at the networks' scale."""
@@ -103,11 +106,11 @@ def plan_slide(
             "of disagreement is made",
             remedy="leave the option out, or cut the image into smaller ones",
         )
-    if segmenter.card.network.kind == "cellpose":
+    if options.cellpose_tiles:
         raise FlowsegError(
-            f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, which a network of "
-            "Cellpose cannot: its style is that of the whole",
-            remedy="cut the image into smaller ones",
+            f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, not in the tiles "
+            "of Cellpose",
+            remedy="leave out --cellpose-tiles, or cut the image into smaller ones",
         )
     span = _span(read, shape, segmenter.card.normalization)
     rows, columns = (
@@ -117,15 +120,18 @@ def plan_slide(
     centre = normalize(to_grey(read(rows, columns)), span)
     cell_type, settings = resolve_settings(segmenter, centre, options)
     zoom = segmenter.ensemble.diameter / known_diameter(settings)
-    scaled = shape_at_zoom(shape, zoom, segmenter.ensemble.stride)
-    return SlidePlan(
+    plan = SlidePlan(
         shape=shape,
-        scaled=scaled,
+        scaled=shape_at_zoom(shape, zoom, segmenter.ensemble.stride),
         span=span,
         settings=settings,
         cell_type=cell_type,
         exclude_border=options.exclude_border,
     )
+    tiles = (tile for row in cut_tiles(plan.scaled, segmenter.ensemble) for tile in row)
+    parts = ((plan.read_scaled(read, *tile.read), tile.keep) for tile in tiles)
+    styles = segmenter.ensemble.styles(parts)
+    return plan if styles is None else plan._replace(styles=[style.cpu() for style in styles])
 
 
 def segment_slide(
@@ -182,7 +188,7 @@ class _FlowBand:
         """Predict the next row of tiles, and rescale the rows of the image that it completes."""
         plan, tiles = self.plan, self.tile_rows.pop(0)
         read_scaled = partial(plan.read_scaled, self.read)
-        predicted = predict_tiles(self.ensemble, read_scaled, tiles)
+        predicted = predict_tiles(self.ensemble, read_scaled, tiles, styles=plan.styles)
         row = np.concatenate([to_host(field.maps) for _, field in predicted], axis=2)
         self.scaled_maps = np.concatenate((self.scaled_maps, row), axis=1)
         start, stop = self.top + self.maps.shape[1], self._complete(tiles[0].write[0].stop)

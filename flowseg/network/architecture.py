@@ -35,7 +35,7 @@ class Architecture(nn.Module, ABC):
     @property
     def stride(self) -> int:
         """Both edges of an input must be multiples of this many pixels."""
-        return 1 << (len(self.config.channels) - 1)
+        return self.config.stem_stride << (len(self.config.channels) - 1)
 
     @property
     @abstractmethod

@@ -34,9 +34,13 @@ from flowseg.network.cellpose_file import (
     provenance_of_cellpose,
     read_cellpose,
 )
+from flowseg.network.shipped import named_model
 
-FORMAT = 1
-"""Version of the checkpoint format; raised when an older flowseg could not read it."""
+FORMAT = 2
+"""Version of the checkpoint format; raised when an older flowseg could not read it.
+
+Cards of format 1, of flowseg 0.1.0, are read as well: their networks have a stem of stride 1.
+"""
 
 _KEY = "flowseg"
 
@@ -79,18 +83,21 @@ class Card:
         try:
             content = json.loads(text)
             version = content["format"]
-            if version != FORMAT:
+            if version not in (1, FORMAT):
                 raise FlowsegError(
                     f"is a checkpoint of format {version}, this flowseg {__version__} reads "
-                    f"format {FORMAT}",
+                    f"formats up to {FORMAT}",
                     file=file,
                     remedy="use the flowseg that wrote it or a newer one",
                 )
             cells = (content.get("cell_types") or content["cells"]).items()  # as 0.1.0 wrote it
             if not cells:
                 raise ValueError
+            network = dict(content["network"])
+            if version == 1:
+                network.setdefault("stem_stride", 1)
             return cls(
-                network=from_mapping(NetworkConfig, content["network"], file),
+                network=from_mapping(NetworkConfig, network, file),
                 cell_types={
                     name: from_mapping(CellTypeSettings, cell, file) for name, cell in cells
                 },
@@ -111,9 +118,10 @@ def save_network(path: PathLike, weights: Mapping[str, Tensor], card: Card) -> N
 def read_card(path: PathLike) -> Card:
     """The card of a checkpoint, without reading its weights.
 
-    Raises FlowsegError if the file is missing, damaged, no checkpoint of flowseg, or of a later
-    format.
+    `path` may be the name of a shipped model. Raises FlowsegError if the file is missing, damaged,
+    no checkpoint of flowseg, or of a later format.
     """
+    path = named_model(path)
     if is_torch_file(path):
         return _load_cellpose(path)[1]
     with _open(path) as file:
@@ -123,9 +131,10 @@ def read_card(path: PathLike) -> Card:
 def load_network(path: PathLike) -> tuple[Architecture, Card]:
     """The network of a checkpoint, in evaluation mode on the CPU, and its card.
 
-    Raises FlowsegError if the file is missing, damaged, no checkpoint of flowseg, or of a later
-    format.
+    `path` may be the name of a shipped model. Raises FlowsegError if the file is missing, damaged,
+    no checkpoint of flowseg, or of a later format.
     """
+    path = named_model(path)
     if is_torch_file(path):
         return _load_cellpose(path)
     tensors, text = read_tensors(path)

@@ -33,18 +33,24 @@ class FlowNetwork(Architecture):
 
     Notes
     -----
+    A stem of a stride above 1 lets the network compute at a part of the image's resolution; its
+    head then gives all pixels of each position at once [2]_.
+
     Convolutions start from He's normal distribution with a zero last convolution in each
     residual block, so that a fresh network is close to its identity paths [1]_.
 
     References
     ----------
     .. [1] Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1.
+    .. [2] Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient
+       Sub-Pixel Convolutional Neural Network", 2016.
     """
 
     def __init__(self, config: NetworkConfig, cell_types: int, seed: int = 0) -> None:
         super().__init__(config, cell_types)
         channels = config.channels
-        self.stem = nn.Conv2d(1, channels[0], 3, padding=1)
+        stride = config.stem_stride
+        self.stem = nn.Conv2d(1, channels[0], 3 * stride, stride=stride, padding=stride)
         self.down = nn.ModuleList()
         inputs = channels[0]
         for width in channels:
@@ -58,7 +64,7 @@ class FlowNetwork(Architecture):
         )
         self.up = nn.ModuleList(_Residual(width, width) for width in channels[:-1])
         self.norm = nn.BatchNorm2d(channels[0])
-        self.head = nn.Conv2d(channels[0], 3, 1)
+        self.head = nn.Conv2d(channels[0], 3 * stride**2, 1)
         self.type_head = nn.Linear(channels[-1], cell_types)
         self._initialise(torch.Generator().manual_seed(seed))
 
@@ -68,8 +74,8 @@ class FlowNetwork(Architecture):
         levels = range(len(self.config.channels))
         down = sum(2 * self.config.blocks_per_level << level for level in levels)
         up = sum(2 << level for level in levels[:-1])
-        # The stem's one pixel, and the rounding of position by the pools.
-        radius = 1 + down + up + self.stride
+        # The stem's one pixel of its own level, and the rounding of position by the pools.
+        radius = (1 + down + up) * self.config.stem_stride + self.stride
         return -(-radius // self.stride) * self.stride
 
     @property
@@ -100,6 +106,8 @@ class FlowNetwork(Architecture):
             x = nn.functional.interpolate(lifted, scale_factor=2.0, mode="nearest") + skips[level]
             x = self.up[level](x)
         maps = self.head(torch.relu(self.norm(x)))
+        if self.config.stem_stride > 1:
+            maps = nn.functional.pixel_shuffle(maps, self.config.stem_stride)
         return NetworkOutput(maps[:, :2], maps[:, 2], self.type_head(pooled))
 
     def _initialise(self, generator: torch.Generator) -> None:

@@ -50,18 +50,27 @@ def export_model(model: PathLike, format: str, out: PathLike) -> None:
         write_cellpose(out, network, sum(diameters) / len(diameters))
 
 
-def convert_model(model: PathLike, out: PathLike, license: str | None = None) -> None:
+def convert_model(
+    model: PathLike, out: PathLike, license: str | None = None, *, half: bool = False
+) -> None:
     """Write a model of Cellpose 1 to 3 as a checkpoint of flowseg, whose card says what it is.
 
-    `license` is the licence under which its authors give it, as text for the card. Raises
-    FlowsegError as :func:`flowseg.network.cellpose_file.read_cellpose`, and for a file that is no
-    model of Cellpose.
+    `license` is the licence under which its authors give it, as text for the card. With `half`
+    weights are stored as float16, which halves the file; a checkpoint of flowseg, or a run's best
+    one, can be converted to that as well. Raises FlowsegError as
+    :func:`flowseg.network.checkpoint.load_network`, and where there is nothing to convert.
     """
-    path = Path(model)
-    if not is_torch_file(path):
-        load_network(path)  # says what is wrong with it
-        raise FlowsegError("is a checkpoint of flowseg already", file=path)
+    path = checkpoint_at(model)
     network, card = load_network(path)
-    provenance = dict(card.provenance) | {"license": license or "not told"}
+    if not (half or is_torch_file(path)):
+        raise FlowsegError(
+            "is a checkpoint of flowseg already", file=path, remedy="--half halves its size"
+        )
+    if license is not None or is_torch_file(path):
+        provenance = dict(card.provenance) | {"license": license or "not told"}
+        card = replace(card, provenance=provenance)
+    weights = network.state_dict()
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     with claim_outputs([Path(out)], [path]):
-        save_network(out, network.state_dict(), replace(card, provenance=provenance))
+        save_network(out, weights, card)

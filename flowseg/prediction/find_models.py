@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
+from flowseg.network.shipped import DEFAULT_MODEL, named_model
 from flowseg.training.run_folder import (
     BEST,
     CROSS_VALIDATION,
@@ -15,26 +17,31 @@ from flowseg.training.run_folder import (
     find_finished,
 )
 
+_log = logging.getLogger(__name__)
+
 
 def find_models(paths: Sequence[PathLike] | None, runs: PathLike = "runs") -> list[Path]:
     """The checkpoints to use; None: of the run or cross validation in `runs` that finished last.
 
-    A path is a checkpoint; a run's folder, whose best checkpoint is meant; or a folder of several
-    finished runs, such as a cross validation's.
+    A path is a checkpoint; a run's folder, whose best checkpoint is meant; a folder of several
+    finished runs, such as a cross validation's; or the name of a shipped model. Where nothing was
+    trained the shipped model is taken, which is logged.
     """
     if paths is not None:
         return [model for path in paths for model in _models_at(Path(path))]
     finished = find_finished(Path(runs), TRAINING, CROSS_VALIDATION)
     if not finished:
-        raise FlowsegError(
-            "holds no finished run, so there is no model",
-            file=runs,
-            remedy="train one (flowseg train --help), or name a checkpoint with --model",
+        _log.info(
+            "no finished run in %s: using the model %r that comes with flowseg (flowseg models)",
+            runs,
+            DEFAULT_MODEL,
         )
+        return _models_at(named_model(DEFAULT_MODEL))
     return _models_at(finished[-1])
 
 
 def _models_at(path: Path) -> list[Path]:
+    path = named_model(path)
     if not path.exists():
         raise FlowsegError("there is no such checkpoint", file=path)
     if (checkpoint := checkpoint_at(path)).is_file():

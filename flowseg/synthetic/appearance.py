@@ -1,206 +1,262 @@
-"""Appearance of drawn cells: parameters of each cell type, and random shapes made from them."""
+"""What drawn images look like: of the three cell types, or of anything a microscope may show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from flowseg.io.opencv import load_cv2
+from flowseg.synthetic.optics import Optics, random_optics
 
-Points = npt.NDArray[np.float64]
 Range = tuple[float, float]
-
-_SUBPIXELS = 8  # outlines are drawn to 1/8 px
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellAppearance:
-    """Appearance of the cells of one type. Lengths in pixels, densities per 10,000 pixels."""
+class CellForm:
+    """One kind of cell. Lengths are in diameters of the cell, thickness in radians of phase."""
 
-    density: float
-    """Cells."""
+    elongation: Range = (1.0, 1.6)
+    """Length of the body over its width."""
+    bend: float = 0.0
+    """Curvature of the body's axis, over its length."""
+    raggedness: float = 0.1
+    """Standard deviation of the logarithm of the outline's distance from the centre."""
+    processes: tuple[int, int] = (0, 0)
+    """Number of thick processes; they belong to the cell."""
+    process_length: Range = (0.5, 1.5)
+    process_width: Range = (0.3, 0.8)
+    """At their base, over the body's width."""
+    branching: float = 0.0
+    """Probability that a process forks."""
+    polar: bool = False
+    """Whether processes leave at the body's two ends rather than all around."""
+    neurites: int = 0
+    """At most so many thin processes a cell; they are drawn but belong to no cell."""
+    thickness: Range = (0.4, 0.9)
+    """In the middle of the cell."""
+    rise: Range = (0.3, 0.8)
+    """Part of the body's half width over which it becomes thick: a flat cell, or a dome."""
+    nucleus: Range = (0.0, 0.3)
+    """What a nucleus adds to the thickness."""
+    ridge: Range = (0.0, 0.1)
+    """What a ridge along the outline adds."""
+    texture: Range = (0.1, 0.4)
+    """Strength of the structure within the cell, over its thickness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """Cells and microscope of one image. Lengths in pixels unless a diameter is their unit."""
+
+    diameter: float
+    """Mean diameter of a disc of a cell's area."""
+    log_diameter_std: float
+    """Standard deviation of the logarithm of the cells' diameters."""
+    forms: tuple[tuple[float, CellForm], ...]
+    """The kinds of cells there are, and how often."""
+    coverage: float
+    """Share of the image that cells would cover if all found room."""
     crowding: float
     """Share of the cells that are placed next to another one."""
-    radius: float
-    """Median half width of the cell body."""
-    log_radius_std: float
-    """Standard deviation of the logarithm of that."""
-    elongation: Range
-    """Length of the body over its width."""
-    processes: tuple[int, int]
-    """Number of thick processes; they belong to the cell."""
-    process_length: Range
-    """Their length over the body's half width."""
-    polar: bool
-    """Whether they leave at the body's two ends rather than all around."""
-    neurites: int
-    """At most so many thin processes a cell; they are drawn but belong to no cell."""
-    neurite_length: Range
-    contrast: Range
-    """Optical thickness of the body."""
-    rim: float
-    """Width over which the body becomes thick; a thin, flat cell shows its rim alone."""
-    texture: float
-    """Strength of the structure within the cell."""
-    debris: float
-    """Density of small bright-rimmed dots that are no cells."""
-    noise: float
-    """Standard deviation of the camera's noise, in grey levels."""
+    overlap: float = 0.1
+    """Largest share of a cell that may be in common with those before it."""
+    fitted: bool = False
+    """Whether a cell that overlaps others more is cut to the room there is, as in a sheet."""
+    alignment: float = 0.0
+    """0: cells lie in any direction; 1: all in the same one."""
+    neurite_length: Range = (1.0, 5.0)
+    """In diameters."""
+    neurite_thickness: Range = (0.1, 0.5)
+    fibres: float = 0.0
+    """Thin processes of cells outside the image, for each 100 squared diameters."""
+    debris: float = 0.0
+    """Small dots that are no cells, for each 100 squared diameters."""
+    debris_radius: float = 0.09
+    """Median, in diameters."""
+    debris_thickness: Range = (0.5, 2.0)
+    clumps: float = 0.0
+    """Heaps of such dots beside cells, a cell."""
+    texture_scale: float = 0.7
+    """Standard deviation of the blur of the cells' structure."""
+    outline: float = 0.0
+    """How far annotators draw outlines outside the cell's edge; inside if negative."""
+    cut_processes: float = 0.0
+    """Half width, over the body's, below which processes are left out of the masks."""
+    smooth: bool = False
+    """Whether annotators round the outlines."""
+    optics: Optics
 
 
-APPEARANCES: Mapping[str, CellAppearance] = MappingProxyType(
+_NEUROBLASTOMA = CellForm(
+    elongation=(1.2, 2.6),
+    raggedness=0.1,
+    processes=(1, 3),
+    process_length=(0.5, 1.6),
+    process_width=(0.5, 0.9),
+    branching=0.1,
+    polar=True,
+    neurites=1,
+    thickness=(0.25, 0.6),
+    rise=(0.25, 0.6),
+    nucleus=(0.0, 0.15),
+)
+_ASTROCYTE = CellForm(
+    elongation=(1.0, 2.4),
+    raggedness=0.15,
+    processes=(2, 5),
+    process_length=(0.6, 2.2),
+    process_width=(0.3, 0.7),
+    branching=0.3,
+    neurites=2,
+    thickness=(0.15, 0.6),
+    rise=(0.2, 0.6),
+    nucleus=(0.0, 0.3),
+    ridge=(0.0, 0.15),
+)
+_NEURON = CellForm(
+    elongation=(1.0, 1.5),
+    raggedness=0.07,
+    processes=(0, 3),
+    process_length=(0.2, 0.6),
+    process_width=(0.3, 0.7),
+    neurites=5,
+    thickness=(0.9, 1.6),
+    rise=(0.4, 0.8),
+)
+_INCUCYTE = Optics(halo=2.2, leak=0.9, defocus=0.6, high_pass=6.0, contrast=55.0, noise=2.0)
+
+APPEARANCES: Mapping[str, Appearance] = MappingProxyType(
     {
-        "shsy5y": CellAppearance(
-            density=7.5,
+        "shsy5y": Appearance(
+            diameter=16.5,
+            log_diameter_std=0.22,
+            forms=((1.0, _NEUROBLASTOMA),),
+            coverage=0.17,
             crowding=0.4,
-            radius=4.9,
-            log_radius_std=0.22,
-            elongation=(1.2, 2.4),
-            processes=(1, 3),
-            process_length=(1.4, 3.6),
-            polar=True,
-            neurites=1,
-            neurite_length=(20, 90),
-            contrast=(0.5, 1.0),
-            rim=1.2,
-            texture=0.2,
-            debris=0.5,
-            noise=2.0,
+            neurite_length=(1.2, 5.3),
+            neurite_thickness=(0.05, 0.3),
+            debris=1.4,
+            optics=_INCUCYTE,
         ),
-        "astro": CellAppearance(
-            density=1.3,
+        "astro": Appearance(
+            diameter=29,
+            log_diameter_std=0.4,
+            forms=((1.0, _ASTROCYTE),),
+            coverage=0.12,
             crowding=0.4,
-            radius=7.6,
-            log_radius_std=0.45,
-            elongation=(1.0, 2.4),
-            processes=(2, 5),
-            process_length=(1.8, 5.0),
-            polar=False,
-            neurites=2,
-            neurite_length=(20, 80),
-            contrast=(0.3, 0.9),
-            rim=1.5,
-            texture=0.2,
-            debris=0.6,
-            noise=1.8,
+            neurite_length=(0.6, 2.4),
+            neurite_thickness=(0.05, 0.3),
+            debris=7.0,
+            optics=replace(_INCUCYTE, noise=1.8),
         ),
-        "cort": CellAppearance(
-            density=1.2,
+        "cort": Appearance(
+            diameter=17,
+            log_diameter_std=0.2,
+            forms=((1.0, _NEURON),),
+            coverage=0.03,
             crowding=0.2,
-            radius=6.4,
-            log_radius_std=0.2,
-            elongation=(1.0, 1.5),
-            processes=(0, 3),
-            process_length=(1.3, 2.2),
-            polar=False,
-            neurites=5,
-            neurite_length=(20, 150),
-            contrast=(0.9, 1.6),
-            rim=1.2,
-            texture=0.16,
-            debris=4.0,
-            noise=2.2,
+            neurite_length=(1.1, 8.5),
+            neurite_thickness=(0.05, 0.3),
+            debris=12.0,
+            optics=replace(_INCUCYTE, noise=2.2),
         ),
     }
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellShape:
-    """One cell in a patch of its own."""
-
-    mask: npt.NDArray[np.uint8]
-    centre: tuple[int, int]
-    """Row and column of the body's centre in the patch."""
-    tips: list[tuple[Points, float]]
-    """Where neurites begin: (x, y) from the centre, and direction in radians."""
-    radius: float
-
-
-def shape_cell(appearance: CellAppearance, rng: np.random.Generator) -> CellShape:
-    """A random body and its thick processes, as polygons filled in one patch."""
-    radius = float(appearance.radius * np.exp(rng.normal(0, appearance.log_radius_std)))
-    length = radius * rng.uniform(*appearance.elongation)
-    axis = rng.uniform(0, 2 * np.pi)
-    polygons = [_body(radius, length, axis, rng)]
-    tips: list[tuple[Points, float]] = []
-    count = int(rng.integers(appearance.processes[0], appearance.processes[1] + 1))
-    for direction in _directions(count, axis, appearance.polar, rng):
-        start = _ellipse_radius(length, radius, direction - axis)
-        outline, tip, end = _process(radius, start, direction, appearance.process_length, rng)
-        polygons.append(outline)
-        tips.append((tip, end))
-    free = rng.uniform(0, 2 * np.pi, max(0, appearance.neurites - count))
-    tips += [(radius * np.array([np.cos(a), np.sin(a)]), float(a)) for a in free]
-    rng.shuffle(tips)
-    return _fill(polygons, tips[: appearance.neurites], radius)
-
-
-def _body(radius: float, length: float, axis: float, rng: np.random.Generator) -> Points:
-    """The outline of an ellipse, dented a little: (N, 2) x, y."""
-    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    dent = 1 + sum(
-        rng.normal(0, 0.16 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
-        for wave in (2, 3, 4, 5)
-    )
-    ellipse = np.stack([length * dent * np.cos(angle), radius * dent * np.sin(angle)], 1)
-    cos, sin = np.cos(axis), np.sin(axis)
-    outline: Points = ellipse @ np.array([[cos, sin], [-sin, cos]])
-    return outline
-
-
-def _directions(count: int, axis: float, polar: bool, rng: np.random.Generator) -> list[float]:
-    if polar:
-        ends = (axis, axis + np.pi, axis + np.pi / 2)
-        return [float(end + rng.normal(0, 0.25)) for end in ends[:count]]
-    step = 2 * np.pi / max(count, 1)
-    return [float(axis + step * (k + rng.uniform(-0.3, 0.3))) for k in range(count)]
-
-
-def _ellipse_radius(a: float, b: float, angle: float) -> float:
-    """Distance from the centre of an ellipse with half axes a and b to its outline."""
-    return float(a * b / np.hypot(b * np.cos(angle), a * np.sin(angle)))
-
-
-def _process(
-    radius: float, start: float, direction: float, length: Range, rng: np.random.Generator
-) -> tuple[Points, Points, float]:
-    """A bent, tapering process: its outline, its tip and the tip's direction."""
-    t = np.linspace(0, 1, 10)
-    extent = radius * rng.uniform(*length)
-    angles = direction + rng.normal(0, 0.35) * t**2
-    along = np.stack([np.cos(angles), np.sin(angles)], 1)
-    path = np.cumsum(along, 0) * (extent / len(t)) + 0.55 * start * along[0]
-    half_width = 0.6 + (0.8 * radius - 0.6) * (1 - t) ** 1.5
-    side = half_width[:, None] * np.stack([-along[:, 1], along[:, 0]], 1)
-    return np.concatenate([path + side, (path - side)[::-1]]), path[-1], float(angles[-1])
-
-
-def _fill(polygons: list[Points], tips: list[tuple[Points, float]], radius: float) -> CellShape:
-    cv2 = load_cv2()
-    points = np.concatenate(polygons)
-    low = np.floor(points.min(0)).astype(int) - 2
-    width, height = np.ceil(points.max(0)).astype(int) + 3 - low
-    mask = np.zeros((height, width), np.uint8)
-    for polygon in polygons:
-        cv2.fillPoly(mask, [np.rint((polygon - low) * _SUBPIXELS).astype(np.int32)], 1, shift=3)
-    return CellShape(
-        mask=largest_component(mask), centre=(int(-low[1]), int(-low[0])), tips=tips, radius=radius
+def random_appearance(rng: np.random.Generator) -> Appearance:
+    """Any image of cells in phase contrast: each number from a wide range of its own."""
+    diameter = _log_uniform(rng, 10, 45)
+    dense = rng.random() < 0.4
+    forms = [_random_form(rng) for _ in range(rng.integers(1, 4))]
+    weights = rng.dirichlet([0.7] * len(forms))
+    return Appearance(
+        diameter=diameter,
+        log_diameter_std=rng.uniform(0.08, 0.5),
+        forms=tuple(zip(weights.tolist(), forms, strict=True)),
+        coverage=rng.uniform(0.35, 1.1) if dense else _log_uniform(rng, 0.01, 0.4),
+        crowding=rng.uniform(0, 1) ** 1.5,
+        overlap=rng.uniform(0.02, 0.2),
+        fitted=bool(rng.random() < 0.6),
+        alignment=rng.uniform(0, 1) ** 2,
+        neurite_length=(rng.uniform(0.5, 2), rng.uniform(2, 9)),
+        neurite_thickness=(rng.uniform(0.05, 0.2), rng.uniform(0.2, 0.7)),
+        fibres=_rarely(rng, 0.4) * rng.uniform(0.5, 10),
+        debris=_rarely(rng, 0.7) * _log_uniform(rng, 0.3, 25),
+        debris_radius=_log_uniform(rng, 0.03, 0.2),
+        debris_thickness=(rng.uniform(0.2, 1), rng.uniform(1, 4)),
+        clumps=_rarely(rng, 0.3) * rng.uniform(0.05, 0.5),
+        texture_scale=rng.uniform(0.5, 1.6),
+        outline=float(np.clip(rng.normal(0.3, 0.8), -1.2, 2.2)),
+        cut_processes=_rarely(rng, 0.4) * rng.uniform(0.1, 0.5),
+        smooth=bool(rng.random() < 0.5),
+        optics=random_optics(diameter, rng),
     )
 
 
-def largest_component(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The largest connected component with its holes filled."""
-    cv2 = load_cv2()
-    outlines: Any = cv2.findContours(
-        np.ascontiguousarray(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )[0]
-    component = np.zeros(mask.shape, np.uint8)
-    if outlines:
-        cv2.drawContours(component, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
-    return component
+def _random_form(rng: np.random.Generator) -> CellForm:
+    """A form between some well known ones: round, spindle, star, spread, neuron."""
+    thick = _log_uniform(rng, 0.12, 1.6)
+    base = CellForm(
+        thickness=(0.6 * thick, 1.5 * thick),
+        rise=(rng.uniform(0.1, 0.5), rng.uniform(0.5, 1.1)),
+        nucleus=(0.0, _rarely(rng, 0.6) * rng.uniform(0.1, 0.8) * thick),
+        ridge=(0.0, _rarely(rng, 0.4) * rng.uniform(0.1, 0.6) * thick),
+        texture=(0.0, rng.uniform(0.05, 0.9)),
+        raggedness=rng.uniform(0.02, 0.2),
+        neurites=int(_rarely(rng, 0.4) * rng.integers(1, 6)),
+    )
+    kind = rng.choice(6, p=(0.15, 0.2, 0.2, 0.15, 0.2, 0.1))
+    if kind == 0:  # round, also dead and dividing cells
+        bright = float(rng.choice([1.0, 1.0, 3.0]))
+        return replace(
+            base,
+            elongation=(1.0, rng.uniform(1.05, 1.5)),
+            raggedness=rng.uniform(0.0, 0.06),
+            thickness=(0.5 * bright, rng.uniform(0.8, 1.8) * bright),
+            rise=(0.6, 1.2),
+        )
+    if kind == 1:  # spindle
+        return replace(
+            base,
+            elongation=(1.5, _log_uniform(rng, 2.5, 14)),
+            bend=rng.uniform(0, 0.3),
+            processes=(0, 2),
+            process_length=(0.3, _log_uniform(rng, 0.5, 3.5)),
+            polar=True,
+        )
+    if kind == 2:  # star
+        return replace(
+            base,
+            elongation=(1.0, 2.5),
+            processes=(1, int(rng.integers(3, 8))),
+            process_length=(0.4, _log_uniform(rng, 0.7, 3.5)),
+            process_width=(rng.uniform(0.15, 0.4), rng.uniform(0.4, 1.0)),
+            branching=rng.uniform(0, 0.5),
+        )
+    if kind == 3:  # spread and ragged
+        return replace(
+            base, elongation=(1.0, rng.uniform(1.2, 2.5)), raggedness=rng.uniform(0.15, 0.4)
+        )
+    if kind == 4:  # neuron: a body with few thick processes
+        return replace(
+            base,
+            elongation=(1.0, rng.uniform(1.2, 2.8)),
+            processes=(0, int(rng.integers(1, 5))),
+            process_length=(0.2, rng.uniform(0.5, 1.8)),
+            process_width=(rng.uniform(0.2, 0.5), rng.uniform(0.5, 1.0)),
+            polar=bool(rng.random() < 0.5),
+            neurites=int(rng.integers(0, 6)),
+        )
+    return base  # epithelial
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _rarely(rng: np.random.Generator, probability: float) -> float:
+    """1 with that probability, else 0."""
+    return float(rng.random() < probability)

@@ -134,7 +134,7 @@ class CropDataset(Dataset[Batch]):
 
 
 def batches(
-    dataset: CropDataset, firsts: range, batch_size: int, workers: int, pin: bool
+    dataset: Dataset[Batch], firsts: range, batch_size: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
     """Load batches of consecutive crops; they do not depend on the number of workers.
 
@@ -233,7 +233,7 @@ class _BatchDataset(Dataset["Batch | FlowsegError"]):
     Errors are returned: torch would wrap one that is raised in a worker in its traceback.
     """
 
-    def __init__(self, crops: CropDataset, batch_size: int) -> None:
+    def __init__(self, crops: Dataset[Batch], batch_size: int) -> None:
         self._crops, self._batch_size = crops, batch_size
 
     def __getitem__(self, first: int) -> Batch | FlowsegError:

@@ -24,6 +24,7 @@ from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.notes import Note, log_note
 from flowseg.io.paths import PathLike, sha256_of
+from flowseg.network.build import build_network
 from flowseg.network.checkpoint import read_card
 from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.provenance import fingerprint
@@ -31,6 +32,7 @@ from flowseg.training.run_folder import checkpoint_at
 
 NONE = "none"
 LIVECELL = "livecell"
+DRAWN = "drawn"
 
 _MEASURED_IMAGES = 50
 
@@ -43,8 +45,8 @@ class Plan:
 
     config: Config
     """With the network, the diameters and the number of folds that the data decide."""
-    data: Path
-    """The data folder."""
+    data: Path | None
+    """The data folder; None where the images are drawn."""
     pretrain: str
     """none, livecell, or the path of a checkpoint."""
     records: list[Record]
@@ -74,10 +76,15 @@ class Plan:
 
 
 def plan_training(
-    config: Config, data: Path, pretrain: str = NONE, train_only: PathLike | None = None
+    config: Config, data: PathLike, pretrain: str = NONE, train_only: PathLike | None = None
 ) -> Plan:
-    """Read the data and decide how to train on all folds but ``config.data.fold``."""
-    return plan_folds(config, data, pretrain, train_only, only=config.data.fold)[0]
+    """Read the data and decide how to train on all folds but ``config.data.fold``.
+
+    The word "drawn" in place of a folder stands for drawn images, of one cell type of any diameter.
+    """
+    if data == DRAWN:
+        return _plan_drawn(config, pretrain, train_only)
+    return plan_folds(config, Path(data), pretrain, train_only, only=config.data.fold)[0]
 
 
 def plan_folds(
@@ -130,6 +137,29 @@ def plan_folds(
     return plans
 
 
+def _plan_drawn(config: Config, pretrain: str, train_only: PathLike | None) -> Plan:
+    if pretrain == LIVECELL or train_only is not None or config.data.extra is not None:
+        raise FlowsegError(
+            "drawn images come without a data folder: no LIVECell, no ids, no extra images",
+            remedy=f"leave out --pretrain {LIVECELL}, --train-only and --extra",
+        )
+    if len(config.cell_types) != 1:
+        raise FlowsegError("drawn images are of one cell type", remedy="leave out --cell-type")
+    _check_crop_size(config)
+    if pretrain != NONE:
+        config = replace(config, network=_inherited(config.network, checkpoint_at(pretrain)))
+    return Plan(
+        config=config,
+        data=None,
+        pretrain=pretrain,
+        records=[],
+        folds={},
+        training=[],
+        validation=[],
+        extra=[],
+    )
+
+
 def _inherited(network: NetworkConfig, start: Path) -> NetworkConfig:
     """The architecture of the checkpoint to start from, unless another one was asked for."""
     found = from_rank_zero(lambda: read_card(start).network)
@@ -138,7 +168,8 @@ def _inherited(network: NetworkConfig, start: Path) -> NetworkConfig:
 
 
 def _check_crop_size(config: Config) -> None:
-    stride = 1 << (len(config.network.channels) - 1)
+    with torch.device("meta"):
+        stride = build_network(config.network, 1).stride
     crop = config.augment.crop_size
     if crop % stride:
         raise FlowsegError(

@@ -49,7 +49,7 @@ def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
     """
     if plan.pretrain == NONE:
         return None
-    if plan.pretrain != LIVECELL:
+    if plan.pretrain != LIVECELL or plan.data is None:
         return checkpoint_at(plan.pretrain)
     earlier = from_rank_zero(lambda: _earlier_stage(out))
     if earlier is not None:

@@ -76,7 +76,8 @@ def train(
         From :func:`flowseg.load_config`; ``config.cell_types`` says which cell types take part.
     data : path
         The unzipped competition, or a folder of images and labels: see
-        :func:`flowseg.data.folder.read_folder`.
+        :func:`flowseg.data.folder.read_folder`. The word "drawn" stands for images that are drawn
+        on the way, each crop another one; nothing is validated then.
     out : path
         The run's folder: resolved config, folds, metrics, checkpoints, overlays, summary.
     pretrain : str
@@ -106,7 +107,7 @@ def train(
     if tensorboard:
         load_writer()
     with distributed_session(device) as rank_device:
-        plan = plan_training(config, Path(data), pretrain, train_only)
+        plan = plan_training(config, data, pretrain, train_only)
         from_rank_zero(lambda: check_images([*plan.records, *plan.extra]))
         return train_plan(plan, Path(out), rank_device, resume=resume, tensorboard=tensorboard)
 
@@ -145,13 +146,16 @@ def _stage(
     plan: Plan, out: Path, start: Path | None, origin: Mapping[str, Any], board: Board | None
 ) -> Stage:
     config = plan.config
-    _log.info(
-        "training on %d images, validating on %d (fold %d of %d)",
-        len(plan.training),
-        len(plan.validation),
-        config.data.fold,
-        config.data.folds,
-    )
+    if plan.data is None:
+        _log.info("training on drawn images, without validation")
+    else:
+        _log.info(
+            "training on %d images, validating on %d (fold %d of %d)",
+            len(plan.training),
+            len(plan.validation),
+            config.data.fold,
+            config.data.folds,
+        )
     provenance = provenance_of(config, plan.training, plan.validation) | {
         "stage": TRAINING,
         "pretraining": None if start is None else f"{start.parent.name}/{start.name}",

@@ -15,6 +15,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.atomic import ensure_writable_folder, is_part, write_text
 from flowseg.io.outputs import exclusive_lock
 from flowseg.io.paths import PathLike
+from flowseg.network.shipped import named_model
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
@@ -41,8 +42,8 @@ _log = logging.getLogger(__name__)
 
 
 def checkpoint_at(path: PathLike) -> Path:
-    """`path` itself, or the best checkpoint in it where it is a run's folder."""
-    return Path(path) / BEST if Path(path).is_dir() else Path(path)
+    """`path` itself, the best checkpoint in a run's folder, or the shipped model of that name."""
+    return Path(path) / BEST if Path(path).is_dir() else named_model(path)
 
 
 def fold_folder(folder: Path, fold: int) -> Path:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from flowseg.arrays.rle import Masks
@@ -45,6 +46,7 @@ from flowseg.training.distributed import (
     rank,
     world_size,
 )
+from flowseg.training.drawn import DrawnCrops
 from flowseg.training.optimiser import MuonAdamW, learning_rate
 from flowseg.training.run_folder import BEST, DECODED, LAST, METRICS, STATE, StageName
 from flowseg.training.state import read_state, write_state
@@ -64,6 +66,7 @@ class Stage:
     schedule: ScheduleConfig
     """The one of `config` that this stage follows."""
     training: Sequence[Record]
+    """Where there is none the crops are drawn."""
     validation: Sequence[Record]
     """Where there is none the last weights are the best."""
     extra: Sequence[Record] = ()
@@ -76,6 +79,13 @@ class Stage:
     def name(self) -> StageName:
         """Which stage it is."""
         return cast(StageName, self.provenance["stage"])
+
+    def crops(self) -> Dataset[Batch]:
+        """The endless sequence of crops to train on."""
+        if not self.training:
+            return DrawnCrops(self.config)
+        decoded = self.folder.parent / DECODED
+        return CropDataset(self.training, self.config, self.extra, self.schedule.balance, decoded)
 
 
 @dataclass(frozen=True)
@@ -173,13 +183,7 @@ class Trainer:
         first = self.epoch * self.steps_per_epoch * size + rank() * self.schedule.batch_size
         end = self.schedule.epochs * self.steps_per_epoch * size
         return batches(
-            CropDataset(
-                stage.training,
-                stage.config,
-                stage.extra,
-                self.schedule.balance,
-                stage.folder.parent / DECODED,
-            ),
+            stage.crops(),
             range(first, end, size),
             self.schedule.batch_size,
             loader_processes(

@@ -20,6 +20,22 @@ def test_shapes() -> None:
     assert output.cell_type.shape == (2, 3)
 
 
+@pytest.mark.parametrize("stem_stride", [2, 4])
+def test_a_stem_of_a_stride_gives_all_pixels(stem_stride: int) -> None:
+    config = NetworkConfig(channels=(4, 8), stem_stride=stem_stride)  # type: ignore[arg-type]
+    network = FlowNetwork(config, 1).eval()
+    edge = 4 * network.stride
+    assert network.stride == 2 * stem_stride
+    images = torch.randn(1, 1, edge, edge, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        output = network(images)
+    assert output.flows.shape == (1, 2, edge, edge)
+    assert output.cellprob.shape == (1, edge, edge)
+    first = output.cellprob[..., ::stem_stride, ::stem_stride]
+    assert not torch.equal(first, output.cellprob[..., 1::stem_stride, ::stem_stride])
+    assert not torch.equal(first, output.cellprob[..., ::stem_stride, 1::stem_stride])
+
+
 def test_odd_size_is_answered_with_the_padded_one() -> None:
     with pytest.raises(FlowsegError, match="multiples of 4: pad it to 20 x 24"):
         FlowNetwork(SMALL, 1)(torch.zeros(1, 1, 17, 24))
@@ -38,16 +54,20 @@ def test_weights_do_not_depend_on_torchs_global_seed() -> None:
     assert torch.equal(first, FlowNetwork(SMALL, 1, 5).stem.weight)
 
 
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_nothing_beyond_the_reach_counts(blocks: int) -> None:
-    network = FlowNetwork(
-        NetworkConfig(channels=(3, 4, 5), blocks_per_level=blocks), 1, seed=3
-    ).eval()
+def test_nothing_beyond_the_reach_counts(blocks: int, stem_stride: int) -> None:
+    config = NetworkConfig(
+        channels=(3, 4, 5),
+        blocks_per_level=blocks,
+        stem_stride=stem_stride,  # type: ignore[arg-type]
+    )
+    network = FlowNetwork(config, 1, seed=3).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
     radius = network.receptive_field_radius
     size = 4 * radius
-    image = torch.randn(1, 1, 8, size, generator=torch.Generator().manual_seed(2))
+    image = torch.randn(1, 1, network.stride, size, generator=torch.Generator().manual_seed(2))
     changed = image.clone()
     place = 2 * radius + 1
     changed[..., place] += 100
