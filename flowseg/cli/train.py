@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from flowseg.cli import cross_validate, say
 from flowseg.cli.training_options import add_training_arguments, resolve
@@ -34,5 +35,7 @@ def run(args: argparse.Namespace) -> int:
         result = train(config, args.data, out, **arguments)
         if is_rank_zero():
             score = f"validation score {result.score:.4f} (epoch {result.epoch})"
+            if math.isnan(result.score):
+                score = "trained, without validation"
             say(f"{score}, in {result.folder}")
     return 0

@@ -24,7 +24,7 @@ from flowseg.training.distributed import (
     on_rank_zero,
 )
 from flowseg.training.finish import close_folder, draw_overlays
-from flowseg.training.plan import Plan, check_images, plan_training
+from flowseg.training.plan import DRAWN, Plan, check_images, plan_training
 from flowseg.training.pretraining import inherit, pretrained
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run_folder import (
@@ -162,6 +162,8 @@ def _stage(
         "extra_images": len(plan.extra),
         "extra_data": origin["extra"],
     }
+    if plan.data is None:
+        provenance["data"] = f"{DRAWN}: no image of a microscope, no label by hand"
     return Stage(
         folder=out,
         config=config,
