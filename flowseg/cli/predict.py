@@ -44,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channel", help="of files with several channels the only one, from 0 or by its name"
     )
+    parser.add_argument(
+        "--nucleus-channel",
+        help="the same of the nuclei, for a model of Cellpose that was trained with them",
+    )
     add_output_arguments(parser, predicting=True)
     parser.add_argument(
         "--shard",
@@ -137,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
             flow_threshold=args.flow_threshold,
             min_size=args.min_size,
             channel=args.channel,
+            nucleus_channel=args.nucleus_channel,
             exclude_border=args.exclude_border,
             cellpose_tiles=args.cellpose_tiles,
         ),

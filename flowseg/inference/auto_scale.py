@@ -15,11 +15,12 @@ from flowseg.arrays.labels import equivalent_diameter
 from flowseg.config.schema import CellTypeSettings
 from flowseg.flow.residuals import instance_scores
 from flowseg.inference.ensemble import Ensemble
-from flowseg.inference.flow_field import compute_labels
+from flowseg.inference.flow_field import compute_labels, to_host
 from flowseg.inference.options import SegmentOptions, known_diameter, settings_for
 from flowseg.inference.rescale import rescale, shape_at_zoom
 from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.checkpoint import Card
+from flowseg.network.size_model import SizeModel
 
 Floats = NDArray[np.float32]
 
@@ -36,6 +37,7 @@ class Model(Protocol):
 
     card: Card
     ensemble: Ensemble
+    size_model: SizeModel | None
 
 
 def resolve_settings(
@@ -43,8 +45,8 @@ def resolve_settings(
 ) -> tuple[str, CellTypeSettings]:
     """The cell type and the settings of an image, predicted as far as the options leave them open.
 
-    The image (H, W) is normalised; the settings have a diameter: where neither the options nor the
-    card have one, it is measured.
+    The image (H, W), or (2, H, W) with nuclei, is normalised; the settings have a diameter: where
+    neither the options nor the card have one, it is measured.
     """
     name = classify_cell_type(model, grey) if options.cell_type is None else options.cell_type
     settings = settings_for(model.card, name, options)
@@ -66,7 +68,7 @@ def classify_cell_type(model: Model, grey: Floats) -> str:
     for diameter in _apart(_diameters(model), 1.1):
         # The centre is enough, and costs less than the segmentation of the whole.
         crop = _central_crop(model, grey, diameter)
-        shape = shape_at_zoom(crop.shape, ensemble.diameter / diameter, ensemble.stride)
+        shape = shape_at_zoom(crop.shape[-2:], ensemble.diameter / diameter, ensemble.stride)
         crops.setdefault(shape, []).append(rescale(crop, shape))
     log_probabilities = np.zeros(len(names))
     for batch in crops.values():
@@ -83,10 +85,12 @@ def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) ->
     taken: the one whose instance scores, weighted by area, sum to the largest share of all pixels.
     From there the diameter of the instances is the next guess, until it converges. The result is
     the mean of the diameters of discs of the instances' areas, in pixels; where no cell is found
-    that of the settings, or the networks' own.
+    that of the settings, or the networks' own. With a size model of Cellpose that is the only first
+    guess.
     """
     best, diameter = 0.0, settings.diameter or model.ensemble.diameter
-    for guess in _guesses(model):
+    by_style = _by_style(model, grey, settings)
+    for guess in _guesses(model) if by_style is None else [by_style]:
         confidence, measured = _measure(model, grey, replace(settings, diameter=guess))
         if confidence > best:
             best, diameter = confidence, measured
@@ -100,12 +104,24 @@ def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) ->
     return diameter
 
 
+def _by_style(model: Model, grey: Floats, settings: CellTypeSettings) -> float | None:
+    """What the size model says of the centre's style, if there is one."""
+    if model.size_model is None:
+        return None
+    diameter = known_diameter(settings)
+    crop, ensemble = _central_crop(model, grey, diameter), model.ensemble
+    shape = shape_at_zoom(crop.shape[-2:], ensemble.diameter / diameter, ensemble.stride)
+    everything = (slice(0, shape[0]), slice(0, shape[1]))
+    styles = ensemble.styles([(rescale(crop, shape), everything)])
+    return None if styles is None else model.size_model.diameter(to_host(styles[0])[0])
+
+
 def _measure(model: Model, grey: Floats, settings: CellTypeSettings) -> tuple[float, float]:
     """Confidence of the centre's instances, as a share of its pixels, and their diameter."""
     diameter = known_diameter(settings)
     crop = _central_crop(model, grey, diameter)
     labels, field = compute_labels(
-        predict_rescaled(model.ensemble, crop, diameter), crop.shape, settings
+        predict_rescaled(model.ensemble, crop, diameter), crop.shape[-2:], settings
     )
     ids, areas = fastremap.unique(labels, return_counts=True)
     areas = areas[ids > 0]
@@ -138,5 +154,5 @@ def _apart(diameters: list[float], ratio: float) -> list[float]:
 
 def _central_crop(model: Model, grey: Floats, diameter: float) -> Floats:
     edge = math.ceil(_CROP * diameter / model.ensemble.diameter)
-    top, left = (max(0, (length - edge) // 2) for length in grey.shape)
-    return np.ascontiguousarray(grey[top : top + edge, left : left + edge])
+    top, left = (max(0, (length - edge) // 2) for length in grey.shape[-2:])
+    return np.ascontiguousarray(grey[..., top : top + edge, left : left + edge])

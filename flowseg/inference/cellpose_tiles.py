@@ -32,24 +32,25 @@ _BATCH = 8
 def predict_cellpose_tiles(
     ensemble: Ensemble, grey: Floats, diameter: float, disagreement: bool = False
 ) -> DeviceField:
-    """The flow field, at the image's own size, of a normalised image (H, W) float32."""
+    """The flow field, at its own size, of a normalised image (H, W), or (2, H, W) with nuclei."""
     zoom = ensemble.diameter / diameter
-    shape = (grey.shape[0], grey.shape[1])
+    shape = (grey.shape[-2], grey.shape[-1])
     scaled = (max(1, int(shape[0] * zoom)), max(1, int(shape[1] * zoom)))
     image = grey if scaled == shape else _resize(grey, scaled)
     (top, bottom), (left, right) = (_padding(length) for length in scaled)
-    padded = np.pad(image, ((top, bottom), (left, right)))
-    rows, columns = (_starts(length) for length in padded.shape)
-    height, width = (min(_EDGE, length) for length in padded.shape)
+    padded = np.pad(image, ((0, 0),) * (grey.ndim - 2) + ((top, bottom), (left, right)))
+    outer = padded.shape[-2:]
+    rows, columns = (_starts(length) for length in outer)
+    height, width = (min(_EDGE, length) for length in outer)
     corners = list(product(rows, columns))
     weights = _taper(height)[:, None] * _taper(width)
     channels = 4 if disagreement else 3
-    total = np.zeros((channels, *padded.shape), np.float64)
-    share = np.zeros(padded.shape, np.float64)
+    total = np.zeros((channels, *outer), np.float64)
+    share = np.zeros(outer, np.float64)
     logits = np.zeros(ensemble.networks[0].cell_types, np.float32)
     for first in range(0, len(corners), _BATCH):
         batch = corners[first : first + _BATCH]
-        tiles = np.stack([padded[y : y + height, x : x + width] for y, x in batch])
+        tiles = np.stack([padded[..., y : y + height, x : x + width] for y, x in batch])
         for (y, x), field in zip(batch, ensemble.predict(tiles, disagreement), strict=True):
             maps = field.maps.cpu().numpy()
             if field.disagreement is not None:
@@ -59,12 +60,14 @@ def predict_cellpose_tiles(
             logits += field.cell_type / len(corners)
     mean = (total / share)[:, top : top + scaled[0], left : left + scaled[1]].astype(np.float32)
     if scaled != shape:
-        mean = np.stack([_resize(plane, shape) for plane in mean])
+        mean = _resize(mean, shape)
     maps_there: Tensor = torch.from_numpy(np.ascontiguousarray(mean)).to(ensemble.device)
     return DeviceField(maps_there[:3], logits, maps_there[3] if disagreement else None)
 
 
 def _resize(plane: Floats, shape: Shape) -> Floats:
+    if plane.ndim == 3:
+        return np.stack([_resize(each, shape) for each in plane])
     resized: Floats = load_cv2().resize(np.ascontiguousarray(plane), shape[::-1])
     return resized
 

@@ -115,14 +115,15 @@ class Ensemble:
     ) -> list[Tensor] | None:
         """What the parts of one image have to share, for `predict`; None if they need nothing.
 
-        Parts are (h, w), and the rows and columns of each that are no part of another.
+        Parts are (h, w), or (2, h, w) with nuclei, and the rows and columns of each that are no
+        part of another.
         """
         if not any(isinstance(network, CellposeNetwork) for network in self.networks):
             return None
         sums: list[Tensor] = []
         for part, keep in parts:
             rows, columns = (slice(s.start // self.stride, s.stop // self.stride) for s in keep)
-            batch = torch.from_numpy(part)[None, None].to(self.device)
+            batch = _batch(part[None]).to(self.device)
             with self._alone(), torch.inference_mode(), autocast(self.device, self.dtype):
                 found = [
                     _turn_back(network.features(_augment(batch, *augmentation)), *augmentation)
@@ -139,13 +140,14 @@ class Ensemble:
         disagreement: bool = False,
         styles: Sequence[Tensor] | None = None,
     ) -> list[DeviceField]:
-        """The mean output for each of some images (B, h, w), normalised and rescaled.
+        """The mean output for each of some images, normalised and rescaled.
 
-        Both edges are multiples of `stride`; `disagreement` asks for that map as well. `styles` are
-        those of the image whose parts these are.
+        They are (B, h, w), or (B, 2, h, w) with nuclei, for networks that know them. Both edges are
+        multiples of `stride`; `disagreement` asks for that map as well. `styles` are those of the
+        image whose parts these are.
         """
         pin_memory = self.device.type == "cuda"
-        batch = torch.from_numpy(np.ascontiguousarray(images))[:, None]
+        batch = _batch(images)
         if pin_memory:
             batch = batch.pin_memory()
         with self._alone(), torch.inference_mode(), autocast(self.device, self.dtype):
@@ -179,6 +181,12 @@ class Ensemble:
     def _alone(self) -> AbstractContextManager[object]:
         """One batch at a time, as all cores compute it; on CUDA threads have their own streams."""
         return nullcontext() if self.device.type == "cuda" else self._lock
+
+
+def _batch(images: NDArray[np.float32]) -> Tensor:
+    """Images as networks take them: (B, C, h, w)."""
+    batch = torch.from_numpy(np.ascontiguousarray(images))
+    return batch if batch.ndim == 4 else batch[:, None]
 
 
 def _maps(output: NetworkOutput, flow_scale: float) -> Tensor:

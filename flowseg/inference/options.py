@@ -26,6 +26,8 @@ class SegmentOptions:
     disagreement: bool = False
     channel: int | str | None = None
     """Of files with several: its number from 0, or its name."""
+    nucleus_channel: int | str | None = None
+    """The same of the nuclei, for a model of Cellpose that was trained with them."""
     exclude_border: bool = False
     """Whether cells that the image's edge cuts are left out."""
     cellpose_tiles: bool = False
@@ -51,6 +53,13 @@ def settings_for(
             "the tiles of Cellpose are for its models, and this is none of them",
             remedy="leave out --cellpose-tiles",
         )
+    if options.nucleus_channel is not None:
+        check_nuclei(card)
+        if options.channel is None:
+            raise FlowsegError(
+                "a channel of nuclei is named, and none of the cells",
+                remedy="name it with --channel",
+            )
     given = {
         field.name: value
         for field in fields(CellTypeSettings)
@@ -63,6 +72,14 @@ def settings_for(
             remedy="give it in pixels of the image",
         )
     return settings
+
+
+def check_nuclei(card: Card) -> None:
+    """Refuse nuclei for a model that was trained without them."""
+    if card.network.input_channels < 2:
+        raise FlowsegError(
+            "the model sees one channel, no nuclei", remedy="leave out --nucleus-channel (nuclei)"
+        )
 
 
 def _check_numbers(options: SegmentOptions) -> None:

@@ -116,15 +116,17 @@ def segment_many(
     read: Callable[[Item], NDArray[Any]],
     write: Callable[[Item, Grey, Prediction], Result],
     weight: Callable[[Item], int],
+    read_nuclei: Callable[[Item], NDArray[Any] | None] = lambda _: None,
 ) -> Generator[Outcome[Item, Result], None, None]:
     """Segment many images side by side, in bounded memory; outcomes come in the order of `items`.
 
-    `read` makes an image of an item, and `write` a result of an item, its normalised grey image and
-    its prediction; both run on several threads. `weight` is the number of pixels of the image.
+    `read` makes an image of an item, `read_nuclei` that of its nuclei, and `write` a result of an
+    item, its normalised grey image and its prediction; both run on several threads. `weight` is the
+    number of pixels of the image.
     """
 
     def read_grey(item: Item) -> tuple[Item, Grey]:
-        return item, preprocess(segmenter, read(item))
+        return item, preprocess(segmenter, read(item), read_nuclei(item))
 
     def run_networks(job: tuple[Item, Grey]) -> tuple[Item, Grey, ScaledPrediction]:
         item, grey = job
@@ -132,7 +134,8 @@ def segment_many(
 
     def write_labels(job: tuple[Item, Grey, ScaledPrediction]) -> Result:
         item, grey, predicted = job
-        return write(item, grey, postprocess(segmenter, predicted))
+        cells = grey if grey.ndim == 2 else grey[0]
+        return write(item, cells, postprocess(segmenter, predicted))
 
     yield from on_device(segmenter, items, read_grey, run_networks, write_labels, weight)
 

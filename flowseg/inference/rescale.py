@@ -30,7 +30,7 @@ def shape_at_zoom(shape: tuple[int, ...], zoom: float, stride: int) -> Shape:
 
 
 def rescale(image: Floats, shape: Shape) -> Floats:
-    """A whole image at another size.
+    """A whole image at another size, or each plane of (C, H, W).
 
     Examples
     --------
@@ -39,6 +39,8 @@ def rescale(image: Floats, shape: Shape) -> Floats:
     >>> rescale(np.array([[0, 1]], np.float32), (1, 4))
     array([[0.  , 0.25, 0.75, 1.  ]], dtype=float32)
     """
+    if image.ndim == 3:
+        return np.stack([rescale(plane, shape) for plane in image])
     height, width = image.shape
     everything = (slice(0, shape[0]), slice(0, shape[1]))
     return rescale_part(image, (0, 0), (height, width), shape, everything)
@@ -75,7 +77,7 @@ def rescale_maps(maps: Tensor, shape: Shape) -> Tensor:
     if maps.shape[1:] == shape:
         return maps
     if maps.device.type == "cpu":
-        return torch.from_numpy(np.stack([rescale(plane, shape) for plane in maps.numpy()]))
+        return torch.from_numpy(rescale(maps.numpy(), shape))
     return _blend_on_device(maps, shape)
 
 

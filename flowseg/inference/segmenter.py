@@ -20,10 +20,11 @@ from flowseg.inference.auto_scale import resolve_settings
 from flowseg.inference.cellpose_tiles import predict_cellpose_tiles
 from flowseg.inference.ensemble import Ensemble, own_stream
 from flowseg.inference.flow_field import DeviceField, FlowField, compute_labels
-from flowseg.inference.options import SegmentOptions, known_diameter
+from flowseg.inference.options import SegmentOptions, check_nuclei, known_diameter
 from flowseg.inference.tiles import predict_rescaled
 from flowseg.network.architecture import Architecture
 from flowseg.network.checkpoint import Card, load_network
+from flowseg.network.size_model import SizeModel, size_model_beside
 
 
 class Prediction(NamedTuple):
@@ -74,6 +75,8 @@ class Segmenter:
         averaged; costs as many times the network.
     compile : bool
         Whether torch.compile translates the networks first.
+    size_model : SizeModel, optional
+        Of a model of Cellpose: where the measuring of a diameter begins.
 
     Examples
     --------
@@ -90,9 +93,11 @@ class Segmenter:
         *,
         tta: int = 1,
         compile: bool = False,
+        size_model: SizeModel | None = None,
     ) -> None:
         networks = [network] if isinstance(network, Architecture) else list(network)
         self.card = card
+        self.size_model = size_model
         self.ensemble = Ensemble(networks, device, precision, tta=tta, compile=compile)
 
     @property
@@ -112,6 +117,9 @@ class Segmenter:
     ) -> Segmenter:
         """A segmenter from a checkpoint file, or from several as an ensemble.
 
+        A path may be the name of a shipped model. Beside a model of Cellpose its size model,
+        ``size_NAME.npy``, is used to measure diameters.
+
         Raises
         ------
         FlowsegError
@@ -129,7 +137,12 @@ class Segmenter:
                     remedy="make ensembles of models that were trained on the same cell types",
                 )
         card = replace(cards[0], cell_types=_mean_settings(cards))
-        return cls(networks, card, device, precision, tta=tta, compile=compile)
+        size_model = None
+        if len(paths) == 1 and card.network.kind == "cellpose":
+            size_model = size_model_beside(paths[0], card.network.channels[-1])
+        return cls(
+            networks, card, device, precision, tta=tta, compile=compile, size_model=size_model
+        )
 
     @overload
     def segment(
@@ -143,6 +156,7 @@ class Segmenter:
         self,
         image: Any,
         *,
+        nuclei: ArrayLike | None = None,
         cell_type: str | None = None,
         diameter: float | Literal["auto"] | None = None,
         cellprob_threshold: float | None = None,
@@ -158,6 +172,8 @@ class Segmenter:
         ----------
         image : array_like, shape (H, W) or (H, W, C), or list of ndarray
             Grey or colour, any integer or float type; images of a list may differ in size.
+        nuclei : array_like, shape (H, W), optional
+            The nuclei of one image, for a model of Cellpose that was trained with them.
         cell_type : str, optional
             One of the card's cell types; by default the network predicts it.
         diameter : float or "auto", optional
@@ -195,11 +211,15 @@ class Segmenter:
             cellpose_tiles=cellpose_tiles,
         )
         if isinstance(image, list | tuple) and any(np.ndim(one) > 1 for one in image):
-            return [self._segment(one, options) for one in image]
-        return self._segment(image, options)
+            if nuclei is not None:
+                raise FlowsegError("nuclei are those of one image, not of a list")
+            return [self._segment(one, None, options) for one in image]
+        return self._segment(image, nuclei, options)
 
-    def _segment(self, image: ArrayLike, options: SegmentOptions) -> Prediction:
-        return postprocess(self, predict(self, preprocess(self, image), options))
+    def _segment(
+        self, image: ArrayLike, nuclei: ArrayLike | None, options: SegmentOptions
+    ) -> Prediction:
+        return postprocess(self, predict(self, preprocess(self, image, nuclei), options))
 
     def predict_flows(self, grey: NDArray[np.float32], settings: CellTypeSettings) -> FlowField:
         """The flow field of a normalised grey image (H, W), at the image's own size.
@@ -208,7 +228,7 @@ class Segmenter:
         """
         with own_stream(self.device):
             field = predict_rescaled(self.ensemble, grey, known_diameter(settings))
-            return field.resized((grey.shape[0], grey.shape[1])).to_host()
+            return field.resized((grey.shape[-2], grey.shape[-1])).to_host()
 
 
 # The three steps of `Segmenter.segment`; `flowseg.inference.pipeline` runs them side by side.
@@ -224,9 +244,21 @@ class ScaledPrediction(NamedTuple):
     exclude_border: bool
 
 
-def preprocess(segmenter: Segmenter, image: ArrayLike) -> NDArray[np.float32]:
-    """An image as the networks take it: grey and normalised."""
-    return normalize(to_grey(np.asarray(image)), how=segmenter.card.normalization)
+def preprocess(
+    segmenter: Segmenter, image: ArrayLike, nuclei: ArrayLike | None = None
+) -> NDArray[np.float32]:
+    """An image as the networks take it: grey and normalised; (2, H, W) with its nuclei."""
+    grey = normalize(to_grey(np.asarray(image)), how=segmenter.card.normalization)
+    if nuclei is None:
+        return grey
+    check_nuclei(segmenter.card)
+    second = normalize(to_grey(np.asarray(nuclei)), how=segmenter.card.normalization)
+    if second.shape != grey.shape:
+        raise FlowsegError(
+            f"the image of the nuclei is {second.shape[1]} x {second.shape[0]} pixels, "
+            f"that of the cells {grey.shape[1]} x {grey.shape[0]}"
+        )
+    return np.stack([grey, second])
 
 
 def predict(
@@ -241,7 +273,7 @@ def predict(
             stream.synchronize()
     return ScaledPrediction(
         field=field,
-        shape=(grey.shape[0], grey.shape[1]),
+        shape=(grey.shape[-2], grey.shape[-1]),
         settings=settings,
         cell_type=cell_type,
         exclude_border=options.exclude_border,

@@ -106,6 +106,11 @@ def plan_slide(
             "of disagreement is made",
             remedy="leave the option out, or cut the image into smaller ones",
         )
+    if options.nucleus_channel is not None:
+        raise FlowsegError(
+            f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, without nuclei",
+            remedy="leave out --nucleus-channel, or cut the image into smaller ones",
+        )
     if options.cellpose_tiles:
         raise FlowsegError(
             f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, not in the tiles "

@@ -64,9 +64,9 @@ def predict_tiles(
 ) -> Iterator[tuple[Tile, DeviceField]]:
     """The output of the ensemble for each tile without its halo.
 
-    `read` returns the pixels, (h, w) float32, at rows and columns. A GPU takes batches of tiles of
-    one shape. Only tiles of one image share a batch: in the last bits an output depends on its
-    batch, and an image's must not depend on what other images there are.
+    `read` returns the pixels, (h, w) or (2, h, w) float32, at rows and columns. A GPU takes batches
+    of tiles of one shape. Only tiles of one image share a batch: in the last bits an output depends
+    on its batch, and an image's must not depend on what other images there are.
     """
     for (height, width), group in groupby(tiles, key=_read_shape):
         size = max(1, _BATCH // (height * width)) if ensemble.device.type == "cuda" else 1
@@ -90,7 +90,7 @@ def predict_tiles(
 def predict_rescaled(
     ensemble: Ensemble, grey: NDArray[np.float32], diameter: float, disagreement: bool = False
 ) -> DeviceField:
-    """The flow field, at the networks' scale, of a normalised image (H, W) float32.
+    """The flow field, at the networks' scale, of a normalised image (H, W) or (2, H, W).
 
     The image is rescaled so that cells of `diameter` pixels become as large as those that the
     networks were trained on, and computed in tiles where it is larger than one. Where a GPU has no
@@ -110,7 +110,7 @@ def predict_rescaled(
 def _predict_in_tiles(
     ensemble: Ensemble, grey: NDArray[np.float32], diameter: float, disagreement: bool
 ) -> DeviceField:
-    shape = shape_at_zoom(grey.shape, ensemble.diameter / diameter, ensemble.stride)
+    shape = shape_at_zoom(grey.shape[-2:], ensemble.diameter / diameter, ensemble.stride)
     image = rescale(grey, shape)
     maps = torch.empty((3, *shape), device=ensemble.device)
     distances = torch.empty(shape, device=ensemble.device) if disagreement else None
@@ -119,8 +119,8 @@ def _predict_in_tiles(
     tiles = [tile for row in cut_tiles(shape, ensemble) for tile in row]
     styles = None
     if len(tiles) > 1:
-        styles = ensemble.styles((image[tile.read], tile.keep) for tile in tiles)
-    fields = predict_tiles(ensemble, lambda y, x: image[y, x], tiles, disagreement, styles)
+        styles = ensemble.styles((image[(..., *tile.read)], tile.keep) for tile in tiles)
+    fields = predict_tiles(ensemble, lambda y, x: image[..., y, x], tiles, disagreement, styles)
     for tile, field in fields:
         maps[(slice(None), *tile.write)] = field.maps
         if distances is not None and field.disagreement is not None:

@@ -61,6 +61,8 @@ class ImageSource:
     channel: int | None = None
     """The sample of each pixel that is read; None: all."""
     pixel_size: PixelSize | None = None
+    nuclei: ImageSource | None = None
+    """Where the nuclei of the same cells are, if they are wanted."""
 
     @property
     def file_name(self) -> str:

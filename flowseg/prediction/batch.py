@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,11 +55,18 @@ class Batch:
         _log.error("left out: %s", error)
         self.progress.update()
 
-    def images(self, path: Path, channel: int | str | None = None) -> list[ImageSource]:
+    def images(self, path: Path, options: SegmentOptions) -> list[ImageSource]:
         """The images of a file; none where it cannot be read, which is reported."""
         try:
             name = check_name(self.names[path], file=path)
-            return list_images(path, channel, name)
+            images = list_images(path, options.channel, name)
+            if options.nucleus_channel is None:
+                return images
+            nuclei = list_images(path, options.nucleus_channel, name)
+            if len(nuclei) != len(images):
+                raise FlowsegError(f"has {len(images)} images of cells, {len(nuclei)} of nuclei")
+            pairs = zip(images, nuclei, strict=True)
+            return [replace(image, nuclei=other) for image, other in pairs]
         except FlowsegError as error:
             self.fail(error, path)
             return []
@@ -80,6 +88,7 @@ class Batch:
             images,
             options,
             read=ImageSource.read,
+            read_nuclei=lambda image: None if image.nuclei is None else image.nuclei.read(),
             write=write,
             weight=lambda image: image.shape[0] * image.shape[1],
         )

@@ -219,7 +219,7 @@ class _Job:
         """The images that are not finished yet."""
         progress = self.batch.progress
         for path in self.batch.files:
-            images = self.batch.images(path, self.options.channel)
+            images = self.batch.images(path, self.options)
             progress.total = (progress.total or 0) + max(0, len(images) - 1)
             for image in images:
                 other = self.order.setdefault(image.image_id, path)

@@ -211,7 +211,7 @@ def _group_by_type(
 
 
 def _single_image(batch: Batch, path: Path) -> list[ImageSource]:
-    images = batch.images(path)
+    images = batch.images(path, SegmentOptions())
     if not images or (path.is_file() and len(images) == 1):
         return images
     batch.fail(FlowsegError("is no file of one image", remedy="save each image as a file"), path)

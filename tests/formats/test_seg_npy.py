@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from flowseg.errors import FlowsegError
-from flowseg.formats import seg_npy
 from flowseg.formats.seg_npy import read_seg
+from flowseg.io import npy_dictionary
 
 LABELS = np.zeros((12, 16), np.int32)
 LABELS[1:4, 2:7] = 1
@@ -128,7 +128,7 @@ def test_a_seg_npy_that_asks_for_memory(tmp_path: Path, claim: bytes) -> None:
 def test_a_seg_npy_larger_than_any_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seg_npy, "LARGEST", 100)
+    monkeypatch.setattr(npy_dictionary, "LARGEST", 100)
     with pytest.raises(FlowsegError, match="is larger than"):
         read_seg(save(tmp_path / "x_seg.npy"))
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from flowseg.config.schema import CellTypeSettings, NetworkConfig
 from flowseg.errors import FlowsegError
 from flowseg.inference.rescale import rescale
 from flowseg.inference.segmenter import Segmenter
 from flowseg.network.checkpoint import Card
+from flowseg.network.size_model import SizeModel
 from flowseg.network.unet import FlowNetwork
 
 NETWORK = NetworkConfig(channels=(4, 8), blocks_per_level=1)
@@ -84,13 +88,17 @@ def test_cell_type_is_given_or_named(rng: np.random.Generator) -> None:
         both.segment(image, cell_type="c")
 
 
-def test_a_card_without_a_diameter_asks_for_one() -> None:
-    image = np.zeros((20, 20), np.uint8)
-    with pytest.raises(FlowsegError, match="diameter of the cell type 'a' is unknown"):
-        segmenter("a", diameter=None).segment(image)
-    assert segmenter("a", diameter=None).segment(image, diameter=15).labels.shape == (20, 20)
+def test_a_diameter_is_greater_than_zero() -> None:
     with pytest.raises(FlowsegError, match="diameter must be greater than 0"):
-        segmenter("a").segment(image, diameter=0)
+        segmenter("a").segment(np.zeros((20, 20), np.uint8), diameter=0)
+
+
+@pytest.mark.slow
+def test_a_card_without_a_diameter_has_it_measured(slopes: Segmenter, blobs: np.ndarray) -> None:
+    expected = slopes.segment(blobs, cell_type="a", diameter="auto").diameter
+    slopes.card = replace(slopes.card, cell_types={"a": CellTypeSettings()})
+    assert slopes.segment(blobs).diameter == pytest.approx(expected, rel=0.1)
+    assert slopes.segment(np.zeros((64, 64))).diameter == slopes.ensemble.diameter
 
 
 @pytest.mark.slow
@@ -158,3 +166,19 @@ def test_a_run_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "gone.safetensors")
     with pytest.raises(FlowsegError, match=r"link to a file that is not there: .*gone"):
         Segmenter.load(tmp_path / "link.safetensors", "cpu")
+
+
+@pytest.mark.slow
+def test_measuring_begins_with_a_size_model(slopes: Segmenter, blobs: np.ndarray) -> None:
+    ensemble: Any = slopes.ensemble
+    predict, calls = ensemble.predict, []
+    ensemble.predict = lambda *args: calls.append(1) or predict(*args[:2])
+    ladder = slopes.segment(blobs, cell_type="a", diameter="auto").diameter
+    without, calls[:] = len(calls), []
+    ensemble.styles = lambda parts: [torch.full((1, 4), 0.5) for _ in parts]
+    slopes.size_model = SizeModel(
+        weights=np.zeros(4), mean_style=np.zeros(4), mean_log=math.log(0.5), target_diameter=30.0
+    )
+    found = slopes.segment(blobs, cell_type="a", diameter="auto").diameter
+    assert found == pytest.approx(ladder, rel=0.1)
+    assert len(calls) < without
