@@ -17,7 +17,7 @@ from flowseg.errors import as_user_error
 
 _COMMANDS = (
     *("train", "cross-validate", "predict", "pseudo-label", "evaluate", "validate"),
-    *("explore", "export", "convert", "info", "demo"),
+    *("explore", "export", "convert", "models", "info", "demo"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,13 @@ def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
     )
     model.add_argument("--epochs", type=int, metavar="N", help="short for --set training.epochs=N")
     model.add_argument(
+        "--time-budget",
+        type=_duration,
+        metavar="TIME",
+        help="such as 45m or 1h30m: train for that long, all folds together, by as many epochs as "
+        "this machine can do",
+    )
+    model.add_argument(
         "--seed", type=int, metavar="N", help="random seed of the weights and the crops"
     )
     model.add_argument(
@@ -147,10 +155,20 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
     return config, args.out or Path("runs") / f"{name}-{part}", arguments
 
 
+def _duration(text: str) -> float:
+    """Seconds of a time such as 1h30m."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", text)
+    hours, minutes = (int(part or 0) for part in found.groups()) if found else (0, 0)
+    if not hours and not minutes:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 45m, 2h or 1h30m")
+    return 3600.0 * hours + 60.0 * minutes
+
+
 def _short_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that options are short for."""
     settings = {
         "training.epochs": args.epochs,
+        "time_budget": args.time_budget,
         "data.fold": args.fold,
         "data.folds": args.folds,
         "seed": args.seed,
@@ -180,6 +198,10 @@ def _check_options(args: argparse.Namespace, short: Mapping[str, Any], all_folds
         raise FlowsegError(
             "a cross validation trains all folds, but --set data.fold names one",
             remedy="train one fold with flowseg train --fold",
+        )
+    if args.time_budget is not None and (args.epochs is not None or "training.epochs" in keys):
+        raise FlowsegError(
+            "--time-budget decides the number of epochs", remedy="leave out one of the two"
         )
     if args.extra_weight is not None and args.extra is None and "data.extra" not in keys:
         raise FlowsegError("--extra-weight weighs nothing", remedy="name images with --extra")

@@ -91,7 +91,7 @@ def read_settings(path: str | os.PathLike[str]) -> object:
 def is_complete(path: str | os.PathLike[str]) -> bool:
     """Whether a YAML file names all sections and cell types, as the one that a run writes."""
     values = _read_yaml(Path(path))
-    sections = to_mapping(Config()).keys() - {"seed", "tta"}
+    sections = to_mapping(Config()).keys() - {"seed", "tta", "time_budget"}
     return isinstance(values, Mapping) and sections <= {RENAMED.get(key, key) for key in values}
 
 

@@ -216,6 +216,9 @@ class Config(Settings):
     tta: Annotated[Tta, BeforeValidator(_check_tta)] = 4
     """Test-time augmentation where a cross validation scores images and tunes thresholds: how many
     flipped and rotated views of each are averaged. predict --tta is the same for prediction."""
+    time_budget: _Positive | None = None
+    """Seconds for the training of all folds: the numbers of epochs follow from the speed of this
+    machine. A run's own config has these numbers, and null here."""
     data: DataConfig = DataConfig()
     """Images and folds."""
     normalization: NormalizationConfig = NormalizationConfig()

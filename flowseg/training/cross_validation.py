@@ -29,6 +29,7 @@ from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.tables import write_table
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.reports.text import text_table
+from flowseg.training.budget import within_budget
 from flowseg.training.distributed import distributed_session, from_rank_zero, on_rank_zero
 from flowseg.training.plan import NONE, Plan, check_images, plan_folds
 from flowseg.training.pretraining import pretrained
@@ -116,15 +117,14 @@ def cross_validate(
     """
     if tensorboard:
         load_writer()
-    # Validated after the last epoch only, see Notes.
-    schedule = replace(config.training, validate_every=config.training.epochs)
-    config = replace(config, training=schedule, data=replace(config.data, fold=0))
+    config = replace(config, data=replace(config.data, fold=0))
     out = Path(out)
     with distributed_session(device) as rank_device:
         # All folds are planned before the first is trained: what cannot be trained is refused now.
         plans = plan_folds(config, Path(data), pretrain, train_only)
         images = [*plans[0].records, *(record for plan in plans for record in plan.extra)]
         from_rank_zero(lambda: check_images(images))
+        plans = list(map(_validated_last, within_budget(plans, out, rank_device, resume)))
         settings = replace(plans[0].config, cell_types=config.cell_types)
         origin = plans[0].origin(rank_device) | {"stage": CROSS_VALIDATION}
         with on_rank_zero(open_run_folder(out, settings, origin, resume=resume)):
@@ -134,7 +134,11 @@ def cross_validate(
             for fold, plan in enumerate(plans):
                 _log.info("fold %d of %d", fold, len(plans))
                 result = train_plan(
-                    replace(plan, pretrain=NONE if start is None else str(start)),
+                    replace(
+                        plan,
+                        pretrain=NONE if start is None else str(start),
+                        runs=len(plans) - fold,
+                    ),
                     fold_folder(out, fold),
                     rank_device,
                     resume=from_rank_zero((fold_folder(out, fold) / CONFIG).is_file),
@@ -164,6 +168,12 @@ def report(result: CrossValidation, seed: int = 0) -> str:
         rows.append((name, len(images), *values))
     views = f"(averages of {result.tta} views)" if result.tta > 1 else "(one view)"
     return f"{text_table(rows, header)}\n{views}"
+
+
+def _validated_last(plan: Plan) -> Plan:
+    """The plan with a validation after the last epoch only, see the Notes of `cross_validate`."""
+    schedule = replace(plan.config.training, validate_every=plan.config.training.epochs)
+    return replace(plan, config=replace(plan.config, training=schedule))
 
 
 def _evaluate(

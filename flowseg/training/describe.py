@@ -12,6 +12,7 @@ from flowseg.errors import FlowsegError
 from flowseg.io.paths import PathLike
 from flowseg.io.tables import read_table
 from flowseg.network.checkpoint import Card, read_card
+from flowseg.network.shipped import named_model
 from flowseg.reports.text import text_table
 from flowseg.training.run_folder import (
     BEST,
@@ -32,7 +33,7 @@ def describe(path: PathLike) -> str:
 
     The checkpoint of a cross validation is its first fold's; all have the same thresholds.
     """
-    path = Path(path)
+    path = named_model(path)
     if not path.is_dir():
         return _checkpoint(path)
     best = (fold_folder(path, 0) if _is_cross_validation(path) else path) / BEST
@@ -104,12 +105,13 @@ def _facts(path: Path, card: Card) -> list[tuple[str, str]]:
         ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
         (
             "network",
-            f"channels {', '.join(map(str, network.channels))}; {network.blocks_per_level} blocks",
+            f"channels {', '.join(map(str, network.channels))}; {network.blocks_per_level} blocks; "
+            f"stem of stride {network.stem_stride}",
         ),
         ("target diameter", f"cells of {network.target_diameter:g} px"),
     ]
     keys = ("stage", "epoch", "validation_score", "training_images", "validation_images")
-    lines += _lines(card.provenance, (*keys, "pretraining", "data"))
+    lines += _lines(card.provenance, (*keys, "pretraining", "data", "license"))
     versions = card.provenance.get("versions")
     if isinstance(versions, Mapping):
         lines.append(("made with", ", ".join(f"{k} {v}" for k, v in versions.items())))

@@ -59,6 +59,8 @@ class Plan:
     """Those of this fold."""
     extra: list[Record]
     """More images to train on."""
+    runs: int = 1
+    """How many folds are to be trained, this one included."""
 
     def origin(self, device: torch.device) -> dict[str, Any]:
         """What a resumed run must have in common with the one that it continues."""

@@ -16,6 +16,7 @@ from flowseg.config.schema import Config
 from flowseg.data.folds import write_folds
 from flowseg.errors import FlowsegError
 from flowseg.network.build import build_network
+from flowseg.training.budget import within_budget
 from flowseg.training.distributed import (
     assert_same_on_all_ranks,
     distributed_session,
@@ -109,6 +110,7 @@ def train(
     with distributed_session(device) as rank_device:
         plan = plan_training(config, data, pretrain, train_only)
         from_rank_zero(lambda: check_images([*plan.records, *plan.extra]))
+        (plan,) = within_budget([plan], Path(out), rank_device, resume)
         return train_plan(plan, Path(out), rank_device, resume=resume, tensorboard=tensorboard)
 
 
@@ -172,6 +174,7 @@ def _stage(
         validation=plan.validation,
         extra=plan.extra,
         provenance=provenance,
+        runs=plan.runs,
         on_epoch=None if board is None else board.add_epoch,
     )
 

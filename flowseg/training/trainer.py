@@ -50,7 +50,7 @@ from flowseg.training.drawn import DrawnCrops
 from flowseg.training.optimiser import MuonAdamW, learning_rate
 from flowseg.training.run_folder import BEST, DECODED, LAST, METRICS, STATE, StageName
 from flowseg.training.state import read_state, write_state
-from flowseg.training.timing import Clock, where_time_went
+from flowseg.training.timing import Clock, Forecast, where_time_went
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ class Stage:
     extra: Sequence[Record] = ()
     provenance: Mapping[str, Any]
     """Goes on the card; its ``"stage"`` is the stage's name."""
+    runs: int = 1
+    """How many runs of this length are to come, this one included."""
     on_epoch: Callable[[Mapping[str, float]], None] | None = None
     """Called with the row of `metrics.csv` of each epoch."""
 
@@ -120,10 +122,17 @@ def train_stage(
         unit="step",
         disable=hides_progress(),
     )
+    left = (stage.schedule.epochs - trainer.epoch) * steps
+    forecast = Forecast(stage.name, left, steps, stage.runs)
+
+    def on_step() -> None:
+        bar.update()
+        forecast.step()
+
     with report_worker_crash(), bar:
         while trainer.epoch < stage.schedule.epochs:
             clock = Clock()
-            losses = trainer.train_epoch(source, clock, bar.update)
+            losses = trainer.train_epoch(source, clock, on_step)
             with clock.measure("validating"):
                 scores = trainer.validate()
             trainer.finish_epoch(losses, scores, clock)

@@ -1,0 +1,133 @@
+"""Schedules that fit into the time that there is, on this machine."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from flowseg.config.loading import load_config
+from flowseg.config.schema import Config, ScheduleConfig
+from flowseg.network.build import build_network
+from flowseg.training.distributed import from_rank_zero, world_size
+from flowseg.training.plan import LIVECELL, Plan
+from flowseg.training.run_folder import CONFIG, TRAINING
+from flowseg.training.timing import duration
+from flowseg.training.trainer import Stage, Trainer
+
+_WARM_UP, _MEASURED = 2, 6  # steps
+_RESERVE = 0.12
+"""Part of a budget that validation, checkpoints and overlays take."""
+
+_log = logging.getLogger(__name__)
+
+
+def within_budget(plans: list[Plan], out: Path, device: torch.device, resume: bool) -> list[Plan]:
+    """The plans of all folds with schedules that together take ``config.time_budget`` here.
+
+    A run in `out` that is resumed keeps the schedules that it was started with.
+    """
+    first, budget = plans[0], plans[0].config.time_budget
+    if budget is None:
+        return plans
+    if resume and (out / CONFIG).is_file():
+        fitted = load_config(path=out / CONFIG)
+    else:
+        fitted = fit_budget(
+            first.config,
+            budget,
+            _seconds_per_step(first, device),
+            pretraining=first.pretrain == LIVECELL,
+            folds=len(plans),
+            processes=world_size(),
+        )
+    return [
+        replace(
+            plan,
+            config=replace(
+                plan.config,
+                training=fitted.training,
+                pretraining=fitted.pretraining,
+                time_budget=None,
+            ),
+        )
+        for plan in plans
+    ]
+
+
+def _seconds_per_step(plan: Plan, device: torch.device) -> float:
+    """Seconds of one optimiser step of a training, its crops included, as measured here."""
+    config, steps = plan.config, _WARM_UP + _MEASURED
+    crops = steps * config.training.batch_size * world_size()
+    with TemporaryDirectory() as folder:
+        stage = Stage(
+            folder=Path(folder) / "trial",
+            config=config,
+            schedule=replace(config.training, epochs=1, crops_per_epoch=crops),
+            training=plan.training,
+            validation=(),
+            extra=plan.extra,
+            provenance={"stage": TRAINING},
+        )
+        network = build_network(config.network, len(config.cell_types), config.seed)
+        trainer = Trainer(stage, network, device)
+        trainer.network.train()
+        with closing(trainer.batches()) as source:  # type: ignore[type-var]
+            start = 0.0
+            for step in range(steps):
+                if step == _WARM_UP:
+                    start = time.monotonic()
+                trainer.train_step(next(source), 0.0).tolist()  # waits for a GPU
+            seconds = (time.monotonic() - start) / _MEASURED
+    return from_rank_zero(lambda: seconds)
+
+
+def fit_budget(
+    config: Config,
+    budget: float,
+    step: float,
+    *,
+    pretraining: bool,
+    folds: int = 1,
+    processes: int = 1,
+) -> Config:
+    """The schedules that fit into a number of seconds, where a step takes `step` seconds.
+
+    Epochs of all stages are shortened or lengthened alike, so that the schedule keeps its shape;
+    where not even one epoch fits, the epochs themselves are shortened. The first stage counts with
+    `pretraining`, which `folds` runs share.
+    """
+    stages = {"training": folds, **({"pretraining": 1} if pretraining else {})}
+    planned = sum(
+        count * step * _steps(getattr(config, name), processes) for name, count in stages.items()
+    )
+    factor = (1 - _RESERVE) * budget / planned
+    fitted = replace(config, training=_scaled(config.training, factor))
+    if pretraining:
+        fitted = replace(fitted, pretraining=_scaled(config.pretraining, factor))
+    steps = {name: _steps(getattr(fitted, name), processes) for name in stages}
+    _log.info(
+        "a step takes %.2f s here: %s in %s",
+        step,
+        ", ".join(f"{count:,} steps of {name}" for name, count in steps.items()),
+        duration(budget),
+    )
+    return fitted
+
+
+def _steps(schedule: ScheduleConfig, processes: int) -> int:
+    return schedule.epochs * -(-schedule.crops_per_epoch // (schedule.batch_size * processes))
+
+
+def _scaled(schedule: ScheduleConfig, factor: float) -> ScheduleConfig:
+    epochs = int(schedule.epochs * factor)
+    crops = schedule.crops_per_epoch
+    if epochs == 0:
+        epochs, crops = 1, max(schedule.batch_size, int(schedule.epochs * crops * factor))
+    every = min(schedule.validate_every, epochs)
+    return replace(schedule, epochs=epochs, crops_per_epoch=crops, validate_every=every)
