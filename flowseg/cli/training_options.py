@@ -72,10 +72,10 @@ def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
 def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--pretrain",
-        default="none",
-        metavar="{none,livecell,PATH}",
+        metavar="{none,livecell,phase,phase+livecell,PATH}",
         help="initial weights: random, pre-trained on the LIVECell in the data folder, or those of "
-        "a checkpoint or a run's folder",
+        "the model that comes with flowseg, a checkpoint or a run's folder (default: phase for a "
+        "folder of your own, else none)",
     )
     model.add_argument(
         "--recipe",

@@ -15,7 +15,7 @@ from flowseg.config.loading import load_config
 from flowseg.config.schema import Config, ScheduleConfig
 from flowseg.network.build import build_network
 from flowseg.training.distributed import from_rank_zero, world_size
-from flowseg.training.plan import LIVECELL, Plan
+from flowseg.training.plan import Plan
 from flowseg.training.run_folder import CONFIG, TRAINING
 from flowseg.training.timing import duration
 from flowseg.training.trainer import Stage, Trainer
@@ -42,7 +42,7 @@ def within_budget(plans: list[Plan], out: Path, device: torch.device, resume: bo
             first.config,
             budget,
             _seconds_per_step(first, device),
-            pretraining=first.pretrain == LIVECELL,
+            pretraining=first.livecell,
             folds=len(plans),
             processes=world_size(),
         )

@@ -86,7 +86,7 @@ def cross_validate(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    pretrain: str = "none",
+    pretrain: str | None = None,
     train_only: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
@@ -208,7 +208,9 @@ def _evaluate(
 
 
 def _warn_of_leaks(start: Path | None, extra: str | None) -> None:
-    if start is not None and read_card(start).provenance.get("stage") == TRAINING:
+    provenance = {} if start is None else read_card(start).provenance
+    # Drawn images are none of those that are scored.
+    if provenance.get("stage") == TRAINING and provenance.get("training_images"):
         _log.warning(
             "%s was trained on labelled images: if they are among these, "
             "the out-of-fold scores are too high",

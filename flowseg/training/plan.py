@@ -26,12 +26,14 @@ from flowseg.io.notes import Note, log_note
 from flowseg.io.paths import PathLike, sha256_of
 from flowseg.network.build import build_network
 from flowseg.network.checkpoint import read_card
+from flowseg.network.shipped import DEFAULT_MODEL
 from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.provenance import fingerprint
 from flowseg.training.run_folder import checkpoint_at
 
 NONE = "none"
 LIVECELL = "livecell"
+PHASE_LIVECELL = f"{DEFAULT_MODEL}+{LIVECELL}"
 DRAWN = "drawn"
 
 _MEASURED_IMAGES = 50
@@ -48,7 +50,7 @@ class Plan:
     data: Path | None
     """The data folder; None where the images are drawn."""
     pretrain: str
-    """none, livecell, or the path of a checkpoint."""
+    """none, livecell, phase+livecell, a shipped model's name or the path of a checkpoint."""
     records: list[Record]
     """All images with labels, their masks decoded."""
     folds: dict[str, int]
@@ -62,11 +64,22 @@ class Plan:
     runs: int = 1
     """How many folds are to be trained, this one included."""
 
+    @property
+    def livecell(self) -> bool:
+        """Whether there is a first stage on LIVECell."""
+        return self.pretrain in (LIVECELL, PHASE_LIVECELL)
+
+    @property
+    def first(self) -> Path | None:
+        """The checkpoint that the first stage starts from."""
+        return _first(self.pretrain)
+
     def origin(self, device: torch.device) -> dict[str, Any]:
         """What a resumed run must have in common with the one that it continues."""
-        pretrain = self.pretrain
-        if pretrain not in (NONE, LIVECELL):
-            pretrain = from_rank_zero(lambda: sha256_of(checkpoint_at(self.pretrain)))
+        pretrain, first = self.pretrain, self.first
+        if first is not None:
+            digest = from_rank_zero(lambda: sha256_of(first))
+            pretrain = f"{digest}+{LIVECELL}" if self.livecell else digest
         return {
             "pretrain": pretrain,
             "training": fingerprint(self.training),
@@ -78,29 +91,35 @@ class Plan:
 
 
 def plan_training(
-    config: Config, data: PathLike, pretrain: str = NONE, train_only: PathLike | None = None
+    config: Config,
+    data: PathLike,
+    pretrain: str | None = None,
+    train_only: PathLike | None = None,
 ) -> Plan:
     """Read the data and decide how to train on all folds but ``config.data.fold``.
 
-    The word "drawn" in place of a folder stands for drawn images, of one cell type of any diameter.
+    By default a folder of one's own starts from the model that comes with flowseg, if the network
+    is to be one of the recipes'. The word "drawn" in place of a folder stands for drawn images, of
+    one cell type of any diameter.
     """
     if data == DRAWN:
-        return _plan_drawn(config, pretrain, train_only)
+        return _plan_drawn(config, pretrain or NONE, train_only)
     return plan_folds(config, Path(data), pretrain, train_only, only=config.data.fold)[0]
 
 
 def plan_folds(
     config: Config,
     data: Path,
-    pretrain: str = NONE,
+    pretrain: str | None = None,
     train_only: PathLike | None = None,
     *,
     only: int | None = None,
 ) -> list[Plan]:
     """As :func:`plan_training`, for every fold or `only` one; data are read and decoded once."""
+    if pretrain is None:
+        pretrain = _default_start(config, data)
     _check_crop_size(config)
-    if pretrain not in (NONE, LIVECELL):
-        config = replace(config, network=_inherited(config.network, checkpoint_at(pretrain)))
+    config = replace(config, network=_inherited(config.network, _first(pretrain)))
     records = [
         replace(record, annotation=record.masks())
         for record in read_records(data, tuple(config.cell_types), config.data.include_flawed)
@@ -140,7 +159,11 @@ def plan_folds(
 
 
 def _plan_drawn(config: Config, pretrain: str, train_only: PathLike | None) -> Plan:
-    if pretrain == LIVECELL or train_only is not None or config.data.extra is not None:
+    if (
+        pretrain in (LIVECELL, PHASE_LIVECELL)
+        or train_only is not None
+        or config.data.extra is not None
+    ):
         raise FlowsegError(
             "drawn images come without a data folder: no LIVECell, no ids, no extra images",
             remedy=f"leave out --pretrain {LIVECELL}, --train-only and --extra",
@@ -148,8 +171,7 @@ def _plan_drawn(config: Config, pretrain: str, train_only: PathLike | None) -> P
     if len(config.cell_types) != 1:
         raise FlowsegError("drawn images are of one cell type", remedy="leave out --cell-type")
     _check_crop_size(config)
-    if pretrain != NONE:
-        config = replace(config, network=_inherited(config.network, checkpoint_at(pretrain)))
+    config = replace(config, network=_inherited(config.network, _first(pretrain)))
     return Plan(
         config=config,
         data=None,
@@ -162,11 +184,36 @@ def _plan_drawn(config: Config, pretrain: str, train_only: PathLike | None) -> P
     )
 
 
-def _inherited(network: NetworkConfig, start: Path) -> NetworkConfig:
+def _default_start(config: Config, data: Path) -> str:
+    """The shipped model for a folder of one's own; random weights for all else."""
+    if detect_layout(data) != "folder" or not _is_of_a_recipe(config.network):
+        return NONE
+    _log.info(
+        "starting from the model %r that comes with flowseg (--pretrain none: from random weights)",
+        DEFAULT_MODEL,
+    )
+    return DEFAULT_MODEL
+
+
+def _is_of_a_recipe(network: NetworkConfig) -> bool:
+    """Whether nobody asked for another architecture."""
+    recipes = (None, *available_recipes())
+    return network in [load_config(recipe=recipe).network for recipe in recipes]
+
+
+def _first(pretrain: str) -> Path | None:
+    """The checkpoint that is named, if one is."""
+    if pretrain in (NONE, LIVECELL):
+        return None
+    return checkpoint_at(DEFAULT_MODEL if pretrain == PHASE_LIVECELL else pretrain)
+
+
+def _inherited(network: NetworkConfig, start: Path | None) -> NetworkConfig:
     """The architecture of the checkpoint to start from, unless another one was asked for."""
+    if start is None:
+        return network
     found = from_rank_zero(lambda: read_card(start).network)
-    recipes = [load_config(recipe=recipe).network for recipe in (None, *available_recipes())]
-    return found if network in recipes else network
+    return found if _is_of_a_recipe(network) else network
 
 
 def _check_crop_size(config: Config) -> None:

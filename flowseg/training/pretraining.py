@@ -18,12 +18,13 @@ from flowseg.data.livecell import split_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.io.atomic import write_text
+from flowseg.io.paths import sha256_of
 from flowseg.network.architecture import Architecture
 from flowseg.network.build import build_network
 from flowseg.network.checkpoint import load_network, read_card
 from flowseg.training.distributed import from_rank_zero, on_rank_zero, world_size
 from flowseg.training.finish import close_folder
-from flowseg.training.plan import LIVECELL, NONE, Plan, check_images, measure_cells
+from flowseg.training.plan import Plan, check_images, measure_cells
 from flowseg.training.provenance import digest_of_code, fingerprint, provenance_of
 from flowseg.training.run_folder import (
     BEST,
@@ -31,7 +32,6 @@ from flowseg.training.run_folder import (
     LAST,
     PRETRAINING,
     STATE,
-    checkpoint_at,
     fold_folder,
     is_finished,
     lock_run_folder,
@@ -47,10 +47,8 @@ def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
     A run in `out` that started from a LIVECell stage continues with that one, even if flowseg has
     changed since and would train another.
     """
-    if plan.pretrain == NONE:
-        return None
-    if plan.pretrain != LIVECELL or plan.data is None:
-        return checkpoint_at(plan.pretrain)
+    if not plan.livecell or plan.data is None:
+        return plan.first
     earlier = from_rank_zero(lambda: _earlier_stage(out))
     if earlier is not None:
         _log.info("reusing the LIVECell pre-training in %s", earlier.parent)
@@ -62,12 +60,13 @@ def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
     )
     names = sorted({record.cell_type for record in training})
     config = replace(plan.config, cell_types={name: CellTypeSettings() for name in names})
-    folder = out.parent / f"livecell-{_key(config, [*training, *validation], device)}"
+    key = _key(config, [*training, *validation], device, plan.first)
+    folder = out.parent / f"livecell-{key}"
     with on_rank_zero(lock_run_folder(folder, wait=True)):
         if from_rank_zero(lambda: is_finished(folder)):
             _log.info("reusing the LIVECell pre-training in %s", folder)
         else:
-            _pretrain(folder, config, training, validation, device)
+            _pretrain(folder, config, training, validation, device, plan.first)
     return folder / BEST
 
 
@@ -86,8 +85,12 @@ def _pretrain(
     training: Sequence[Record],
     validation: Sequence[Record],
     device: torch.device,
+    first: Path | None,
 ) -> None:
-    """Train the first stage, or resume it, and leave its checkpoint in `folder`."""
+    """Train the first stage, or resume it, and leave its checkpoint in `folder`.
+
+    It starts from the checkpoint `first`, or from random weights.
+    """
     from_rank_zero(lambda: check_images([*training, *validation]))
     config = replace(config, cell_types=measure_cells(config.cell_types, training))
     _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
@@ -103,6 +106,8 @@ def _pretrain(
         provenance=provenance,
     )
     network = build_network(config.network, len(config.cell_types), config.seed)
+    if first is not None:
+        inherit(network, first)
     # The folder's name covers all that decides the weights, so resuming is safe.
     resume = from_rank_zero((folder / STATE).is_file)
     result = train_stage(stage, network, device, resume)
@@ -123,7 +128,9 @@ def inherit(network: Architecture, path: Path) -> None:
     network.load_state_dict(weights, strict=False)
 
 
-def _key(config: Config, records: Iterable[Record], device: torch.device) -> str:
+def _key(
+    config: Config, records: Iterable[Record], device: torch.device, first: Path | None = None
+) -> str:
     """A short name for everything that decides the weights of a pre-training."""
     settings = to_mapping(config)
     # Neither the schedule of the second stage, the split nor the scoring changes the first.
@@ -136,6 +143,8 @@ def _key(config: Config, records: Iterable[Record], device: torch.device) -> str
         "code": digest_of_code(),
         "torch": str(torch.__version__),
     }
+    if first is not None:
+        material["first"] = sha256_of(first)
     if world_size() > 1:  # batches are that many times larger
         material["processes"] = world_size()
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:12]

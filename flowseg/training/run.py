@@ -63,7 +63,7 @@ def train(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    pretrain: str = "none",
+    pretrain: str | None = None,
     train_only: str | os.PathLike[str] | None = None,
     device: str = "auto",
     resume: bool = False,
@@ -81,10 +81,12 @@ def train(
         on the way, each crop another one; nothing is validated then.
     out : path
         The run's folder: resolved config, folds, metrics, checkpoints, overlays, summary.
-    pretrain : str
+    pretrain : str, optional
         "none", "livecell" (the mirror inside `data`; its checkpoint is kept beside `out` and
-        reused by runs of the same settings), or the path of a checkpoint or of a run's folder;
-        its architecture is taken over unless `config` names another.
+        reused by runs of the same settings), "phase+livecell" (the same, from the model that comes
+        with flowseg), or a shipped model's name, the path of a checkpoint
+        or of a run's folder; its architecture is taken over unless `config` names another. By
+        default "phase" for a folder of one's own, else "none".
     train_only : path, optional
         A text file of image ids that are never validated on.
     device : str
