@@ -81,14 +81,15 @@ def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) ->
     """The mean cell diameter of a normalised grey image, measured on the segmented centre.
 
     The centre of the image is segmented at the diameter of each cell type of the card, at half and
-    at twice of it (from 8 to 60 pixels where the card has none), and the most confident result is
-    taken: the one whose instance scores, weighted by area, sum to the largest share of all pixels.
-    From there the diameter of the instances is the next guess, until it converges. The result is
-    the mean of the diameters of discs of the instances' areas, in pixels; where no cell is found
-    that of the settings, or the networks' own. With a size model of Cellpose that is the only first
-    guess.
+    at twice of it, and the most confident result is taken: the one whose instance scores, weighted
+    by area, sum to the largest share of all pixels. From there the diameter of the instances is the
+    next guess, until it converges. The result is the mean of the diameters of discs of the
+    instances' areas, in pixels; where no cell is found that of the settings. With a size model of
+    Cellpose that is the only first guess; for a card without diameters see `_at_own_scale`.
     """
-    best, diameter = 0.0, settings.diameter or model.ensemble.diameter
+    if not _diameters(model):
+        return _at_own_scale(model, grey, settings)
+    best, diameter = 0.0, known_diameter(settings)
     by_style = _by_style(model, grey, settings)
     for guess in _guesses(model) if by_style is None else [by_style]:
         confidence, measured = _measure(model, grey, replace(settings, diameter=guess))
@@ -102,6 +103,29 @@ def estimate_diameter(model: Model, grey: Floats, settings: CellTypeSettings) ->
         if max(ratio, 1 / ratio) < _CONVERGED:
             break
     return diameter
+
+
+def _at_own_scale(model: Model, grey: Floats, settings: CellTypeSettings) -> float:
+    """The diameter as a network sees it that knows cells of any size, of a card without diameters.
+
+    It is measured on the image at its own resolution, once more at the diameter that was found, and
+    weighted by area: specks that look like cells are many, but small. Enlarging the image until
+    they are as large as cells, as each further pass would, leads astray.
+    """
+    own = model.ensemble.diameter
+    for guess in (own, 2 * own, own / 2):
+        areas, _ = _find_cells(model, grey, replace(settings, diameter=guess))
+        if areas.size:
+            break
+    else:
+        return own
+    found = _weighted_diameter(areas)
+    areas, _ = _find_cells(model, grey, replace(settings, diameter=found))
+    return _weighted_diameter(areas) if areas.size else found
+
+
+def _weighted_diameter(areas: NDArray[np.int64]) -> float:
+    return float(np.average(equivalent_diameter(areas), weights=areas))
 
 
 def _by_style(model: Model, grey: Floats, settings: CellTypeSettings) -> float | None:
@@ -118,17 +142,27 @@ def _by_style(model: Model, grey: Floats, settings: CellTypeSettings) -> float |
 
 def _measure(model: Model, grey: Floats, settings: CellTypeSettings) -> tuple[float, float]:
     """Confidence of the centre's instances, as a share of its pixels, and their diameter."""
+    areas, confidence = _find_cells(model, grey, settings)
+    if not areas.size:
+        return 0.0, known_diameter(settings)
+    return confidence, float(equivalent_diameter(areas).mean())
+
+
+def _find_cells(
+    model: Model, grey: Floats, settings: CellTypeSettings
+) -> tuple[NDArray[np.int64], float]:
+    """The areas of the centre's instances, and their confidence as a share of its pixels."""
     diameter = known_diameter(settings)
     crop = _central_crop(model, grey, diameter)
     labels, field = compute_labels(
         predict_rescaled(model.ensemble, crop, diameter), crop.shape[-2:], settings
     )
     ids, areas = fastremap.unique(labels, return_counts=True)
-    areas = areas[ids > 0]
+    areas = areas[ids > 0].astype(np.int64)
     if not areas.size:
-        return 0.0, diameter
+        return areas, 0.0
     confidence = instance_scores(labels, field.flows, field.cellprob) * areas
-    return float(confidence.sum() / labels.size), float(equivalent_diameter(areas).mean())
+    return areas, float(confidence.sum() / labels.size)
 
 
 def _diameters(model: Model) -> list[float]:
@@ -138,8 +172,6 @@ def _diameters(model: Model) -> list[float]:
 
 def _guesses(model: Model) -> list[float]:
     """From half the smallest diameter of the card to twice the largest, a third apart."""
-    if not _diameters(model):
-        return [8 * 1.4**k for k in range(7)]
     return _apart(sorted(factor * d for factor in (0.5, 1.0, 2.0) for d in _diameters(model)), 1.3)
 
 

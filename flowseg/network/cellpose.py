@@ -28,12 +28,49 @@ class _Convolution(nn.Module):
     def __init__(self, inputs: int, outputs: int, size: int, *, relu: bool = True) -> None:
         super().__init__()
         self.norm: nn.Module = nn.BatchNorm2d(inputs, eps=_EPSILON, momentum=_MOMENTUM)
-        self.relu: nn.Module = nn.ReLU() if relu else nn.Identity()
+        # In place: the norm, or the convolution that it was folded into, has just made its input.
+        self.relu: nn.Module = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(self.relu(self.norm(x)))
         return y
+
+
+class _UpConvolution(nn.Module):
+    """A convolution of 3 x 3 of an image that was doubled in size, computed on the small one.
+
+    Taps of a kernel that lie in the same small pixel add up, so that 2 x 2 are left, others for
+    each of the four positions of a large pixel in it: 4 products instead of 9.
+    """
+
+    def __init__(self, convolution: _Convolution) -> None:
+        super().__init__()
+        self.norm, self.relu = convolution.norm, convolution.relu
+        weight = convolution.conv.weight.detach()
+        outputs, inputs = weight.shape[:2]
+        # Rows of the small image that the taps -1, 0, 1 of an upper, and of a lower pixel lie in.
+        taps = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+        kernels = torch.einsum("pit,qju,ocut->qpocji", taps, taps, weight)
+        self.conv = nn.Conv2d(inputs, 4 * outputs, 2, padding=1)
+        self.conv.weight = nn.Parameter(kernels.reshape(4 * outputs, inputs, 2, 2).contiguous())
+        bias: Any = convolution.conv.bias
+        self.conv.bias = nn.Parameter(bias.detach().repeat(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts: tuple[Tensor, ...] = self.conv(self.relu(self.norm(x))).chunk(4, dim=1)
+        count, channels, height, width = parts[0].shape
+        doubled = torch.empty(
+            (count, channels, 2 * height - 2, 2 * width - 2),
+            dtype=parts[0].dtype,
+            device=x.device,
+            memory_format=torch.channels_last,
+        )
+        for index, part in enumerate(parts):
+            row, column = divmod(index, 2)
+            rows = slice(row, height - 1 + row)
+            doubled[:, :, row::2, column::2] = part[:, :, rows, column : width - 1 + column]
+        return doubled
 
 
 class _Down(nn.Module):
@@ -55,8 +92,9 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """Two residual blocks of the decoder, which take the encoder's features and the style."""
 
-    def __init__(self, inputs: int, outputs: int, style: int) -> None:
+    def __init__(self, inputs: int, outputs: int, style: int, *, upsample: bool) -> None:
         super().__init__()
+        self.upsample = upsample
         self.project = _Convolution(inputs, outputs, 1, relu=False)
         self.conv = nn.ModuleList(
             _Convolution(inputs if k == 0 else outputs, outputs, 3) for k in range(4)
@@ -65,8 +103,13 @@ class _Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, style: Tensor) -> Tensor:
         shifts = [linear(style)[:, :, None, None] for linear in self.style]
-        y = self.conv[1](self.conv[0](x) + skip + shifts[0])
-        x = self.project(x) + y
+        first = self.conv[0]
+        projected = self.project(x)  # of each pixel alone: before or after doubling is the same
+        if self.upsample:
+            projected = _double(projected)
+            x = x if isinstance(first, _UpConvolution) else _double(x)
+        y = self.conv[1](first(x) + skip + shifts[0])
+        x = projected + y
         z: Tensor = x + self.conv[3](self.conv[2](x + shifts[1]) + shifts[2])
         return z
 
@@ -85,7 +128,11 @@ class CellposeNetwork(Architecture):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.down = nn.ModuleList(_Down(*pair) for pair in pairwise(widths))
-            self.up = nn.ModuleList(_Up(deep, shallow, up[-1]) for shallow, deep in pairwise(up))
+            deepest = len(config.channels) - 1
+            self.up = nn.ModuleList(
+                _Up(deep, shallow, up[-1], upsample=level < deepest)
+                for level, (shallow, deep) in enumerate(pairwise(up))
+            )
             self.head = _Convolution(config.channels[0], 3, 1)
 
     @property
@@ -102,13 +149,19 @@ class CellposeNetwork(Architecture):
         return {first.project.conv.weight, first.conv[0].conv.weight, self.head.conv.weight}
 
     def fold(self) -> None:
-        """Fold norms that follow a convolution, and those of the projections, into it."""
+        """Fold norms that follow a convolution, and those of the projections, into it.
+
+        The first convolutions of the decoder are computed before their input is doubled in size.
+        """
         for block in list(self.modules()):
             if isinstance(block, _Down | _Up):
                 _fold_before(block.project)
             if isinstance(block, _Down):
                 for first, second in ((0, 1), (2, 3)):
                     _fold_after(block.conv[first], block.conv[second])
+            if isinstance(block, _Up) and block.upsample:
+                first_convolution: Any = block.conv[0]
+                block.conv[0] = _UpConvolution(first_convolution)
 
     def features(self, images: Tensor) -> Tensor:
         """The deepest features (B, C, h, w), whose mean over the image gives its style."""
@@ -122,7 +175,6 @@ class CellposeNetwork(Architecture):
             style = unit_style(features[-1].mean(dim=(-2, -1)))
         x = self.up[-1](features[-1], features[-1], style)
         for level in reversed(range(len(self.up) - 1)):
-            x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = self.up[level](x, features[level], style)
         maps = self.head(x)
         return NetworkOutput(
@@ -137,6 +189,11 @@ class CellposeNetwork(Architecture):
             x = block(nn.functional.max_pool2d(x, 2) if level else x)
             features.append(x)
         return features
+
+
+def _double(x: Tensor) -> Tensor:
+    """Each pixel becomes four."""
+    return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def unit_style(mean: Tensor) -> Tensor:
