@@ -16,7 +16,7 @@ from flowseg._version import __version__
 from flowseg.errors import as_user_error
 
 _COMMANDS = (
-    *("train", "cross-validate", "predict", "pseudo-label", "evaluate", "validate"),
+    *("train", "cross-validate", "predict", "pseudo-label", "distill", "evaluate", "validate"),
     *("explore", "export", "convert", "models", "info", "demo"),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import fastremap
 import numpy as np
 from numpy.typing import NDArray
@@ -13,35 +15,25 @@ Labelled = tuple[NDArray[np.float32], NDArray[np.int32]]
 """An image and its labels; those of a crop reach a margin beyond it on each side."""
 
 
-def cut_crop(
-    image: NDArray[np.float32],
-    labels: NDArray[np.int32],
-    zoom: float,
-    margin: int,
-    config: AugmentConfig,
-    rng: np.random.Generator,
-) -> Labelled:
-    """Cut a square crop with a random position, rotation, scale and flip.
+class Geometry(NamedTuple):
+    """Where a square crop lies in an image."""
 
-    `zoom` is the number of pixels of the crop for one pixel of the image, before the random scale.
-    The labels of the crop reach `margin` pixels beyond it on each side, so that a cell cut by the
-    crop keeps its true centre. Outside the image it holds the image's median and no labels.
-    """
-    cv2 = load_cv2()
-    scale = zoom * config.scale ** rng.uniform(-1, 1)
-    angle = rng.uniform(0, 2 * np.pi) if config.rotate else 0.0
-    mirror = -1.0 if config.flip and rng.random() < 0.5 else 1.0
-    cosine, sine = np.cos(angle), np.sin(angle)
-    # Half the edge of the upright square around the rotated crop, in pixels of the image.
-    half = (config.crop_size - 1) / scale / 2 * (abs(cosine) + abs(sine))
-    y, x = (_centre(length, half, rng) for length in image.shape)
+    turn: NDArray[np.float64]
+    """(2, 2), orthogonal: a direction (x, y) in the crop to that in the image."""
+    scale: float
+    """Pixels of the crop for one of the image."""
+    centre: tuple[float, float]
+    """Of the crop, in the image: (x, y)."""
 
     def warp(
-        source: NDArray[np.generic], edge: int, fill: float, method: int
+        self, source: NDArray[np.generic], edge: int, fill: float, *, linear: bool = True
     ) -> NDArray[np.generic]:
+        """The crop of one plane (H, W), with `edge` pixels, and `fill` outside the image."""
+        cv2 = load_cv2()
         middle = (edge - 1) / 2
-        turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]]) / scale
-        matrix = np.column_stack((turn, np.array([x, y]) - turn @ (middle, middle)))
+        turn = self.turn / self.scale
+        matrix = np.column_stack((turn, np.array(self.centre) - turn @ (middle, middle)))
+        method = cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST
         warped: NDArray[np.generic] = cv2.warpAffine(
             source,
             matrix,
@@ -52,10 +44,55 @@ def cut_crop(
         )
         return warped
 
-    crop = warp(image, config.crop_size, float(np.median(image[::4, ::4])), cv2.INTER_LINEAR)
+    def rotate(self, flows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Warped vectors (2, S, S), order (dy, dx), which point as in the image, as in the crop."""
+        turn = self.turn[::-1, ::-1].astype(np.float32)  # of (y, x)
+        turned: NDArray[np.float32] = np.einsum("ji,jyx->iyx", turn, flows)
+        return turned
+
+
+def draw_geometry(
+    shape: tuple[int, int], zoom: float, config: AugmentConfig, rng: np.random.Generator
+) -> Geometry:
+    """A random position, rotation, scale and flip of a crop of an image of that shape.
+
+    `zoom` is the number of pixels of the crop for one pixel of the image, before the random scale.
+    """
+    scale = zoom * config.scale ** rng.uniform(-1, 1)
+    angle = rng.uniform(0, 2 * np.pi) if config.rotate else 0.0
+    mirror = -1.0 if config.flip and rng.random() < 0.5 else 1.0
+    cosine, sine = np.cos(angle), np.sin(angle)
+    # Half the edge of the upright square around the rotated crop, in pixels of the image.
+    half = (config.crop_size - 1) / scale / 2 * (abs(cosine) + abs(sine))
+    y, x = (_centre(length, half, rng) for length in shape)
+    turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
+    return Geometry(turn, scale, (x, y))
+
+
+def cut_crop(
+    image: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    zoom: float,
+    margin: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> Labelled:
+    """Cut a square crop where :func:`draw_geometry` says.
+
+    The labels of the crop reach `margin` pixels beyond it on each side, so that a cell cut by the
+    crop keeps its true centre. Outside the image it holds the image's median and no labels.
+    """
+    geometry = draw_geometry((image.shape[0], image.shape[1]), zoom, config, rng)
+    crop = geometry.warp(image, config.crop_size, background(image))
     # OpenCV warps no int32; float32 holds every id below 2**24 exactly.
-    ids = warp(labels.astype(np.float32), config.crop_size + 2 * margin, 0.0, cv2.INTER_NEAREST)
+    edge = config.crop_size + 2 * margin
+    ids = geometry.warp(labels.astype(np.float32), edge, 0.0, linear=False)
     return crop.astype(np.float32, copy=False), ids.astype(np.int32)
+
+
+def background(image: NDArray[np.float32]) -> float:
+    """What crops hold outside the image: its median, roughly."""
+    return float(np.median(image[::4, ::4]))
 
 
 def paste_cells(

@@ -46,7 +46,6 @@ from flowseg.training.distributed import (
     rank,
     world_size,
 )
-from flowseg.training.drawn import DrawnCrops
 from flowseg.training.optimiser import MuonAdamW, learning_rate
 from flowseg.training.run_folder import BEST, DECODED, LAST, METRICS, STATE, StageName
 from flowseg.training.state import read_state, write_state
@@ -66,12 +65,13 @@ class Stage:
     schedule: ScheduleConfig
     """The one of `config` that this stage follows."""
     training: Sequence[Record]
-    """Where there is none the crops are drawn."""
     validation: Sequence[Record]
     """Where there is none the last weights are the best."""
     extra: Sequence[Record] = ()
     provenance: Mapping[str, Any]
     """Goes on the card; its ``"stage"`` is the stage's name."""
+    dataset: Dataset[Batch] | None = None
+    """An endless sequence of crops in place of those of the images `training` and `extra`."""
     runs: int = 1
     """How many runs of this length are to come, this one included."""
     on_epoch: Callable[[Mapping[str, float]], None] | None = None
@@ -84,8 +84,8 @@ class Stage:
 
     def crops(self) -> Dataset[Batch]:
         """The endless sequence of crops to train on."""
-        if not self.training:
-            return DrawnCrops(self.config)
+        if self.dataset is not None:
+            return self.dataset
         decoded = self.folder.parent / DECODED
         return CropDataset(self.training, self.config, self.extra, self.schedule.balance, decoded)
 
