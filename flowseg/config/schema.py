@@ -107,6 +107,13 @@ class NetworkConfig(Settings):
     target_diameter: _Positive = 30.0
     """Images are rescaled so that a cell type's mean diameter becomes this many pixels."""
 
+    @field_validator("stem_stride")
+    @classmethod
+    def _check_stem(cls, stride: int, info: ValidationInfo) -> int:
+        if stride != 1 and info.data.get("kind") == "cellpose":
+            raise PydanticCustomError("stem", "1 for a network of kind cellpose")
+        return stride
+
     @field_validator("input_channels")
     @classmethod
     def _check_channels(cls, channels: int, info: ValidationInfo) -> int:

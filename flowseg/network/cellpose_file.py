@@ -191,7 +191,11 @@ def _empty_network(weights: Mapping[str, Tensor], target: float, path: Path) -> 
             remedy=_REMEDY,
         )
     config = NetworkConfig(
-        kind="cellpose", input_channels=inputs, channels=tuple(widths), target_diameter=target
+        kind="cellpose",
+        input_channels=inputs,
+        channels=tuple(widths),
+        stem_stride=1,
+        target_diameter=target,
     )
     return CellposeNetwork(config, 1)
 
