@@ -96,9 +96,9 @@ class NetworkConfig(Settings):
     # upper bounds: a stranger's card may ask for more than any memory holds
     channels: Annotated[
         tuple[Annotated[StrictInt, Field(ge=1, le=8192)], ...], Field(min_length=2, max_length=8)
-    ] = (32, 64, 128, 256)
+    ] = (48, 96, 160, 240)
     """Feature channels of each level, finest first."""
-    stem_stride: Literal[1, 2, 4] = 1
+    stem_stride: Literal[1, 2, 4] = 2
     """Pixels of an image along each edge that are one of the finest level; for kind unet."""
     blocks_per_level: Annotated[StrictInt, Field(ge=1, le=64)] = 2
     """Residual blocks a level in the encoder (the decoder has one); for kind unet."""
@@ -176,7 +176,7 @@ class AugmentConfig(Settings):
 class ScheduleConfig(Settings):
     """Length, batches and learning rate of one training stage."""
 
-    epochs: _Count = 8
+    epochs: _Count = 16
     """Number of epochs."""
     crops_per_epoch: _Count = 640
     """Crops an epoch, whatever the number of images."""
@@ -237,5 +237,5 @@ class Config(Settings):
     training: ScheduleConfig = ScheduleConfig()
     """The schedule of the training proper."""
     # longer than training: all folds share it
-    pretraining: ScheduleConfig = ScheduleConfig(epochs=12, balance=1.0)
+    pretraining: ScheduleConfig = ScheduleConfig(epochs=24, balance=1.0)
     """The schedule of the first stage, on LIVECell."""

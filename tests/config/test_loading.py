@@ -178,6 +178,14 @@ def test_a_complete_config_takes_the_place_of_the_recipes(tmp_path: Path) -> Non
     assert not is_complete(file)
 
 
+def test_a_run_older_than_a_setting_keeps_what_it_had(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(load_config("all")).replace("  stem_stride: 2\n", ""))
+    assert load_config(path=file).network.stem_stride == 1
+    file.write_text("network: {channels: [8, 16]}")  # someone's differences from today's defaults
+    assert load_config("all", path=file).network.stem_stride == 2
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -230,7 +238,7 @@ def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
     file.write_text("pretraining:\ntraining: {workers: null}\ncell_types: {mine: }\n")
     config = load_config(path=file)
     assert config == Config(cell_types={"mine": CellTypeSettings()})
-    assert config.pretraining.epochs == 12
+    assert config.pretraining.epochs == 24
 
 
 OLD_CONFIG = """

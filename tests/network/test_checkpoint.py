@@ -133,7 +133,9 @@ def test_a_card_of_flowseg_0_1_0(tmp_path: Path) -> None:
         '"cellprob_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}}, "provenance": '
         '{"settings": {"views": 4}, "stage": "training", "validation_score": 0.0}}'
     )
-    config = NetworkConfig(channels=(4, 8), blocks_per_level=1, target_diameter=25.0)
+    config = NetworkConfig(
+        channels=(4, 8), blocks_per_level=1, stem_stride=1, target_diameter=25.0
+    )
     network = FlowNetwork(config, 1, seed=1)
     path = tmp_path / "best.safetensors"
     save_tensors(path, network.state_dict(), text)
@@ -152,7 +154,7 @@ def test_a_later_format_asks_for_a_newer_flowseg(tmp_path: Path, network: FlowNe
 
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path, network: FlowNetwork) -> None:
     weights = network.state_dict()
-    weights["stem.weight"] = torch.zeros(5, 1, 3, 3)
+    weights["stem.weight"] = torch.zeros(5, 1, 6, 6)
     weights["extra"] = weights.pop("head.bias")
     save_network(tmp_path / "w.safetensors", weights, CARD)
     with pytest.raises(FlowsegError) as caught:
@@ -160,7 +162,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path, network: FlowNetwork
     message = str(caught.value)
     assert "head.bias: missing" in message
     assert "extra: unexpected" in message
-    assert "stem.weight: (5, 1, 3, 3) -> (4, 1, 3, 3)" in message
+    assert "stem.weight: (5, 1, 6, 6) -> (4, 1, 6, 6)" in message
 
 
 def test_a_header_of_any_length_is_that_of_a_checkpoint(

@@ -37,7 +37,7 @@ def test_a_stem_of_a_stride_gives_all_pixels(stem_stride: int) -> None:
 
 
 def test_odd_size_is_answered_with_the_padded_one() -> None:
-    with pytest.raises(FlowsegError, match="multiples of 4: pad it to 20 x 24"):
+    with pytest.raises(FlowsegError, match="multiples of 8: pad it to 24 x 24"):
         FlowNetwork(SMALL, 1)(torch.zeros(1, 1, 17, 24))
 
 
