@@ -8,13 +8,14 @@ at the end of the line that command is run first, or resumed. `--peer` is the in
 environment with cellpose==3.1.1.3: its residual U-Net learns from scratch with `train_seg`, on as
 many crops a fold as flowseg's, from the same label images, and is told the cells' diameters. It
 learns in its own float32 or, with `--peer-precision bfloat16`, in mixed precision as flowseg does,
-which takes a CPU less than half the time; it always predicts in float32. flowseg averages as many
-views as its run's summary says, cellpose those of `--peer-augment` or one. Cellpose predicts at its
-default thresholds, as flowseg does but for the column "calibrated", whose thresholds were tuned on
-images of other groups; the network of both is told the cell type or its diameter.
-Weights and predictions stay in `--out`, so that the same command goes on where it was stopped: a
-fold at a time in training, an image at a time in predicting. Both sides are scored against the true
-masks, overlaps and all.
+which takes a CPU less than half the time; it always predicts in float32. With `--peer-start FILE`
+it goes on training a model of Cellpose, as `train.py --pretrain FILE` does. flowseg averages as
+many views as its run's summary says, cellpose those of `--peer-augment` or one. Cellpose predicts
+at its default thresholds, as flowseg does but for the column "calibrated", whose thresholds were
+tuned on images of other groups; the network of both is told the cell type or its diameter. Weights
+and predictions stay in `--out`, so that the same command goes on where it was stopped: a fold at a
+time in training, an image at a time in predicting. Both sides are scored against the true masks,
+overlaps and all.
 """
 
 from __future__ import annotations
@@ -132,8 +133,15 @@ class Peer:
     """Cellpose, whose work stays in a folder; without an interpreter, only what it has done."""
 
     def __init__(
-        self, python: str | None, out: Path, device: str, precision: str, augment: bool
+        self,
+        python: str | None,
+        out: Path,
+        device: str,
+        precision: str,
+        augment: bool,
+        start: Path | None = None,
     ) -> None:
+        self.start = None if start is None else str(start.resolve())
         self.python, self.out, self.device, self.precision = python, out, device, precision
         self.augment = augment
 
@@ -172,6 +180,7 @@ class Peer:
             "crops": crops,
             "seed": SEED,
             "precision": self.precision,
+            "start": self.start,
         }
         # With all that its predictions depend on: they are kept as well.
         asked = task | {"data": fingerprint(training), "told": diameters, "device": self.device}
@@ -268,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="cellpose averages overlapping mirrored tiles, as flowseg may average views",
     )
+    parser.add_argument("--peer-start", type=Path, help="a model of Cellpose that it goes on with")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     parser.add_argument(
         "--train", nargs=argparse.REMAINDER, help="train first; the rest goes to train.py"
@@ -277,7 +287,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(args.run, args.data, args.train)
     run = read_run(args.run, args.data)
     out = ensure_writable_folder(args.out)
-    peer = Peer(args.peer, out, args.device, args.peer_precision, args.peer_augment)
+    peer = Peer(
+        args.peer, out, args.device, args.peer_precision, args.peer_augment, args.peer_start
+    )
     if args.peer:
         write_images(run.records, args.out)
     learned = {}

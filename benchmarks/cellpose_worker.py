@@ -50,10 +50,10 @@ class Stamps:
         transforms.random_rotate_and_resize = stamped
 
 
-def fresh(device: str, seed: int) -> Any:
-    """Its residual U-Net with random weights."""
+def fresh(device: str, seed: int, start: str | None = None) -> Any:
+    """Its residual U-Net with random weights, or with those of a file."""
     torch.manual_seed(seed)
-    return models.CellposeModel(gpu=device != "cpu", pretrained_model=False)
+    return models.CellposeModel(gpu=device != "cpu", pretrained_model=start or False)
 
 
 def in_bfloat16(model: Any, device: str) -> None:
@@ -82,10 +82,20 @@ def load(data: str, ids: list[str]) -> tuple[list[Any], list[Any]]:
 
 
 def learn(
-    data: str, ids: list[str], crops: int, seed: int, precision: str, out: str, device: str
+    data: str,
+    ids: list[str],
+    crops: int,
+    seed: int,
+    precision: str,
+    start: str | None,
+    out: str,
+    device: str,
 ) -> dict[str, Any]:
-    """Train on about `crops` crops, in whole epochs, and leave the weights in `out`/models."""
-    model, stamps = fresh(device, seed), Stamps(device)
+    """Train on about `crops` crops, in whole epochs, and leave the weights in `out`/models.
+
+    It begins with the weights of the file `start`, or with random ones.
+    """
+    model, stamps = fresh(device, seed, start), Stamps(device)
     if precision == "bfloat16":
         in_bfloat16(model, device)
     images, labels = load(data, ids)
