@@ -70,7 +70,8 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     np.save(out / "fold1" / f"{kept_back.image_id}.npy", labels)
     asked = {
         **{"ids": [record.image_id for record in training], "crops": CROPS, "seed": 42},
-        **{"precision": "float32", "device": "cpu", "data": fingerprint(training)},
+        **{"precision": "float32", "start": None, "device": "cpu"},
+        "data": fingerprint(training),
         "told": {kept_back.image_id: load_config("shsy5y").cell_types["shsy5y"].diameter},
     }
     answer = {"crops": 24, "epochs": 12, "images": 2, "diameter": 17.0, "seconds": 48.0}
