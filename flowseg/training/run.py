@@ -168,7 +168,7 @@ def _stage(
         "extra_data": origin["extra"],
     }
     if plan.data is None:
-        provenance["data"] = f"{DRAWN}: no image of a microscope, no label by hand"
+        provenance["data"] = DRAWN
     return Stage(
         folder=out,
         config=config,

@@ -133,9 +133,7 @@ def test_a_card_of_flowseg_0_1_0(tmp_path: Path) -> None:
         '"cellprob_threshold": 0.0, "flow_threshold": 0.4, "min_size": 15}}, "provenance": '
         '{"settings": {"views": 4}, "stage": "training", "validation_score": 0.0}}'
     )
-    config = NetworkConfig(
-        channels=(4, 8), blocks_per_level=1, stem_stride=1, target_diameter=25.0
-    )
+    config = NetworkConfig(channels=(4, 8), blocks_per_level=1, stem_stride=1, target_diameter=25.0)
     network = FlowNetwork(config, 1, seed=1)
     path = tmp_path / "best.safetensors"
     save_tensors(path, network.state_dict(), text)
