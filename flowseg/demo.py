@@ -21,7 +21,7 @@ from flowseg.synthetic.datasets import (
 )
 from flowseg.training.run import train
 
-# Small enough for two CPU cores in two minutes; everything else is as in any run.
+# Small enough for two CPU cores without bfloat16 in two minutes; everything else is as in any run.
 SETTINGS = (
     "network.channels=[16, 32, 64, 128]",
     "network.blocks_per_level=1",

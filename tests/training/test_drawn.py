@@ -69,6 +69,8 @@ def test_a_run_needs_no_folder(config: Config, tmp_path: Path) -> None:
     assert card.provenance["data"].startswith("drawn")
     assert card.network.stem_stride == 2
     assert train(config, "drawn", tmp_path / "whole", device="cpu", resume=True).epoch == 2
+    again = train(config, "drawn", tmp_path / "again", device="cpu")
+    assert again.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
 
 
 def test_what_needs_images_is_refused(
