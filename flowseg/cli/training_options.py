@@ -74,8 +74,8 @@ def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
         "--pretrain",
         metavar="{none,livecell,phase,phase+livecell,PATH}",
         help="initial weights: random, pre-trained on the LIVECell in the data folder, or those of "
-        "the model that comes with flowseg, a checkpoint or a run's folder (default: phase for a "
-        "folder of your own, else none)",
+        "the model that comes with flowseg, a checkpoint or a run's folder (default: phase where "
+        "the network is of its architecture, else none)",
     )
     model.add_argument(
         "--recipe",

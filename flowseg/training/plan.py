@@ -98,9 +98,9 @@ def plan_training(
 ) -> Plan:
     """Read the data and decide how to train on all folds but ``config.data.fold``.
 
-    By default a folder of one's own starts from the model that comes with flowseg, if the network
-    is to be one of the recipes'. The word "drawn" in place of a folder stands for drawn images, of
-    one cell type of any diameter.
+    By default training starts from the model that comes with flowseg where the network is of its
+    architecture; a folder of one's own also with another recipe's. The word "drawn" in place of a
+    folder stands for drawn images, of one cell type of any diameter.
     """
     if data == DRAWN:
         return _plan_drawn(config, pretrain or NONE, train_only)
@@ -185,8 +185,13 @@ def _plan_drawn(config: Config, pretrain: str, train_only: PathLike | None) -> P
 
 
 def _default_start(config: Config, data: Path) -> str:
-    """The shipped model for a folder of one's own; random weights for all else."""
-    if detect_layout(data) != "folder" or not _is_of_a_recipe(config.network):
+    """The shipped model, where the network may be its own; else random weights.
+
+    In a folder of one's own it may, unless its settings say otherwise: few images need no larger
+    one.
+    """
+    own = detect_layout(data) == "folder" and _is_of_a_recipe(config.network)
+    if not own and config.network != from_rank_zero(lambda: read_card(DEFAULT_MODEL).network):
         return NONE
     _log.info(
         "starting from the model %r that comes with flowseg (--pretrain none: from random weights)",

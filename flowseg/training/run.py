@@ -85,9 +85,9 @@ def train(
     pretrain : str, optional
         "none", "livecell" (the mirror inside `data`; its checkpoint is kept beside `out` and
         reused by runs of the same settings), "phase+livecell" (the same, from the model that comes
-        with flowseg), or a shipped model's name, the path of a checkpoint
-        or of a run's folder; its architecture is taken over unless `config` names another. By
-        default "phase" for a folder of one's own, else "none".
+        with flowseg), or a shipped model's name, the path of a checkpoint or of a run's folder; its
+        architecture is taken over unless `config` names another. By default "phase" where the
+        network is of its architecture, and for a folder of one's own; else "none".
     train_only : path, optional
         A text file of image ids that are never validated on.
     device : str
