@@ -60,7 +60,8 @@ def prepare(paths: list[Path], model: Path, folder: Path, device: str) -> None:
         found = segmenter.segment(read_image(path), cell_type="shsy5y", diameter=DIAMETER)
         np.save(folder / f"{path.stem}.npy", np.stack((*found.flows, found.cellprob)))
     card = read_card(model)
-    config = NetworkConfig(blocks_per_level=4)
+    # At the full resolution, as Cellpose's; the fields below are of its stride.
+    config = NetworkConfig(channels=(32, 64, 128, 256), stem_stride=1, blocks_per_level=4)
     network = FlowNetwork(config, len(card.cell_types))
     save_network(
         folder / "large.safetensors", network.state_dict(), type(card)(config, card.cell_types)
