@@ -69,10 +69,9 @@ def parameters_of(config: Config) -> int:
 
 
 def of_peers_size(config: Config) -> Config:
-    """The defaults with as many blocks a level as come nearest to Cellpose's size."""
-    choices = [
-        replace(config, network=replace(config.network, blocks_per_level=n)) for n in range(1, 9)
-    ]
+    """Cellpose's levels at the full resolution, with the blocks that come nearest to its size."""
+    levels = replace(config.network, channels=(32, 64, 128, 256), stem_stride=1)
+    choices = [replace(config, network=replace(levels, blocks_per_level=n)) for n in range(1, 9)]
     return min(choices, key=lambda choice: abs(parameters_of(choice) - PEER_PARAMETERS))
 
 
