@@ -243,12 +243,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_synthetic_sartorius(home / "data", 3, 0, 1, (96, 128))
     shutil.rmtree(home / "data" / "test")
     shutil.copytree(home / "data" / "train", home / "data" / "test")
-    for folder in ("my_cells", "images", "plates"):
+    for folder in ("my_cells", "my_images", "images", "plates"):
         (home / folder).mkdir()
     for record in read_sartorius(home / "data"):
         image = record.image().astype("uint8")
         labels = masks_to_labels(record.masks())
-        for folder in ("my_cells", "images", "plates"):
+        for folder in ("my_cells", "my_images", "images", "plates"):
             write_image(home / folder / f"{record.image_id}.tif", image)
         write_labels(home / "my_cells" / f"{record.image_id}_masks.tif", labels)
     write_image(home / "slide.tif", image)
@@ -260,7 +260,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "runs" / "mine").mkdir(parents=True)
     network, card = load_network(home / "models" / "cyto3")
     save_network(home / "runs" / "mine" / "best.safetensors", network.state_dict(), card)
-    for run in ("shsy5y-fold0", "all-fold0", "all-5folds/fold0"):
+    for run in ("phase", "shsy5y-fold0", "all-fold0", "all-5folds/fold0"):
         (home / "runs" / run).mkdir(parents=True)
         save_wild_network(home / "runs" / run / "best.safetensors")
         (home / "runs" / run / "summary.json").write_text('{"stage": "training"}')

@@ -156,9 +156,8 @@ def test_the_newest_finished_run_is_the_model(
     assert main(argv) == 0
     assert "runs/all-fold0/best.safetensors" in capsys.readouterr().out.replace("\\", "/")
     monkeypatch.chdir(tmp_path)
-    line = fails(capsys, *argv)
-    assert "no finished run" in line
-    assert "flowseg train" in line
+    assert main(argv) == 0  # nothing was trained here
+    assert "models/phase.safetensors" in capsys.readouterr().out.replace("\\", "/")
 
 
 def test_bad_input_of_predict(
@@ -411,7 +410,7 @@ def test_a_crop_that_does_not_fit_is_refused_at_once(
     train = ["train", "--out", tmp_path / "run", "--data", data, *TINY]
     line = fails(capsys, *train, "--set", "augment.crop_size=65")
     assert "augment.crop_size is 65" in line
-    assert "set augment.crop_size=66" in line
+    assert "set augment.crop_size=68" in line
     assert not (tmp_path / "run").exists()
 
 

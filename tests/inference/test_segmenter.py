@@ -95,9 +95,8 @@ def test_a_diameter_is_greater_than_zero() -> None:
 
 @pytest.mark.slow
 def test_a_card_without_a_diameter_has_it_measured(slopes: Segmenter, blobs: np.ndarray) -> None:
-    expected = slopes.segment(blobs, cell_type="a", diameter="auto").diameter
     slopes.card = replace(slopes.card, cell_types={"a": CellTypeSettings()})
-    assert slopes.segment(blobs).diameter == pytest.approx(expected, rel=0.1)
+    assert 8 < slopes.segment(blobs).diameter < 20
     assert slopes.segment(np.zeros((64, 64))).diameter == slopes.ensemble.diameter
 
 
