@@ -74,7 +74,7 @@ def test_commands_are_understood(page: str, line: str) -> None:
     args = build_parser().parse_args(argv)
     assert args.command == argv[0]
     if hasattr(args, "set"):
-        load_config("all", overrides=args.set)
+        load_config(getattr(args, "cell_type", None) or "all", overrides=args.set)
 
 
 @pytest.mark.parametrize(("page", "line"), [pair for pair in LINES if pair not in COMMANDS])
