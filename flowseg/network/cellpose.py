@@ -152,7 +152,11 @@ class CellposeNetwork(Architecture):
         """Fold norms that follow a convolution, and those of the projections, into it.
 
         The first convolutions of the decoder are computed before their input is doubled in size.
+        What is folded already, as in a copy of an ensemble, stays as it is.
         """
+        first: Any = self.down[0]
+        if isinstance(first.project.norm, nn.Identity):
+            return
         for block in list(self.modules()):
             if isinstance(block, _Down | _Up):
                 _fold_before(block.project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_the_field_is_cellposes(network: Architecture) -> None:
     whole = segmenter_of(network).predict_flows(picture(), CellTypeSettings(diameter=30 / ZOOM))
     # Not by chance: one style for the image gives another field.
     assert np.abs(whole.cellprob[::9, ::9] - expected[..., 2]).max() > 0.01
+
+
+def test_a_segmenter_can_be_sent_to_another_process(network: Architecture) -> None:
+    segmenter = segmenter_of(network)
+    sent = pickle.loads(pickle.dumps(segmenter))
+    np.testing.assert_array_equal(
+        sent.segment(picture()).cellprob, segmenter.segment(picture()).cellprob
+    )
 
 
 def test_a_small_image_is_one_tile(network: Architecture) -> None:
