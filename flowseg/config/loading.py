@@ -68,12 +68,13 @@ def load_config(
             )
         if name is not None:
             files.append(folder / f"{name}.yaml")
+    complete = path is not None and is_complete(path)
     if path is not None:
-        files = [Path(path)] if is_complete(path) else [*files, Path(path)]
+        files = [Path(path)] if complete else [*files, Path(path)]
     config = Config()
     for file in files:
         values = to_mapping(config)
-        if is_complete(file):  # of a run, which may be older than this setting
+        if complete:  # of a run, which may be older than this setting
             values["network"]["stem_stride"] = 1
         values = _merge(values, read_settings(file), file)
         config = from_mapping(Config, values, file)

@@ -79,6 +79,10 @@ def distill(
     FlowsegError
         If the settings do not fit, or no image can be read.
     """
+    if config.time_budget is not None:
+        raise FlowsegError(
+            "a time budget is for training on labels", remedy="set training.epochs instead"
+        )
     out = Path(out)
     segmenter = Segmenter.load(models, device, tta=tta)
     card = segmenter.card
@@ -88,7 +92,6 @@ def distill(
         network=network,
         cell_types=card.cell_types,
         normalization=card.normalization,
-        time_budget=None,
     )
     chosen = pick_device(device)
     origin: dict[str, Any] = {"teacher": run_key(models, {"tta": tta}), "device": chosen.type}

@@ -134,7 +134,7 @@ def write_curves(metrics: PathLike, out: PathLike) -> None:
             curves = [curve for name in columns if len(curve := table[name].dropna())]
             for j, curve in enumerate(curves):
                 marker = "." if len(curve) <= 40 else ""
-                axes.plot(curve, marker, ls="-", color=_colour(j), label=str(curve.name))
+                axes.plot(curve, marker=marker, ls="-", color=_colour(j), label=str(curve.name))
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
             if curves:

@@ -214,7 +214,9 @@ class Scene:
         """A cell's mask as an annotator would draw it, and its rows and columns in the image."""
         cv2, appearance = load_cv2(), self._appearance
         reach = round(appearance.outline)
-        cut = appearance.cut_processes * float(_depth(cell.mask).max())
+        cut = appearance.cut_processes
+        if cut > 0:
+            cut *= float(_depth(cell.mask).max())
         if reach == 0 and cut < 1 and not appearance.smooth:
             return cell.window, cell.mask
         margin = max(reach, 0) + 2

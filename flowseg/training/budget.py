@@ -15,7 +15,6 @@ from flowseg.config.loading import load_config
 from flowseg.config.schema import Config, ScheduleConfig
 from flowseg.network.build import build_network
 from flowseg.training.distributed import from_rank_zero, world_size
-from flowseg.training.drawn import DrawnCrops
 from flowseg.training.plan import Plan
 from flowseg.training.run_folder import CONFIG, TRAINING
 from flowseg.training.timing import duration
@@ -73,7 +72,7 @@ def _seconds_per_step(plan: Plan, device: torch.device) -> float:
             training=plan.training,
             validation=(),
             extra=plan.extra,
-            dataset=DrawnCrops(config) if plan.data is None else None,
+            dataset=plan.dataset,
             provenance={"stage": TRAINING},
         )
         network = build_network(config.network, len(config.cell_types), config.seed)

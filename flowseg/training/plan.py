@@ -28,6 +28,7 @@ from flowseg.network.build import build_network
 from flowseg.network.checkpoint import read_card
 from flowseg.network.shipped import DEFAULT_MODEL
 from flowseg.training.distributed import from_rank_zero, world_size
+from flowseg.training.drawn import DrawnCrops
 from flowseg.training.provenance import fingerprint
 from flowseg.training.run_folder import checkpoint_at
 
@@ -63,6 +64,11 @@ class Plan:
     """More images to train on."""
     runs: int = 1
     """How many folds are to be trained, this one included."""
+
+    @property
+    def dataset(self) -> DrawnCrops | None:
+        """The crops where they are drawn; None where they are cut from the images."""
+        return DrawnCrops(self.config) if self.data is None else None
 
     @property
     def livecell(self) -> bool:

@@ -24,7 +24,6 @@ from flowseg.training.distributed import (
     is_rank_zero,
     on_rank_zero,
 )
-from flowseg.training.drawn import DrawnCrops
 from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.plan import DRAWN, Plan, check_images, plan_training
 from flowseg.training.pretraining import inherit, pretrained
@@ -177,7 +176,7 @@ def _stage(
         validation=plan.validation,
         extra=plan.extra,
         provenance=provenance,
-        dataset=DrawnCrops(config) if plan.data is None else None,
+        dataset=plan.dataset,
         runs=plan.runs,
         on_epoch=None if board is None else board.add_epoch,
     )

@@ -82,6 +82,13 @@ def test_a_falling_loss_falls(tmp_path: Path) -> None:
     assert rows[columns.argmin()] < rows[columns.argmax()]
 
 
+def test_many_epochs_have_no_markers_and_no_warning(tmp_path: Path) -> None:
+    rows = "".join(f"{epoch},{100 / epoch}\n" for epoch in range(1, 62))
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n" + rows)
+    write_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert inked(read_image(tmp_path / "curves.png"))[0] > 200
+
+
 @pytest.mark.parametrize("rows", ["", "1,0.5\n", "1,0\n2,0\n", "1,\n2,nan\n"])
 def test_little_to_draw(tmp_path: Path, rows: str) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,loss\n" + rows)
