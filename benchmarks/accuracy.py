@@ -15,7 +15,9 @@ at its default thresholds, as flowseg does but for the column "calibrated", whos
 tuned on images of other groups; the network of both is told the cell type or its diameter. Weights
 and predictions stay in `--out`, so that the same command goes on where it was stopped: a fold at a
 time in training, an image at a time in predicting. Both sides are scored against the true masks,
-overlaps and all.
+overlaps and all. With `--until RUN`, one fold's run of `train.py --folds N --fold K` on the same
+machine, it tells how soon its validation, after each epoch, passes the score that cellpose ends
+with on that fold.
 """
 
 from __future__ import annotations
@@ -115,6 +117,33 @@ def _more(config: Config, origin: Mapping[str, Any]) -> str:
     else:
         text = "" if origin["pretrain"] == "none" else f" after what {start} has learned"
     return text + (", also from more images than cellpose's" if origin.get("extra") else "")
+
+
+def seconds_until(folder: Path, score: float) -> float | None:
+    """Training time, without validation, until a run's validation passed `score`; None if never."""
+    epochs = read_table(folder / "metrics.csv", ("seconds", "seconds_validating", "score"))
+    seconds = epochs["seconds"].astype(float) - epochs["seconds_validating"].astype(float)
+    passed = np.flatnonzero(pd.to_numeric(epochs["score"]) > score)
+    return float(seconds[: passed[0] + 1].sum()) if passed.size else None
+
+
+def how_soon(folder: Path, run: Run, peer: Peer, learned: Mapping[int, Mapping[str, Any]]) -> str:
+    """When a run of one fold passed the score that cellpose ended with on it."""
+    fold = load_config(path=folder / "config.yaml").data.fold
+    rows = read_table(folder / "folds.csv", ("id", "fold"))
+    if dict(zip(rows["id"], rows["fold"].astype(int), strict=True)) != run.fold_of:
+        raise SystemExit(f"{folder} has other folds than --run")
+    if fold not in learned:
+        raise SystemExit(f"cellpose has not learned fold {fold}, that of {folder}")
+    _, validation = split_fold(run.records, run.fold_of, fold)
+    score = float(np.mean([peer.score(record, fold) for record in validation]))
+    seconds, learning = seconds_until(folder, score), float(learned[fold]["seconds"])
+    told = f"cellpose's score of fold {fold}, {score:.4f} after {learning:,.0f} s, was"
+    if seconds is None:
+        return f"{told} not passed in {folder}"
+    return (
+        f"{told} passed in {folder} after {seconds:,.0f} s: {learning / seconds:.1f} times sooner"
+    )
 
 
 def train(folder: Path, data: Path, arguments: Sequence[str]) -> None:
@@ -278,6 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="cellpose averages overlapping mirrored tiles, as flowseg may average views",
     )
     parser.add_argument("--peer-start", type=Path, help="a model of Cellpose that it goes on with")
+    parser.add_argument("--until", type=Path, help="a run of one fold: how soon it is as good")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     parser.add_argument(
         "--train", nargs=argparse.REMAINDER, help="train first; the rest goes to train.py"
@@ -298,6 +328,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if answer is not None:
             learned[fold] = answer
     print(f"\n{report(run, learned)}\n")
+    if args.until is not None:
+        print(f"{how_soon(args.until, run, peer, learned)}\n")
     images = [
         Scores(name, record.cell_type, fold, *run.scores[name], peer.score(record, fold))
         for record in run.records

@@ -57,6 +57,16 @@ def write_run(folder: Path, data: Path) -> dict[str, int]:
     return fold_of
 
 
+def write_single_run(folder: Path, run: Path) -> None:
+    """What the benchmark reads of a run of fold 1, whose third epoch alone finds cells."""
+    folder.mkdir()
+    config = load_config(path=run / "fold0" / "config.yaml", overrides=["data.fold=1"])
+    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / "folds.csv").write_bytes((run / "fold0" / "folds.csv").read_bytes())
+    epochs = {"seconds": [5.0, 4.0, 6.0], "seconds_validating": [0.0, 1.0, 2.0]}
+    write_table(folder / "metrics.csv", pd.DataFrame(epochs | {"score": ["", 0.0, 0.5]}))
+
+
 def test_what_cellpose_has_predicted_is_scored_beside_ours(
     tmp_path: Path, accuracy: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,10 +98,19 @@ def test_what_cellpose_has_predicted_is_scored_beside_ours(
     assert row.id == kept_back.image_id
     assert float(row.cellpose) == competition_score(kept_back.masks(), labels)
 
+    write_single_run(tmp_path / "single", run)
+    accuracy.main([*task, "--until", str(tmp_path / "single")])
+    assert "was not passed in" in capsys.readouterr().out
+
     np.save(out / "fold1" / f"{kept_back.image_id}.augmented.npy", np.zeros_like(labels))
     accuracy.main([*task, "--peer-augment"])
     (row,) = read_table(out / "scores.augmented.csv", ("id", "cellpose")).itertuples()
     assert float(row.cellpose) == 0
+    accuracy.main([*task, "--peer-augment", "--until", str(tmp_path / "single")])
+    # The third epoch passes 0; time of validation does not count.
+    text = capsys.readouterr().out
+    assert "0.0000 after 48 s" in text
+    assert "after 12 s: 4.0 times sooner" in text
 
     with pytest.raises(SystemExit, match="learned in another way"):
         accuracy.main([*task, "--crops", "100"])
