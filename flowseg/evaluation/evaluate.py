@@ -229,7 +229,7 @@ def _masks(truth: Source, pred: Source | None) -> tuple[Masks, Masks]:
     true = truth.masks()
     found = Masks.from_dense([], truth.shape) if pred is None else pred.masks()
     if truth.crowd is not None:
-        found = outside_crowd(found, true, truth.crowd())
+        found = found.select(outside_crowd(found, true, truth.crowd()))
     return true, found
 
 

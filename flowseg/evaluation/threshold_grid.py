@@ -16,7 +16,7 @@ from flowseg.arrays.jit import in_threads
 from flowseg.arrays.rle import Masks
 from flowseg.config.schema import CellTypeSettings
 from flowseg.flow.representation import find_instances
-from flowseg.metrics.competition import Contingency, compare
+from flowseg.metrics.competition import Contingency, compare, outside_crowd
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,6 +33,8 @@ class Sample:
     """(2, H, W) float16 or float32: (dy, dx), at the image's own size."""
     cellprob: NDArray[np.floating]
     """(H, W) float16 or float32: Logit of being a cell."""
+    crowd: Masks | None = None
+    """Its regions that are neither cells nor background, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,18 @@ def score_grid(sample: Sample, grid: ThresholdGrid) -> NDArray[np.float64]:
         threshold = grid.cellprob_thresholds[k]
         cells = find_instances(sample.flows, sample.cellprob, cellprob_threshold=threshold)
         all_cells = cells.keep_mask(0, 0)
-        table = compare(sample.truth, cells.labels(all_cells))
+        labels = cells.labels(all_cells)
+        counted = np.ones(np.count_nonzero(all_cells), np.bool_)
+        if sample.crowd is not None:
+            counted = outside_crowd(Masks.from_labels(labels), sample.truth, sample.crowd)
+        table = compare(sample.truth, labels)
         close = 2 * table.shared > table.unions()  # others match at no threshold
         table = replace(
             table, truth=table.truth[close], pred=table.pred[close], shared=table.shared[close]
         )
         for i, flow_threshold in enumerate(grid.flow_thresholds):
             for j, min_size in enumerate(grid.min_sizes):
-                keep = cells.keep_mask(flow_threshold, min_size)[all_cells]
+                keep = cells.keep_mask(flow_threshold, min_size)[all_cells] & counted
                 scores[k, i, j] = _select_predictions(table, keep).counts().score
 
     in_threads(score, len(grid.cellprob_thresholds))

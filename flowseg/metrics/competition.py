@@ -243,11 +243,14 @@ def compare(truth: Objects, pred: Objects) -> Contingency:
     )
 
 
-def outside_crowd(pred: Masks, truth: Masks, crowd: Masks) -> Masks:
-    """The predicted masks that have at most half of their pixels in a crowd region.
+def outside_crowd(pred: Masks, truth: Masks, crowd: Masks) -> NDArray[np.bool_]:
+    """Which predicted masks have at most half of their pixels in a crowd region: (N,) bool.
 
     Pixels of true cells are in none; what lies in one is neither right nor wrong.
     """
     ignored = (crowd.paint() > 0) & (truth.paint() == 0)
-    shared = [int((pred.dense(index) & ignored).sum()) for index in range(len(pred))]
-    return pred.select(2 * np.array(shared, np.int64) <= pred.areas())
+    before = np.concatenate([[0], np.cumsum(ignored)])
+    by_run = before[pred.starts + pred.lengths] - before[pred.starts]
+    shared = np.diff(np.concatenate([[0], np.cumsum(by_run)])[pred.offsets])
+    outside: NDArray[np.bool_] = 2 * shared <= pred.areas()
+    return outside

@@ -277,6 +277,7 @@ def _samples(out: Path, records: list[Record]) -> Iterator[Sample]:
             truth=record.masks(),
             flows=flows,
             cellprob=cellprob,
+            crowd=record.crowd_masks(),
         )
 
 

@@ -374,4 +374,5 @@ def _score(record: Record, labels: NDArray[np.int32]) -> float:
     truth, crowd = record.masks(), record.crowd_masks()
     if crowd is None:
         return competition_score(truth, labels)
-    return competition_score(truth, outside_crowd(Masks.from_labels(labels), truth, crowd))
+    found = Masks.from_labels(labels)
+    return competition_score(truth, found.select(outside_crowd(found, truth, crowd)))

@@ -38,6 +38,19 @@ def test_overlapping_truth_and_images_without_cells():
             assert scores[index] == score_directly(case, GRID.settings_at(index, CELL))
 
 
+def test_cells_in_crowd_regions_do_not_count():
+    one = sample(0)
+    left = np.zeros((70, 80), bool)
+    left[:, :40] = True
+    inside = np.array([one.truth.dense(i)[left].any() for i in range(len(one.truth))])
+    case = replace(one, truth=one.truth.select(~inside), crowd=Masks.from_dense([left]))
+    scores = score_grid(case, GRID)
+    for index in ((0, 0, 0), (2, 1, 1), (3, 3, 3)):
+        assert scores[index] == score_directly(case, GRID.settings_at(index, CELL))
+    gains = scores - score_grid(replace(case, crowd=None), GRID)
+    assert gains.min() >= 0 and gains.max() > 0.1
+
+
 def test_half_floats_change_the_scores_little():
     one = sample(0)
     half = {"flows": one.flows.astype(np.float16), "cellprob": one.cellprob.astype(np.float16)}

@@ -8,6 +8,7 @@ from flowseg import competition_score, flows_to_labels, labels_to_flows
 from flowseg.arrays.rle import Masks
 from flowseg.config.schema import CellTypeSettings
 from flowseg.evaluation.threshold_grid import Sample, ThresholdGrid
+from flowseg.metrics.competition import outside_crowd
 
 CELL = CellTypeSettings(diameter=12.0)
 GRID = ThresholdGrid((0.5, 0.0, -0.5, -1.0), (0.2, 0.4, 0.8, 0.0), (0, 15, 40, 70))
@@ -43,4 +44,7 @@ def score_directly(one: Sample, cell: CellTypeSettings) -> float:
         flow_threshold=cell.flow_threshold,
         min_size=cell.min_size,
     )
-    return competition_score(one.truth, labels)
+    found = Masks.from_labels(labels)
+    if one.crowd is not None:
+        found = found.select(outside_crowd(found, one.truth, one.crowd))
+    return competition_score(one.truth, found)
