@@ -22,10 +22,17 @@ from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.image_source import ImageSource
 from flowseg.io.paths import PathLike
 from flowseg.network.build import build_network
+from flowseg.network.checkpoint import load_network
 from flowseg.network.device import pick_device
 from flowseg.prediction.batch import Batch
 from flowseg.prediction.journal import run_key
-from flowseg.training.distilled import DistilledCrops, Lesson, save_lesson
+from flowseg.training.distilled import (
+    DistilledCrops,
+    Lesson,
+    read_lessons,
+    save_lesson,
+    write_lessons,
+)
 from flowseg.training.finish import close_folder
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run import TrainResult
@@ -34,6 +41,9 @@ from flowseg.training.trainer import Stage, train_stage
 
 TEACHER = "teacher"
 """The folder in the run's one with the flow fields that are learned."""
+
+LESSONS = "lessons.csv"
+"""The table in it, written when all are there."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +70,7 @@ def distill(
         The run's folder.
     config : Config
         Network, augmentation and ``config.training``; the cell types, the intensities and the scale
-        are the teacher's.
+        are the teacher's. A network of the teacher's architecture starts from its first weights.
     tta : {1, 2, 4, 8}
         Views of each image that the teacher averages.
     device : str
@@ -98,7 +108,11 @@ def distill(
     origin["processes"] = 1
     origin["images"] = [path.name for path in images]
     with open_run_folder(out, config, origin, resume=resume) as has_state:
-        lessons = _teach(segmenter, images, ensure_writable_folder(out / TEACHER))
+        folder = ensure_writable_folder(out / TEACHER)
+        lessons = read_lessons(folder / LESSONS) if resume else []
+        if not lessons:  # else they were all taught before
+            lessons = _teach(segmenter, images, folder)
+            write_lessons(folder / LESSONS, lessons)
         if not lessons:
             raise FlowsegError("no image could be read", file=out)
         _log.info("learning from %d images", len(lessons))
@@ -117,6 +131,9 @@ def distill(
             dataset=DistilledCrops(lessons, config),
         )
         student = build_network(config.network, len(config.cell_types), config.seed)
+        if config.network == card.network and not has_state:
+            _log.info("starting from %s", models[0])
+            student.load_state_dict(load_network(models[0])[0].state_dict())
         result = train_stage(stage, student, chosen, has_state)
         close_folder(stage, result)
     return TrainResult(folder=out, checkpoint=out / BEST, score=result.score, epoch=result.epoch)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -18,6 +19,7 @@ from flowseg.config.schema import Config
 from flowseg.errors import FlowsegError
 from flowseg.inference.flow_field import FlowField
 from flowseg.io.atomic import atomic_path
+from flowseg.io.tables import read_table, write_table
 from flowseg.training.augment import background, draw_geometry, vary_intensity
 from flowseg.training.batches import Batch
 from flowseg.training.decoded import IGNORED
@@ -40,6 +42,23 @@ def save_lesson(path: Path, grey: Floats, field: FlowField) -> None:
     arrays = {"image": grey, "flows": field.flows, "cellprob": field.cellprob}
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez(file, **{name: array.astype(np.float16) for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def write_lessons(table: Path, lessons: Sequence[Lesson]) -> None:
+    """Write which lessons there are, beside them."""
+    rows = [(lesson.path.name, lesson.cell_type, lesson.diameter) for lesson in lessons]
+    write_table(table, pd.DataFrame(rows, columns=Lesson._fields))
+
+
+def read_lessons(table: Path) -> list[Lesson]:
+    """What `write_lessons` wrote; none where it has not come so far."""
+    if not table.is_file():
+        return []
+    columns = (read_table(table, Lesson._fields)[name] for name in Lesson._fields)
+    return [
+        Lesson(table.parent / name, cell_type, float(diameter))
+        for name, cell_type, diameter in zip(*columns, strict=True)
+    ]
 
 
 @lru_cache(maxsize=_IN_MEMORY)

@@ -99,7 +99,12 @@ def test_a_student_is_a_run(tmp_path: Path, rng: np.random.Generator) -> None:
     assert card.provenance["teacher"] == ["teacher.safetensors"]
     losses = read_table(tmp_path / "run" / "metrics.csv", ("loss",))["loss"].astype(float)
     assert np.isfinite(losses).all()
+    taught = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/teacher").iterdir()}
+    weights = (tmp_path / "run" / "best.safetensors").read_bytes()
     assert main([*command, "--resume"]) == 0
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/teacher").iterdir()}
+    assert again == taught, "nothing is taught twice"
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == weights
     assert main(command) == 2  # the folder is not empty
     assert main([*command[:-2], "--set", "seed=5", "--resume"]) == 2  # another run
 
