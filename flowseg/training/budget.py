@@ -99,18 +99,18 @@ def fit_budget(
 ) -> Config:
     """The schedules that fit into a number of seconds, where a step takes `step` seconds.
 
-    Epochs of all stages are shortened or lengthened alike, so that the schedule keeps its shape;
-    where not even one epoch fits, the epochs themselves are shortened. The first stage counts with
-    `pretraining`, which `folds` runs share.
+    All stages have more or fewer epochs alike, so that the schedule keeps its shape, of about as
+    many crops as before, so that the whole fits exactly. The first stage counts with `pretraining`,
+    which `folds` runs share.
     """
     stages = {"training": folds, **({"pretraining": 1} if pretraining else {})}
     planned = sum(
         count * step * _steps(getattr(config, name), processes) for name, count in stages.items()
     )
     factor = (1 - _RESERVE) * budget / planned
-    fitted = replace(config, training=_scaled(config.training, factor))
+    fitted = replace(config, training=_scaled(config.training, factor, processes))
     if pretraining:
-        fitted = replace(fitted, pretraining=_scaled(config.pretraining, factor))
+        fitted = replace(fitted, pretraining=_scaled(config.pretraining, factor, processes))
     steps = {name: _steps(getattr(fitted, name), processes) for name in stages}
     _log.info(
         "a step takes %.2f s here: %s in %s",
@@ -125,10 +125,12 @@ def _steps(schedule: ScheduleConfig, processes: int) -> int:
     return schedule.epochs * -(-schedule.crops_per_epoch // (schedule.batch_size * processes))
 
 
-def _scaled(schedule: ScheduleConfig, factor: float) -> ScheduleConfig:
-    epochs = int(schedule.epochs * factor)
-    crops = schedule.crops_per_epoch
-    if epochs == 0:
-        epochs, crops = 1, max(schedule.batch_size, int(schedule.epochs * crops * factor))
-    every = min(schedule.validate_every, epochs)
-    return replace(schedule, epochs=epochs, crops_per_epoch=crops, validate_every=every)
+def _scaled(schedule: ScheduleConfig, factor: float, processes: int) -> ScheduleConfig:
+    epochs = max(1, round(schedule.epochs * factor))
+    steps = max(1, int(_steps(schedule, processes) * factor / epochs))
+    return replace(
+        schedule,
+        epochs=epochs,
+        crops_per_epoch=steps * schedule.batch_size * processes,
+        validate_every=min(schedule.validate_every, epochs),
+    )
