@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowseg.cli import say
 from flowseg.cli.predict import add_images_argument, add_model_arguments
-from flowseg.cli.training_options import default_recipe
+from flowseg.cli.training_options import add_resume_argument, default_recipe
 from flowseg.config.choices import available_recipes
 from flowseg.io.paths import find_inputs
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as for train"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    add_resume_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

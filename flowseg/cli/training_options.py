@@ -32,8 +32,21 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the run's folder (default: runs/TYPE-foldK, or runs/TYPE-Nfolds)",
     )
-    run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    add_resume_argument(run)
     run.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard")
+
+
+def add_resume_argument(parser: argparse._ActionsContainer) -> None:
+    """Declare ``--resume`` and ``--resume auto``."""
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("auto",),
+        metavar="auto",
+        help="continue the run in --out; with auto, start it where there is none",
+    )
 
 
 def _add_data_arguments(data: argparse._ArgumentGroup) -> None:

@@ -36,7 +36,7 @@ from flowseg.training.distilled import (
 from flowseg.training.finish import close_folder
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run import TrainResult
-from flowseg.training.run_folder import BEST, TRAINING, open_run_folder
+from flowseg.training.run_folder import BEST, TRAINING, Resume, open_run_folder
 from flowseg.training.trainer import Stage, train_stage
 
 TEACHER = "teacher"
@@ -56,7 +56,7 @@ def distill(
     *,
     tta: int = 4,
     device: str = "auto",
-    resume: bool = False,
+    resume: Resume = False,
 ) -> TrainResult:
     """Train one network on the averaged flow fields of several, and write a run's folder.
 
@@ -75,8 +75,8 @@ def distill(
         Views of each image that the teacher averages.
     device : str
         As for :func:`flowseg.train`.
-    resume : bool
-        Continue the run in `out`.
+    resume : bool or "auto"
+        Continue the run in `out`; "auto": if there is one.
 
     Returns
     -------

@@ -16,7 +16,7 @@ from flowseg.config.schema import Config, ScheduleConfig
 from flowseg.network.build import build_network
 from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.plan import Plan
-from flowseg.training.run_folder import CONFIG, TRAINING
+from flowseg.training.run_folder import CONFIG, TRAINING, Resume
 from flowseg.training.timing import duration
 from flowseg.training.trainer import Stage, Trainer
 
@@ -27,7 +27,7 @@ _RESERVE = 0.12
 _log = logging.getLogger(__name__)
 
 
-def within_budget(plans: list[Plan], out: Path, device: torch.device, resume: bool) -> list[Plan]:
+def within_budget(plans: list[Plan], out: Path, device: torch.device, resume: Resume) -> list[Plan]:
     """The plans of all folds with schedules that together take ``config.time_budget`` here.
 
     A run in `out` that is resumed keeps the schedules that it was started with.

@@ -40,6 +40,7 @@ from flowseg.training.run_folder import (
     OUT_OF_FOLD_FLOWS,
     OUT_OF_FOLD_SCORES,
     TRAINING,
+    Resume,
     fold_folder,
     open_run_folder,
     write_summary,
@@ -89,7 +90,7 @@ def cross_validate(
     pretrain: str | None = None,
     train_only: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    resume: bool = False,
+    resume: Resume = False,
     tensorboard: bool = False,
 ) -> CrossValidation:
     """Train a network for each fold, score them out of fold, and calibrate their thresholds.

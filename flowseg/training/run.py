@@ -34,6 +34,7 @@ from flowseg.training.run_folder import (
     OVERLAYS,
     SUMMARY,
     TRAINING,
+    Resume,
     is_finished,
     open_run_folder,
     read_summary,
@@ -66,7 +67,7 @@ def train(
     pretrain: str | None = None,
     train_only: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    resume: bool = False,
+    resume: Resume = False,
     tensorboard: bool = False,
 ) -> TrainResult:
     """Train a model on the competition's data, or on your own, and write a run's folder.
@@ -92,8 +93,8 @@ def train(
     device : str
         Such as "auto", "cpu", "cuda", "cuda:1" or "mps"; under torchrun each rank takes a CUDA
         device of its own.
-    resume : bool
-        Continue the run in `out`, which must have the same settings.
+    resume : bool or "auto"
+        Continue the run in `out`, which must have the same settings; "auto": if there is one.
     tensorboard : bool
         Also write events for TensorBoard into `out`.
 
@@ -117,7 +118,12 @@ def train(
 
 
 def train_plan(
-    plan: Plan, out: Path, device: torch.device, *, resume: bool = False, tensorboard: bool = False
+    plan: Plan,
+    out: Path,
+    device: torch.device,
+    *,
+    resume: Resume = False,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """As :func:`train`, for a plan that was made and images that were checked before."""
     origin = plan.origin(device)

@@ -33,6 +33,9 @@ DECODED = "decoded"  # beside the runs, which share it
 OUT_OF_FOLD_FLOWS = "out_of_fold"
 OUT_OF_FOLD_SCORES = "out_of_fold.csv"
 
+Resume = bool | Literal["auto"]
+"""Whether to continue the run in a folder; "auto": where there is one."""
+
 StageName = Literal["training", "pretraining", "cross validation"]
 TRAINING: StageName = "training"
 PRETRAINING: StageName = "pretraining"
@@ -107,7 +110,7 @@ def lock_run_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def open_run_folder(
-    folder: Path, config: Config, origin: Mapping[str, Any], *, resume: bool
+    folder: Path, config: Config, origin: Mapping[str, Any], *, resume: Resume
 ) -> Iterator[bool]:
     """Lock the run's folder and start or resume the run there.
 
@@ -115,6 +118,8 @@ def open_run_folder(
     run's folder; a resumed run must have the same. Yields whether there is a training state to
     load: a run that ended in its pre-training has none.
     """
+    if resume == "auto":
+        resume = (folder / CONFIG).is_file()
     if resume and not (folder / CONFIG).is_file():
         raise FlowsegError(
             "holds no run to resume, so no checkpoint",

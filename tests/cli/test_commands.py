@@ -350,8 +350,9 @@ def test_a_run_is_not_overwritten_and_resumes_only_itself(
     before = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"}
     train = ["train", "--out", run, "--data", data, *TINY]
     assert "is not empty" in fails(capsys, *train)
-    line = fails(capsys, *train, "--resume", "--seed", "7")
-    assert "started with other settings: seed 42 -> 7" in line
+    for resume in (["--resume"], ["--resume", "auto"]):
+        line = fails(capsys, *train, *resume, "--seed", "7")
+        assert "started with other settings: seed 42 -> 7" in line
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert {path.name for path in run.iterdir()} == {".lock", *(path.name for path in before)}
 
@@ -391,6 +392,22 @@ def test_resume_refuses_another_split_or_start(
     ids.write_text(validated[0] + "\n")
     line = fails(capsys, *train, "--pretrain", "livecell", "--train-only", ids)
     assert "was started with other settings" in line
+
+
+def test_one_command_starts_a_run_and_resumes_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    argv = ["train", "--data", str(data), "--out", str(run), *TINY, "--epochs", "1"]
+    assert main([*argv, "--resume", "auto"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"}
+    capsys.readouterr()
+    assert main([*argv, "--resume", "auto"]) == 0
+    assert "validation score" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(SystemExit) as caught:
+        main([*argv, "--resume", "always"])
+    assert caught.value.code == 2
 
 
 def test_a_start_that_fails_does_not_block_the_corrected_one(

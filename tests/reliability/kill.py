@@ -4,9 +4,9 @@
 
 Every attempt is a process of its own, forked from one that has loaded torch and started no thread,
 and killed (SIGKILL) after a time drawn evenly from nothing to what an undisturbed attempt takes.
-Then the same command is given again, a training with --resume once it has settings, until it
-finishes; all its files must then equal those of the undisturbed run, but for seconds. The training
-begins with a pre-training on LIVECell of its own, which is killed as well. POSIX only.
+Then the same command is given again, a training with --resume auto, until it finishes; all its
+files must then equal those of the undisturbed run, but for seconds. The training begins with a pre-
+training on LIVECell of its own, which is killed as well. POSIX only.
 """
 
 from __future__ import annotations
@@ -53,22 +53,10 @@ def train(data: Path) -> Command:
 
     def command(home: Path) -> list[str]:
         out = home / "run"
-        resume = ["--resume"] if (out / "config.yaml").is_file() else []
         settings = [word for setting in _TINY for word in ("--set", setting)]
         words = ["--data", str(data), "--out", str(out), "--pretrain", "livecell", *settings]
-        return [
-            "train",
-            *words,
-            "--epochs",
-            "6",
-            "--folds",
-            "2",
-            "--fold",
-            "0",
-            "--device",
-            "cpu",
-            *resume,
-        ]
+        schedule = ["--epochs", "6", "--folds", "2", "--fold", "0"]
+        return ["train", *words, *schedule, "--device", "cpu", "--resume", "auto"]
 
     return command
 
