@@ -27,7 +27,8 @@ def _resident(bench: Bench, recipe: str) -> tuple[Any, Any]:
     from flowseg.network.unet import FlowNetwork
     from flowseg.training.batches import Batch
     from flowseg.training.run_folder import TRAINING
-    from flowseg.training.trainer import Stage, Trainer
+    from flowseg.training.stage import Stage
+    from flowseg.training.trainer import Trainer
 
     sizes = ("training.batch_size=2", "augment.crop_size=64") if bench.small else ()
     config = load_config("all", recipe=recipe, overrides=sizes)

@@ -24,7 +24,8 @@ from flowseg.network.build import build_network
 from flowseg.reports.text import text_table
 from flowseg.synthetic.datasets import write_synthetic_sartorius
 from flowseg.training.run_folder import TRAINING
-from flowseg.training.trainer import Stage, Trainer
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import Trainer
 
 STEPS, WARM_UP = 4, 2
 

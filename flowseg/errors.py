@@ -54,6 +54,13 @@ class FlowsegError(Exception):
         return FlowsegError(self.problem, file=file, remedy=self.remedy)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the work; what was done is kept, and the message says how to go on."""
+
+    EXIT_CODE = 75
+    """Of a command that was stopped so: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+
 def _one_line(text: str) -> str:
     text = " ".join(text.split())
     if len(text) > _LONGEST:

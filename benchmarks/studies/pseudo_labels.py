@@ -41,7 +41,8 @@ from flowseg.training.plan import measure_cells
 from flowseg.training.pretraining import inherit
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run_folder import BEST, TRAINING
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 
 
 @dataclass(frozen=True)

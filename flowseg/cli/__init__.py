@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
 from types import ModuleType
 from typing import NoReturn
 
 from flowseg._version import __version__
-from flowseg.errors import as_user_error
+from flowseg.errors import Stopped, as_user_error
 
 _COMMANDS = (
     *("train", "cross-validate", "predict", "pseudo-label", "distill", "evaluate", "validate"),
@@ -73,7 +76,11 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 an error you can fix, 130 interrupted."""
+    """Run one command, and return its exit code.
+
+    0: done. 2: an error you can fix. 75: stopped by a signal, and the same command goes on (a
+    training with --resume). 130: interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the console cannot print is escaped
             stream.reconfigure(errors="backslashreplace")
@@ -93,7 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if args.verbose else logging.WARNING if args.quiet else logging.INFO
     logging.getLogger("flowseg").setLevel(level)
     try:
-        return int(_module(args.command).run(args))
+        with _sigterm_raised():
+            return int(_module(args.command).run(args))
+    except Stopped as error:
+        sys.stderr.write(f"flowseg {args.command}: {str(error) or 'stopped'}\n")
+        return Stopped.EXIT_CODE
     except KeyboardInterrupt:
         sys.stderr.write(f"flowseg {args.command}: interrupted\n")
         return 130
@@ -107,6 +118,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"flowseg {args.command}: {known}\n")
         return 2
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Raise `Stopped` where SIGTERM comes, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _module(command: str) -> ModuleType:

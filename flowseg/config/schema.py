@@ -194,6 +194,9 @@ class ScheduleConfig(Settings):
     """Decay of the exponential moving average of the weights, which is validated and saved."""
     validate_every: _Count = 1
     """Epochs between two validations; the last epoch is always validated."""
+    save_minutes: _Positive = 10.0
+    """Minutes after which the state is saved within an epoch as well, so that a machine that is
+    taken away loses no more; it may differ when a run is resumed."""
     workers: _Index | None = None
     """Loader processes; null: 0 on a CPU, else one for each core but two."""
     precision: Precision = "auto"

@@ -37,7 +37,8 @@ from flowseg.training.finish import close_folder
 from flowseg.training.provenance import provenance_of
 from flowseg.training.run import TrainResult
 from flowseg.training.run_folder import BEST, TRAINING, Resume, open_run_folder
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 
 TEACHER = "teacher"
 """The folder in the run's one with the flow fields that are learned."""

@@ -27,6 +27,7 @@ from flowseg.flow.representation import labels_to_flows
 from flowseg.io.opencv import load_cv2
 from flowseg.training.augment import cut_crop, pad_crop, paste_cells, vary_intensity
 from flowseg.training.decoded import IGNORED, DecodedImages
+from flowseg.training.stopping import leave_signals_to_main
 
 _BATCHES_EACH = 3  # two wait, one is being made
 _PIXEL_BYTES = 16
@@ -247,6 +248,7 @@ class _BatchDataset(Dataset["Batch | FlowsegError"]):
 
 def _start_worker(started: Event | None, _: int) -> None:
     """Loader processes share the cores: one thread each."""
+    leave_signals_to_main()
     if started is not None:
         started.set()
     set_threads(1)

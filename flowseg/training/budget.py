@@ -17,8 +17,9 @@ from flowseg.network.build import build_network
 from flowseg.training.distributed import from_rank_zero, world_size
 from flowseg.training.plan import Plan
 from flowseg.training.run_folder import CONFIG, TRAINING, Resume
+from flowseg.training.stage import Stage
 from flowseg.training.timing import duration
-from flowseg.training.trainer import Stage, Trainer
+from flowseg.training.trainer import Trainer
 
 _WARM_UP, _MEASURED = 2, 6  # steps
 _RESERVE = 0.12

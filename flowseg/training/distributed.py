@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flowseg.errors import FlowsegError, as_user_error
+from flowseg.errors import FlowsegError, Stopped, as_user_error
 from flowseg.network.device import local_device, pick_device, torchrun_rank
 
 Value = TypeVar("Value")
@@ -48,7 +48,7 @@ def distributed_session(device: str) -> Iterator[torch.device]:
         log.setLevel(logging.WARNING)
     try:
         yield rank_device
-    except Exception:
+    except (Exception, Stopped):
         if rank_device.type == "cpu":  # NCCL would wait for ranks that may have ended
             _leave()
         raise

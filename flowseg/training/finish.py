@@ -13,7 +13,7 @@ from flowseg.io.images import write_image
 from flowseg.reports.charts import write_curves
 from flowseg.reports.overlay import side_by_side
 from flowseg.training.run_folder import BEST, CURVES, METRICS, OVERLAYS, write_summary
-from flowseg.training.trainer import Stage, StageResult
+from flowseg.training.stage import Stage, StageResult
 
 _MAX_OVERLAYS = 12
 

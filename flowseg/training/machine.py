@@ -47,7 +47,8 @@ from flowseg.training.batches import (
     report_worker_crash,
 )
 from flowseg.training.run_folder import TRAINING
-from flowseg.training.trainer import Stage, Trainer
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import Trainer
 
 _NOISE = 0.3
 """Standard deviation of the noise on the flows of drawn cells, which are too easy without."""

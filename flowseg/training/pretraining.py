@@ -36,7 +36,8 @@ from flowseg.training.run_folder import (
     is_finished,
     lock_run_folder,
 )
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 
 _log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ def _key(
     # Neither the schedule of the second stage, the split nor the scoring changes the first.
     for unrelated in ("training", "data", "tta"):
         del settings[unrelated]
+    del settings["pretraining"]["save_minutes"]
     material: dict[str, Any] = {
         "settings": settings,
         "data": fingerprint(records),

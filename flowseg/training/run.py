@@ -39,8 +39,9 @@ from flowseg.training.run_folder import (
     open_run_folder,
     read_summary,
 )
+from flowseg.training.stage import Stage
 from flowseg.training.tensorboard import Board, load_writer
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.trainer import train_stage
 
 _log = logging.getLogger(__name__)
 

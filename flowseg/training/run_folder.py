@@ -33,6 +33,8 @@ DECODED = "decoded"  # beside the runs, which share it
 OUT_OF_FOLD_FLOWS = "out_of_fold"
 OUT_OF_FOLD_SCORES = "out_of_fold.csv"
 
+_STAGES = ("training", "pretraining")  # of the settings
+
 Resume = bool | Literal["auto"]
 """Whether to continue the run in a folder; "auto": where there is one."""
 
@@ -138,7 +140,10 @@ def _check_same_run(folder: Path, config: Config, origin: Mapping[str, Any]) -> 
     # As it was written: what an earlier flowseg did not know is not taken for today's default.
     before = cast("dict[str, Any]", read_settings(folder / CONFIG) or {})
     from_mapping(Config, before, folder / CONFIG)  # refuses what no run has written
-    changed = _differences(before, to_mapping(config))
+    now = to_mapping(config)
+    for stage in (stages.get(name, {}) for stages in (before, now) for name in _STAGES):
+        stage.pop("save_minutes", None)  # decides no weight
+    changed = _differences(before, now)
     # An earlier flowseg did not count its processes: there was one.
     changed += _differences({"processes": 1} | read_origin(folder), origin)
     if changed:

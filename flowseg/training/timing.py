@@ -52,6 +52,23 @@ def where_time_went(rows: Sequence[Mapping[str, float]]) -> str:
     return f"{total:.0f} s: {', '.join(shares)}"
 
 
+def epoch_in_words(rows: Sequence[Mapping[str, float]], epochs: int) -> str:
+    """One line on the last of the epochs of these rows of `metrics.csv`, and the time left.
+
+    Examples
+    --------
+    >>> epoch_in_words([{"epoch": 1, "loss": 2.0, "score": 0.25, "seconds": 60.0}], 3)
+    'epoch 1 of 3: loss 2.0000, score 0.2500; 60 s, 2.0 min left'
+    """
+    row = rows[-1]
+    shown = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "score") if name in row)
+    seconds = sum(row["seconds"] for row in rows) / len(rows)
+    left = seconds * (epochs - len(rows))
+    return (
+        f"epoch {len(rows)} of {epochs}: {shown}; {duration(row['seconds'])}, {duration(left)} left"
+    )
+
+
 class Forecast:
     """Says once, after the first steps, how long a number of steps will take.
 

@@ -1,29 +1,23 @@
-"""One stage of training, from the first step to the last, resumable after any epoch."""
+"""One stage of training, from the first step to the last, resumable after any step."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from flowseg.arrays.rle import Masks
-from flowseg.config.schema import Config, ScheduleConfig
-from flowseg.data.record import Record
-from flowseg.errors import FlowsegError, out_of_memory
+from flowseg.errors import FlowsegError, Stopped, out_of_memory
 from flowseg.inference.segmenter import Segmenter
 from flowseg.io.tables import write_table
-from flowseg.metrics.competition import competition_score, outside_crowd
 from flowseg.network.architecture import Architecture
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.device import autocast, compute_exactly, memory_format, pick_precision
@@ -31,7 +25,6 @@ from flowseg.network.losses import Losses, flow_loss
 from flowseg.training.averaging import average_weights
 from flowseg.training.batches import (
     Batch,
-    CropDataset,
     batches,
     loader_processes,
     report_worker_crash,
@@ -47,56 +40,20 @@ from flowseg.training.distributed import (
     world_size,
 )
 from flowseg.training.optimiser import MuonAdamW, learning_rate
-from flowseg.training.run_folder import BEST, DECODED, LAST, METRICS, STATE, StageName
+from flowseg.training.run_folder import BEST, LAST, METRICS, STATE
+from flowseg.training.stage import Stage, StageResult
 from flowseg.training.state import read_state, write_state
-from flowseg.training.timing import Clock, Forecast, where_time_went
+from flowseg.training.stopping import stop_on_signal
+from flowseg.training.timing import Clock, Forecast, epoch_in_words, where_time_went
+from flowseg.training.validation import mean_scores, validation_scores
+
+_RANKS = "ranks"
+"""Name of the part of a state that each rank has of its own; none at the end of an epoch."""
+
+_STEPS_APART = 8
+"""Steps after which ranks ask each other whether to stop."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Data and settings of one stage of training; its images are disjoint."""
-
-    folder: Path
-    """Where checkpoints and metrics go; it exists."""
-    config: Config
-    """All settings; its cell types have known diameters, and their order numbers them."""
-    schedule: ScheduleConfig
-    """The one of `config` that this stage follows."""
-    training: Sequence[Record]
-    validation: Sequence[Record]
-    """Where there is none the last weights are the best."""
-    extra: Sequence[Record] = ()
-    provenance: Mapping[str, Any]
-    """Goes on the card; its ``"stage"`` is the stage's name."""
-    dataset: Dataset[Batch] | None = None
-    """An endless sequence of crops in place of those of the images `training` and `extra`."""
-    runs: int = 1
-    """How many runs of this length are to come, this one included."""
-    on_epoch: Callable[[Mapping[str, float]], None] | None = None
-    """Called with the row of `metrics.csv` of each epoch."""
-
-    @property
-    def name(self) -> StageName:
-        """Which stage it is."""
-        return cast(StageName, self.provenance["stage"])
-
-    def crops(self) -> Dataset[Batch]:
-        """The endless sequence of crops to train on."""
-        if self.dataset is not None:
-            return self.dataset
-        decoded = self.folder.parent / DECODED
-        return CropDataset(self.training, self.config, self.extra, self.schedule.balance, decoded)
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """How a stage ended; the score is NaN where nothing was validated."""
-
-    score: float
-    epoch: int
-    seconds: float
 
 
 def train_stage(
@@ -105,38 +62,53 @@ def train_stage(
     """Train `network` through a stage and leave its best and last weights in the folder.
 
     With `resume` it continues from the folder's state. Crop i is a function of the seed and i alone
-    and the learning rate one of the step, so that a stage resumed after an epoch ends with the
-    weights of an undisturbed one. Several processes (see :mod:`flowseg.training.distributed`) train
-    on the crops that one process with a batch as large as all of theirs would take; each normalises
-    its share of the batch by itself.
+    and the learning rate one of the step, so that a resumed stage ends with the weights of an
+    undisturbed one. After SIGTERM or SIGINT the step is ended, the state saved, and
+    :class:`flowseg.errors.Stopped` raised.
+
+    Several processes (see :mod:`flowseg.training.distributed`) train on the crops that one process
+    with a batch as large as all of theirs would take; each normalises its share of the batch by
+    itself.
     """
     compute_exactly(device)
     trainer = Trainer(stage, network, device)
     trainer.start(resume)
     source = trainer.batches()
     steps = trainer.steps_per_epoch
+    total, done = stage.schedule.epochs * steps, trainer.steps_done
     bar = tqdm(
-        total=stage.schedule.epochs * steps,
-        initial=trainer.epoch * steps,
+        total=total,
+        initial=done,
         desc=stage.name,
         unit="step",
         disable=hides_progress(),
     )
-    left = (stage.schedule.epochs - trainer.epoch) * steps
-    forecast = Forecast(stage.name, left, steps, stage.runs)
+    forecast = Forecast(stage.name, total - done, steps, stage.runs)
+    with stop_on_signal() as stopping, logging_redirect_tqdm(), bar:
 
-    def on_step() -> None:
-        bar.update()
-        forecast.step()
+        def on_step() -> None:
+            bar.update()
+            forecast.step()
+            trainer.keep_or_stop(stopping())
 
-    with report_worker_crash(), bar:
-        while trainer.epoch < stage.schedule.epochs:
-            clock = Clock()
-            losses = trainer.train_epoch(source, clock, on_step)
-            with clock.measure("validating"):
-                scores = trainer.validate()
-            trainer.finish_epoch(losses, scores, clock)
-            bar.set_postfix(trainer.progress())
+        def on_image() -> None:
+            if stopping() and world_size() == 1:  # else the ranks stop after the next steps
+                trainer.stop()
+
+        try:
+            with report_worker_crash():
+                while trainer.epoch < stage.schedule.epochs:
+                    clock = Clock()
+                    losses = trainer.train_epoch(source, clock, on_step)
+                    with clock.measure("validating"):
+                        scores = trainer.validate(on_image)
+                    trainer.finish_epoch(losses, scores, clock)
+                    bar.set_postfix(trainer.progress())
+        except FlowsegError:
+            # Who stops this process may have stopped its loader processes as well.
+            if not stopping() or world_size() > 1:
+                raise
+            trainer.stop()
     _log.info("%s: %s", stage.name, where_time_went(trainer.rows))
     score = math.nan if trainer.best_score is None else trainer.best_score
     return StageResult(score, trainer.best_epoch, sum(row["seconds"] for row in trainer.rows))
@@ -156,10 +128,13 @@ class Trainer:
         products = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
         self.optimiser = MuonAdamW(self.network, self.schedule.weight_decay, products)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.epoch = 0
+        self.epoch = 0  # finished ones
+        self.step = 0  # those done in the epoch after them
+        self.sums = torch.zeros(len(Losses._fields), device=device)  # of their losses
         self.best_score: float | None = None
         self.best_epoch = 0
         self.rows: list[dict[str, float]] = []
+        self._saved = time.monotonic()
 
     @property
     def averaged(self) -> Architecture:
@@ -176,6 +151,11 @@ class Trainer:
         """Optimiser steps of one epoch."""
         return -(-self.schedule.crops_per_epoch // self.global_batch_size)
 
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps since the stage began."""
+        return self.epoch * self.steps_per_epoch + self.step
+
     def start(self, resume: bool) -> None:
         """Start from the network as it is or from the saved state; the same on all ranks."""
         if resume:
@@ -187,9 +167,9 @@ class Trainer:
             self.save_state()
 
     def batches(self) -> Iterator[Batch]:
-        """This rank's share of all crops from the current epoch on."""
+        """This rank's share of all crops from the next step on."""
         stage, size = self.stage, self.global_batch_size
-        first = self.epoch * self.steps_per_epoch * size + rank() * self.schedule.batch_size
+        first = self.steps_done * size + rank() * self.schedule.batch_size
         end = self.schedule.epochs * self.steps_per_epoch * size
         return batches(
             stage.crops(),
@@ -207,32 +187,31 @@ class Trainer:
     def train_epoch(
         self, source: Iterator[Batch], clock: Clock, on_step: Callable[[], object]
     ) -> list[float]:
-        """Train through one epoch; its mean losses, in the order of `Losses`."""
-        sums = torch.zeros(len(Losses._fields), device=self.device)
+        """Train to the end of the epoch; its mean losses, in the order of `Losses`."""
         self.network.train()
-        for step in range(self.steps_per_epoch):
+        while self.step < self.steps_per_epoch:
             with clock.measure("waiting"):
                 batch = next(source)
             with clock.measure("computing"):
-                sums += self.train_step(batch, self.learning_rate(step))
+                self.sums += self.train_step(batch, self.learning_rate(self.step))
+            self.step += 1
             on_step()
         with clock.measure("computing"):  # what a GPU has not finished yet
             meet()
             # The weights are the same on all ranks, but each has normalised by its own crops.
             models = (self.network, self.averaged)
             statistics = (buffer for model in models for buffer in model.buffers())
-            all_reduce_mean([sums, *(b for b in statistics if b.is_floating_point())])
-            losses: list[float] = (sums / self.steps_per_epoch).tolist()
-        self.epoch += 1
+            all_reduce_mean([self.sums, *(b for b in statistics if b.is_floating_point())])
+            losses: list[float] = (self.sums / self.steps_per_epoch).tolist()
         if not math.isfinite(losses[0]):
             raise FlowsegError(
-                f"the loss is no longer a number in epoch {self.epoch}",
+                f"the loss is no longer a number in epoch {self.epoch + 1}",
                 remedy="lower training.learning_rate or set training.precision to float32",
             )
         return losses
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a step of the current epoch."""
+        """The learning rate of a step of the epoch after the finished ones."""
         total = self.schedule.epochs * self.steps_per_epoch
         return learning_rate(self.epoch * self.steps_per_epoch + step, total, self.schedule)
 
@@ -256,34 +235,18 @@ class Trainer:
         self.ema.update_parameters(self.network)
         return torch.stack(losses).detach()
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, on_image: Callable[[], object]) -> dict[str, float]:
         """Competition score of the averaged weights: mean over all images, then by cell type.
 
         Empty where no validation is due; the ranks share the images.
         """
-        records, schedule = self.stage.validation, self.schedule
-        due = self.epoch == schedule.epochs or self.epoch % schedule.validate_every == 0
+        records, schedule, epoch = self.stage.validation, self.schedule, self.epoch + 1
+        due = epoch == schedule.epochs or epoch % schedule.validate_every == 0
         if not due or not records:
             return {}
         segmenter = Segmenter(self.averaged, self.card(), str(self.device), schedule.precision)
-        scores = {}
-        for index in tqdm(
-            range(rank(), len(records), world_size()),
-            desc="validation",
-            unit="image",
-            leave=False,
-            disable=hides_progress(),
-        ):
-            record = records[index]
-            labels = segmenter.segment(record.image(), cell_type=record.cell_type).labels
-            scores[index] = _score(record, labels)
-        scores = dict(sorted(item for share in gather(scores) for item in share.items()))
-        table = {"score": float(np.mean(list(scores.values())))}
-        for name in self.stage.config.cell_types:
-            of_type = [scores[k] for k, record in enumerate(records) if record.cell_type == name]
-            if of_type:
-                table[f"score_{name}"] = float(np.mean(of_type))
-        return table
+        scores = validation_scores(segmenter, records, on_image)
+        return mean_scores(records, scores, list(self.stage.config.cell_types))
 
     def finish_epoch(
         self, losses: Sequence[float], scores: Mapping[str, float], clock: Clock
@@ -292,6 +255,8 @@ class Trainer:
 
         The state goes last, so that it is never ahead of another file.
         """
+        self.epoch, self.step = self.epoch + 1, 0
+        self.sums.zero_()
         names = ("loss", "loss_flows", "loss_cellprob", "loss_cell_type")
         row = {"epoch": self.epoch, "learning_rate": self.learning_rate(-1), **clock.read()}
         row |= dict(zip(names, losses, strict=True)) | dict(scores)
@@ -310,6 +275,37 @@ class Trainer:
         save_network(folder / LAST, weights, self.card(last=True))
         write_table(folder / METRICS, pd.DataFrame(self.rows))
         self.save_state()
+        _log.info("%s: %s", self.stage.name, epoch_in_words(self.rows, self.schedule.epochs))
+
+    def keep_or_stop(self, stopping: bool) -> None:
+        """Save the state where that is due; where a signal has come, save it and stop.
+
+        All ranks do so after the same step, whichever of them the signal has come to.
+        """
+        if world_size() > 1 and self.steps_done % _STEPS_APART:
+            return
+        due = time.monotonic() - self._saved > 60 * self.schedule.save_minutes
+        stop, save = (any(told) for told in zip(*gather((stopping, due)), strict=True))
+        if stop:
+            self.stop()
+        if save:
+            self.save_within_epoch()
+
+    def stop(self) -> NoReturn:
+        """Save the state and raise `Stopped`; on all ranks."""
+        self.save_within_epoch()
+        steps = f"{self.step} of {self.steps_per_epoch} steps of epoch {self.epoch + 1}"
+        raise Stopped(f"stopped after {steps}; continue with --resume")
+
+    def save_within_epoch(self) -> None:
+        """Save the state after any step, with what each rank has of its own; on all ranks."""
+        models = (self.network, self.averaged)
+        own = {f"buffer{i}": b for i, b in enumerate(b for m in models for b in m.buffers())}
+        own = {name: value.cpu() for name, value in (own | {"sums": self.sums}).items()}
+        ranks = {str(index): values for index, values in enumerate(gather(own))}
+        if is_rank_zero():
+            self.save_state(ranks)
+        self._saved = time.monotonic()
 
     def progress(self) -> dict[str, str]:
         """What the progress bar shows: the loss, and the last and best scores once validated."""
@@ -335,6 +331,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
+            "step": self.step,
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "rows": self.rows,
@@ -342,20 +339,28 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
-        if unknown := state.keys() - self.state_dict().keys():
+        if unknown := state.keys() - self.state_dict().keys() - {_RANKS}:
             raise ValueError(f"unknown: {unknown}")
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state.get("optimiser", {}))
         self.scaler.load_state_dict(state.get("scaler", {}))
-        self.epoch, self.rows = state["epoch"], state["rows"]
+        self.epoch, self.step, self.rows = state["epoch"], state.get("step", 0), state["rows"]
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
         if len(self.rows) != self.epoch or not all("loss" in row for row in self.rows):
             raise ValueError("not a row of losses for each epoch")
+        if not self.step:
+            return
+        own = state[_RANKS][str(rank())]
+        self.sums.copy_(own["sums"])
+        models = (self.network, self.averaged)
+        for index, buffer in enumerate(b for model in models for b in model.buffers()):
+            buffer.copy_(own[f"buffer{index}"])
 
-    def save_state(self) -> None:
-        """Write the state to the stage's folder."""
-        write_state(self.stage.folder / STATE, self.state_dict())
+    def save_state(self, ranks: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Write the state, within an epoch with that of the `ranks`, to the stage's folder."""
+        write_state(self.stage.folder / STATE, self.state_dict() | {_RANKS: ranks})
+        self._saved = time.monotonic()
 
     def load_state(self) -> None:
         """Load the state from the stage's folder, unless it is another network's or damaged."""
@@ -366,13 +371,5 @@ class Trainer:
             raise out_of_memory(error, path) or FlowsegError(
                 "does not fit this run", file=path, remedy="start over in another --out folder"
             ) from error
-        _log.info("resuming after epoch %d of %d", self.epoch, self.schedule.epochs)
-
-
-def _score(record: Record, labels: NDArray[np.int32]) -> float:
-    """The competition's score of the labels found in an image; crowd regions do not count."""
-    truth, crowd = record.masks(), record.crowd_masks()
-    if crowd is None:
-        return competition_score(truth, labels)
-    found = Masks.from_labels(labels)
-    return competition_score(truth, found.select(outside_crowd(found, truth, crowd)))
+        steps = f" and {self.step} steps" if self.step else ""
+        _log.info("resuming after epoch %d of %d%s", self.epoch, self.schedule.epochs, steps)

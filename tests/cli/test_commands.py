@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -355,6 +357,26 @@ def test_a_run_is_not_overwritten_and_resumes_only_itself(
         assert "started with other settings: seed 42 -> 7" in line
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert {path.name for path in run.iterdir()} == {".lock", *(path.name for path in before)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGTERM")
+def test_sigterm_stops_a_training_that_then_goes_on(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    argv = ["train", "--data", str(data), "--out", str(run), *TINY, "--epochs", "400"]
+    command = [sys.executable, "-m", "flowseg", *argv, "--resume", "auto"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 1 of 400" in line:
+                process.terminate()
+                break
+        said = process.stderr.read()
+    assert process.returncode == 75
+    assert "flowseg train: stopped after" in said
+    assert "continue with --resume" in said
+    assert "Traceback" not in said
+    assert (run / "state.safetensors").is_file()
+    assert not list(run.glob(".part-*"))
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowseg.errors import FlowsegError
+from flowseg.errors import FlowsegError, Stopped
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import distributed, trainer
 from flowseg.training.distributed import (
@@ -28,7 +28,8 @@ from flowseg.training.distributed import (
     world_size,
 )
 from flowseg.training.run_folder import STATE
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 from helpers.training import CONFIG, network
 
 
@@ -83,8 +84,28 @@ def train(stage: Stage, folder: Path, device: torch.device) -> None:
     assert len(set(gather(hashlib.sha256(weights).digest()))) == 1
     assert from_rank_zero((folder / "resumed" / STATE).is_file)
     train_stage(with_batch(stage, folder / "resumed", 2), network(99), device, resume=True)
+    stop_and_resume(with_batch(stage, folder / "stopped", 2), device)
     plain = with_batch(stage, folder / "plain", 2)
     train_stage(plain, without_statistics(network()), device, resume=False)
+
+
+def stop_and_resume(stage: Stage, device: torch.device) -> None:
+    """A signal comes to rank 1 alone, and both ranks stop after the same step."""
+    trainer._STEPS_APART = 3
+    steps = 0
+
+    def counted(*args: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4 and rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        all_reduce_mean(*args)  # type: ignore
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "all_reduce_mean", counted)
+        with pytest.raises(Stopped, match="2 of 4 steps of epoch 2; continue with --resume"):
+            train_stage(stage, network(), device, resume=False)
+    train_stage(stage, network(99), device, resume=True)
 
 
 def die(stage: Stage, folder: Path, device: torch.device) -> None:

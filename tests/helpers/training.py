@@ -14,7 +14,7 @@ from flowseg.config.schema import CellTypeSettings, Config
 from flowseg.data.record import Record
 from flowseg.io.images import write_image
 from flowseg.network.unet import FlowNetwork
-from flowseg.training.trainer import Stage
+from flowseg.training.stage import Stage
 
 __all__ = ["CELLS", "CONFIG", "CPU", "in_folder", "make_stage", "network", "record"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowseg.training.trainer import Stage
+from flowseg.training.stage import Stage
 from helpers.training import make_stage
 
 

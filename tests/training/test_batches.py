@@ -20,7 +20,8 @@ import flowseg
 from flowseg.arrays.rle import Masks
 from flowseg.errors import FlowsegError
 from flowseg.training.batches import CropDataset, batches, loader_processes
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 from helpers.training import CELLS, CONFIG, CPU, network, record
 
 CHECKOUT = Path(flowseg.__file__).parents[1]

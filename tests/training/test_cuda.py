@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flowseg.training.run_folder import LAST, STATE
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 from helpers.training import network
 
 pytestmark = [

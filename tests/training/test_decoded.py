@@ -16,7 +16,7 @@ from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
 from flowseg.training.batches import CropDataset
 from flowseg.training.decoded import IGNORED, DecodedImages
-from flowseg.training.trainer import Stage
+from flowseg.training.stage import Stage
 
 
 def contents(images: DecodedImages, records: list[Record]) -> list[bytes]:

@@ -21,7 +21,8 @@ from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import read_tensors
 from flowseg.training import distributed
 from flowseg.training.distributed import distributed_session, from_rank_zero
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 from helpers.one_of_two import with_batch, without_statistics
 from helpers.training import CPU, network
 
@@ -77,9 +78,10 @@ def test_two_processes_learn_like_one_with_twice_the_batch(stage: Stage, folder:
         np.testing.assert_allclose(plain[column], alone[column], rtol=1e-4)
     expected, found = weights(folder / "alone"), weights(folder / "plain")
     assert all(torch.allclose(expected[key], found[key], atol=1e-4) for key in expected)
-    # And a run that is taken up again in its middle ends with the same bytes.
+    # And a run that is taken up again after an epoch or a step ends with the same bytes.
     for name in ("best.safetensors", "last.safetensors"):
-        assert (folder / "resumed" / name).read_bytes() == (folder / "two" / name).read_bytes()
+        for run in ("resumed", "stopped"):
+            assert (folder / run / name).read_bytes() == (folder / "two" / name).read_bytes()
 
 
 def test_the_death_of_one_process_ends_the_other_with_one_line(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flowseg.io.images import read_image
 from flowseg.training.finish import close_folder, draw_overlays
 from flowseg.training.run_folder import read_summary
-from flowseg.training.trainer import Stage, StageResult
+from flowseg.training.stage import Stage, StageResult
 from helpers.runs import save_wild_network
 from helpers.training import CPU, record
 

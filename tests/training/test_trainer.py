@@ -16,7 +16,8 @@ from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import load_network, read_card, read_tensors, save_tensors
 from flowseg.network.unet import FlowNetwork
 from flowseg.training import trainer
-from flowseg.training.trainer import Stage, train_stage
+from flowseg.training.stage import Stage
+from flowseg.training.trainer import train_stage
 from helpers.training import CELLS, CONFIG, CPU, in_folder, network
 
 pytestmark = pytest.mark.slow
