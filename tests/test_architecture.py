@@ -29,7 +29,7 @@ ROOMS = (
     {"reports"},
     {"training"},
     {"prediction"},
-    {"demo"},
+    {"demo", "kaggle"},
     {"cli"},
     {"__main__"},
 )

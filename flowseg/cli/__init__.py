@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from flowseg.errors import Stopped, as_user_error
 
 _COMMANDS = (
     *("train", "cross-validate", "predict", "pseudo-label", "distill", "evaluate", "validate"),
-    *("explore", "export", "convert", "models", "info", "demo"),
+    *("explore", "export", "convert", "models", "info", "bundle", "submit", "demo"),
 )
 
 
@@ -73,6 +74,15 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1, mps"
     )
+
+
+def duration(text: str) -> float:
+    """Seconds of a time such as 1h30m, for argparse."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", text)
+    hours, minutes = (int(part or 0) for part in found.groups()) if found else (0, 0)
+    if not hours and not minutes:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 45m, 2h or 1h30m")
+    return 3600.0 * hours + 60.0 * minutes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowseg.cli import add_device_argument
+from flowseg.cli import add_device_argument, duration
 from flowseg.config.choices import TTA_CHOICES, available_cell_types, available_recipes
 from flowseg.errors import FlowsegError
 
@@ -108,7 +107,7 @@ def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
     model.add_argument("--epochs", type=int, metavar="N", help="short for --set training.epochs=N")
     model.add_argument(
         "--time-budget",
-        type=_duration,
+        type=duration,
         metavar="TIME",
         help="such as 45m or 1h30m: train for that long, all folds together, by as many epochs as "
         "this machine can do",
@@ -166,15 +165,6 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
         "tensorboard": args.tensorboard,
     }
     return config, args.out or Path("runs") / f"{name}-{part}", arguments
-
-
-def _duration(text: str) -> float:
-    """Seconds of a time such as 1h30m."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", text)
-    hours, minutes = (int(part or 0) for part in found.groups()) if found else (0, 0)
-    if not hours and not minutes:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 45m, 2h or 1h30m")
-    return 3600.0 * hours + 60.0 * minutes
 
 
 def _short_settings(args: argparse.Namespace) -> dict[str, Any]:

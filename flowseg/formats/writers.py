@@ -215,6 +215,8 @@ class Formats:
         cellprob (as heat); where networks and augmented views disagree. Of predictions only.
     labels_format : {"tiff", "zarr"}
         File format of `labels`.
+    blank_failed : bool
+        Whether an image that cannot be done has a row with nothing in the submission; else none.
     """
 
     submission: PathLike | None = None
@@ -229,6 +231,7 @@ class Formats:
     fields: PathLike | None = None
     disagreement: PathLike | None = None
     labels_format: Literal["tiff", "zarr"] = "tiff"
+    blank_failed: bool = False
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -276,9 +279,13 @@ class Formats:
         return {name: self._writer(name).collect(item) for name in self.collected()}
 
     def write_collected(self, images: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """Write the files of all images; `images` gives what `write` returned, once a file."""
+        """Write the files of all images; `images` gives what `write` returned, once a file.
+
+        Parts of an image that was not written may be some of these only.
+        """
         for name, path in self.collected().items():
-            self._writer(name).write_all(path, (parts[name] for parts in images()))
+            parts = (one[name] for one in images() if name in one)
+            self._writer(name).write_all(path, parts)
 
     def _writer(self, name: str) -> Writer:
         return _ZARR if name == "labels" and self.labels_format == "zarr" else WRITERS[name]

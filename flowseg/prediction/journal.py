@@ -19,12 +19,17 @@ from flowseg.io.atomic import ensure_writable_folder
 from flowseg.io.paths import PathLike, sha256_of
 
 
+def journal_folder(submission: PathLike) -> Path:
+    """Where the journals of a submission are."""
+    path = Path(submission)
+    return path.with_name(f"{path.name}.journal")
+
+
 class Journal:
     """The finished images of one run, of the `run_key`, in a folder beside its submission."""
 
     def __init__(self, submission: PathLike, key: str) -> None:
-        submission = Path(submission)
-        self.folder = ensure_writable_folder(submission.with_name(f"{submission.name}.journal"))
+        self.folder = ensure_writable_folder(journal_folder(submission))
         self.path = self.folder / f"{key}.jsonl"
         self._lines: dict[str, tuple[int, tuple[int, int]]] = {}
         self._file = self.path.open("a+b")

@@ -30,6 +30,7 @@ from flowseg.prediction.find_models import find_models
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
 from flowseg.prediction.slide_outputs import write_slide
+from flowseg.prediction.timing import Pace
 from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Summary:
     images, cells : int
         In the CSV.
     failed : tuple of FlowsegError
-        One for each image that could not be done; it has no row in the CSV.
+        One for each image that could not be done; it has no row in the CSV, or a blank one.
     submission : Path
         The CSV; of a shard its own.
     """
@@ -110,7 +111,7 @@ def predict(
     Returns
     -------
     Summary
-        An image that cannot be done is reported and left out.
+        An image that cannot be done is reported and left out, or blank (``Formats.blank_failed``).
 
     Raises
     ------
@@ -191,6 +192,7 @@ class _Job:
         self.journal = journal
         self.order: dict[str, Path] = {}
         self.done: set[str] = set()
+        self.pace = Pace(len(batch.files))
 
     def run(self, cluster: Cluster | None) -> None:
         """Do all images; slides on the cluster, if there is one."""
@@ -210,10 +212,22 @@ class _Job:
                 raise failed[0]
             first = f"none of {len(failed)} images could be done; the first: {failed[0]}"
             raise FlowsegError(first)
-        self.formats.write_collected(lambda: map(self.journal.parts, done))
+        self.formats.write_collected(self._parts)
         cells = sum(bool(t) for name in done for t in self.journal.parts(name)["submission"][1])
         submission = self.formats.paths["submission"]
         return Summary(images=len(done), cells=cells, failed=failed, submission=submission)
+
+    def _parts(self) -> Iterator[Mapping[str, Any]]:
+        """What was written of each image, in order; a blank row of one that failed, if asked."""
+        listed: dict[Path, list[str]] = {}
+        for image_id, path in self.order.items():
+            listed.setdefault(path, []).append(image_id)
+        for path in self.batch.files:
+            for image_id in listed.get(path, [self.batch.names[path]]):
+                if image_id in self.done:
+                    yield self.journal.parts(image_id)
+                elif self.formats.blank_failed:
+                    yield {"submission": [image_id, [""]]}
 
     def _unfinished(self) -> Iterator[ImageSource]:
         """The images that are not finished yet."""
@@ -277,6 +291,7 @@ class _Job:
     def _keep(self, image: ImageSource, parts: Mapping[str, Any]) -> None:
         self.journal.add(image.image_id, image.path, parts)
         self.done.add(image.image_id)
+        self.pace.count()
 
 
 def _warn_of_flat(image: ImageSource, grey: NDArray[np.float32], labels: NDArray[np.int32]) -> None:

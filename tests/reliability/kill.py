@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,10 @@ def attempt(
         with contextlib.suppress(BaseException), log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            code = work()
+            try:
+                code = work()
+            except BaseException:
+                traceback.print_exc()
         os._exit(code if isinstance(code, int) else 0)
     end, told = time.monotonic() + seconds, False
     while True:

@@ -1,0 +1,1 @@
+"""A submission by a notebook without internet: the bundle that it needs, and what it runs."""
