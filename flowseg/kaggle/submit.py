@@ -176,10 +176,10 @@ def _predict(
             for shard, own in waiting.items()
         }
         codes = {shard: process.wait() for shard, process in running.items()}
-        # 2 is an error that another attempt meets again.
-        waiting = {shard: waiting[shard] for shard, code in codes.items() if code not in (0, 2)}
+        # After images that failed (1) or an error (2) another attempt meets the same.
+        waiting = {shard: waiting[shard] for shard, code in codes.items() if code not in (0, 1, 2)}
         for shard, code in codes.items():
-            if code:
+            if code > 1 or code < 0:
                 _log.warning("part %d of %d ended with exit code %d", *shard, code)
     found: dict[str, list[str]] = {}
     for path in (shard.path(whole) for shard in shards):

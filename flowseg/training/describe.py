@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -22,10 +23,12 @@ from flowseg.training.run_folder import (
     STATE,
     TRAINING,
     fold_folder,
+    is_at_work,
     is_finished,
     read_origin,
     read_summary,
 )
+from flowseg.training.timing import duration
 
 
 def describe(path: PathLike) -> str:
@@ -56,7 +59,10 @@ def _progress(folder: Path) -> tuple[str, list[dict[str, str]]]:
     """The progress of an unfinished run and its epochs, or those of the current fold."""
     if not _is_cross_validation(folder):
         rows = _epochs(folder)
-        return f"{rows[-1]['epoch'] if rows else 0} epochs done", rows
+        done = rows[-1]["epoch"] if rows else "0"
+        if (folder / CONFIG).is_file():
+            done += f" of {load_config(path=folder / CONFIG).training.epochs}"
+        return f"{done} epochs done", rows
     folds = load_config(path=folder / CONFIG).data.folds
     unfinished = [k for k in range(folds) if not is_finished(fold_folder(folder, k))]
     done = f"{folds - len(unfinished)} of {folds} folds done"
@@ -78,7 +84,9 @@ def _run(folder: Path) -> str:
     summary = read_summary(folder)
     if summary is None:
         done, rows = _progress(folder)
-        lines.append(("state", f"not finished, {done}; continue it with --resume"))
+        state = "at work" if is_at_work(folder) else "continue it with --resume"
+        lines.append(("state", f"not finished, {done}; {state}"))
+        lines += _forecast(folder, rows)
     else:
         lines.append(("state", f"finished: {summary.get('stage', TRAINING)}"))
         keys = ("folds", "tta", "epochs", "best_epoch", "validation_score", "seconds")
@@ -91,6 +99,21 @@ def _run(folder: Path) -> str:
         lines.append(("last epoch", ", ".join(f"{k} {float(v):.4f}" for k, v in values.items())))
     files = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     return text_table([*lines, ("holds", ", ".join(files))], left=2)
+
+
+def _forecast(folder: Path, rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Seconds of an epoch, and how long the rest takes at that pace, as far as `rows` tell."""
+    seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
+    if not seconds or not (folder / CONFIG).is_file():
+        return []
+    each, config = sum(seconds) / len(seconds), load_config(path=folder / CONFIG)
+    epochs, left = config.training.epochs, config.training.epochs - len(rows)
+    if _is_cross_validation(folder):
+        unfinished = sum(not is_finished(fold_folder(folder, k)) for k in range(config.data.folds))
+        left += (unfinished - 1) * epochs
+    end = datetime.now().astimezone() + timedelta(seconds=each * left)
+    text = f"{duration(each)} each, {left} left take {duration(each * left)}"
+    return [("epochs", f"{text}, until {end:%Y-%m-%d %H:%M} if it goes on now")]
 
 
 def _checkpoint(path: Path) -> str:

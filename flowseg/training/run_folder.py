@@ -61,6 +61,18 @@ def is_finished(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
 
 
+def is_at_work(folder: Path) -> bool:
+    """Whether a training holds the folder's lock; False where locks are not known to be kept."""
+    if not (folder / LOCK).is_file():
+        return False
+    taken = FlowsegError("another training is at work in it", file=folder)
+    try:
+        with exclusive_lock(folder / LOCK, taken):
+            return False
+    except FlowsegError:
+        return True
+
+
 def find_finished(folder: Path, *stages: StageName) -> list[Path]:
     """The folders in `folder` of runs that finished one of `stages`, in the order they finished.
 

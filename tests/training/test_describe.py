@@ -12,6 +12,7 @@ from flowseg.errors import FlowsegError
 from flowseg.network.checkpoint import Card, save_network
 from flowseg.network.unet import FlowNetwork
 from flowseg.training.describe import describe
+from flowseg.training.run_folder import lock_run_folder
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_a_run(run: Path) -> None:
 def test_a_cross_validation_under_way(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "all-3folds"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("data: {folds: 3}\n")
+    (folder / "config.yaml").write_text("data: {folds: 3}\ntraining: {epochs: 4}\n")
     (folder / "origin.json").write_text('{"stage": "cross validation"}')
     assert "not finished, 0 of 3 folds done, in fold 0: 0 epochs done;" in describe(folder)
     (folder / "fold0").mkdir()
@@ -67,9 +68,12 @@ def test_a_cross_validation_under_way(run: Path, tmp_path: Path) -> None:
     (folder / "fold0" / "summary.json").write_text("{}")
     (folder / "fold0" / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes())
     (folder / "fold1").mkdir()
-    (folder / "fold1" / "metrics.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
+    (folder / "fold1" / "metrics.csv").write_text("epoch,loss,seconds\n1,0.5,80\n2,0.25,100\n")
+    (folder / "fold1" / "config.yaml").write_text("training: {epochs: 4}\n")
     text = describe(folder)
-    assert "not finished, 1 of 3 folds done, in fold 1: 2 epochs done;" in text
+    # Two of this fold, and four of the next.
+    assert "epochs      1.5 min each, 6 left take 9.0 min, until 20" in text
+    assert "not finished, 1 of 3 folds done, in fold 1: 2 of 4 epochs done;" in text
     assert "loss 0.2500" in text
     assert "checkpoint " in text
     for fold in ("fold1", "fold2"):
@@ -82,7 +86,14 @@ def test_a_cross_validation_under_way(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_before_its_first_epoch(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    assert "not finished, 0 epochs done; continue it with --resume" in describe(tmp_path)
+    assert "not finished, 0 of 16 epochs done; continue it with --resume" in describe(tmp_path)
+
+
+def test_a_run_that_a_process_is_at(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    with lock_run_folder(tmp_path):
+        assert "not finished, 0 of 16 epochs done; at work" in describe(tmp_path)
+    assert "continue it with --resume" in describe(tmp_path)
 
 
 def test_neither(run: Path, tmp_path: Path) -> None:
