@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         nargs=2,
         metavar=("FORMAT", "FILE"),
-        help="what to write the weights as: cellpose FILE, which Cellpose 3 loads",
+        help="what to write the weights as: cellpose FILE, which Cellpose 3 loads; onnx FILE; "
+        "torch-export FILE",
     )
 
 

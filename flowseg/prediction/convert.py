@@ -12,9 +12,10 @@ from flowseg.io.paths import PathLike
 from flowseg.network.cellpose import CellposeNetwork
 from flowseg.network.cellpose_file import is_torch_file, write_cellpose
 from flowseg.network.checkpoint import load_network, save_network
+from flowseg.network.exported import write_onnx, write_torch_export
 from flowseg.training.run_folder import checkpoint_at
 
-FORMATS = ("cellpose",)
+FORMATS = ("cellpose", "onnx", "torch-export")
 """What a model can be exported to."""
 
 
@@ -25,8 +26,9 @@ def export_model(model: PathLike, format: str, out: PathLike) -> None:
     ----------
     model : path
         A checkpoint or a run's folder.
-    format : {"cellpose"}
-        A file that Cellpose 3 loads; for networks of kind cellpose.
+    format : {"cellpose", "onnx", "torch-export"}
+        A file that Cellpose 3 loads, for networks of kind cellpose; or a program for other engines,
+        see :func:`flowseg.network.exported.export_program`.
     out : path
         The file to write.
 
@@ -39,6 +41,11 @@ def export_model(model: PathLike, format: str, out: PathLike) -> None:
         raise FlowsegError(f"there is no format {format!r}", remedy=f"choose {', '.join(FORMATS)}")
     path = checkpoint_at(model)
     network, card = load_network(path)
+    write = {"onnx": write_onnx, "torch-export": write_torch_export}.get(format)
+    if write is not None:
+        with claim_outputs([Path(out)], [path]):
+            write(out, network, card)
+        return
     if not isinstance(network, CellposeNetwork):
         raise FlowsegError(
             "is a network of flowseg's own kind, which Cellpose cannot load",
