@@ -182,7 +182,7 @@ class CellposeNetwork(Architecture):
             x = self.up[level](x, features[level], style)
         maps = self.head(x)
         return NetworkOutput(
-            maps[:, :2], maps[:, 2], maps.new_zeros((len(images), self.cell_types))
+            maps[:, :2], maps[:, 2], maps.new_zeros((images.shape[0], self.cell_types))
         )
 
     def _encode(self, images: Tensor) -> list[Tensor]:
