@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of folds (default: 5); without --fold all are trained, as by cross-validate",
     )
+    parser.set_defaults(gather=False)
 
 
 def run(args: argparse.Namespace) -> int:

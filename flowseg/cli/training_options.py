@@ -136,7 +136,7 @@ def resolve(args: argparse.Namespace, *, all_folds: bool) -> tuple[Config, Path,
     short = _short_settings(args)
     _check_options(args, short, all_folds)
     if all_folds:
-        short["data.fold"] = 0  # one that --config names does not matter
+        short.setdefault("data.fold", 0)  # one that --config names does not matter
     overrides = [*(f"{key}={value}" for key, value in short.items()), *args.set]
     from flowseg.config.loading import load_config, to_yaml
     from flowseg.data.detect import detect_layout

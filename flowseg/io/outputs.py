@@ -107,9 +107,12 @@ def exclusive_lock(path: Path, taken: FlowsegError, *, wait: bool = False) -> It
     """
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise taken from error
+        if not wait:
+            raise taken from error
+        _log.info("%s: %s; waiting until it ends", taken.file, taken.problem)
+        lock.acquire()
     except (OSError, NotImplementedError) as error:  # a file system without locks
         _log.warning("%s cannot be locked (%s): let no other process write there", path, error)
     try:

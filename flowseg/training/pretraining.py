@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,13 @@ from flowseg.config.schema import CellTypeSettings, Config
 from flowseg.data.livecell import split_livecell
 from flowseg.data.record import Record
 from flowseg.errors import FlowsegError
-from flowseg.io.atomic import write_text
+from flowseg.io.atomic import (
+    atomic_path,
+    discard,
+    ensure_writable_folder,
+    is_part,
+    write_text,
+)
 from flowseg.io.paths import sha256_of
 from flowseg.network.architecture import Architecture
 from flowseg.network.build import build_network
@@ -30,8 +37,10 @@ from flowseg.training.run_folder import (
     BEST,
     CONFIG,
     LAST,
+    METRICS,
     PRETRAINING,
     STATE,
+    SUMMARY,
     fold_folder,
     is_finished,
     lock_run_folder,
@@ -42,15 +51,20 @@ from flowseg.training.trainer import train_stage
 _log = logging.getLogger(__name__)
 
 
-def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
+def pretrained(plan: Plan, out: Path, device: torch.device, run: str | None = None) -> Path | None:
     """The checkpoint to start from; the LIVECell stage is trained unless it is finished.
 
     A run in `out` that started from a LIVECell stage continues with that one, even if flowseg has
     changed since and would train another.
+
+    Runs beside each other share the stage: one trains it, and the others wait. Each trains in a
+    folder of its own, by its name `run`, and moves the finished stage into the shared one. So
+    machines whose locks do not reach each other, as on a mounted bucket, each train it, and none
+    touches what another has begun or finished.
     """
     if not plan.livecell or plan.data is None:
         return plan.first
-    earlier = from_rank_zero(lambda: _earlier_stage(out))
+    earlier = from_rank_zero(lambda: _earlier_stage(out, plan.config.data.folds))
     if earlier is not None:
         _log.info("reusing the LIVECell pre-training in %s", earlier.parent)
         return earlier
@@ -63,17 +77,51 @@ def pretrained(plan: Plan, out: Path, device: torch.device) -> Path | None:
     config = replace(plan.config, cell_types={name: CellTypeSettings() for name in names})
     key = _key(config, [*training, *validation], device, plan.first)
     folder = out.parent / f"livecell-{key}"
+    work = folder.with_name(f"{folder.name}-{out.name if run is None else run}")
     with on_rank_zero(lock_run_folder(folder, wait=True)):
         if from_rank_zero(lambda: is_finished(folder)):
             _log.info("reusing the LIVECell pre-training in %s", folder)
-        else:
-            _pretrain(folder, config, training, validation, device, plan.first)
+        elif not from_rank_zero(lambda: is_finished(work)):
+            from_rank_zero(lambda: _take_over(folder, work))
+            _pretrain(work, config, training, validation, device, plan.first)
+        from_rank_zero(lambda: _publish(work, folder))
     return folder / BEST
 
 
-def _earlier_stage(out: Path) -> Path | None:
-    """The LIVECell stage that the card of a run or of its first fold names, if it still exists."""
-    for last in (out / LAST, fold_folder(out, 0) / LAST):
+def _take_over(folder: Path, work: Path) -> None:
+    """Make the folder `work`, from the newest state of another run that was stopped in the stage.
+
+    That run may be alive where locks do not reach it: its state, which it writes last, is read
+    first, so that no other file is behind it.
+    """
+    ensure_writable_folder(work)
+    states = folder.parent.glob(f"{folder.name}-*/{STATE}")
+    newest = max(states, key=lambda state: state.stat().st_mtime_ns, default=None)
+    if newest is None or (work / STATE).is_file():
+        return
+    _log.info("continuing the LIVECell pre-training in %s", newest.parent)
+    with atomic_path(work / STATE) as part:
+        for name, path in ((STATE, part), *((name, work / name) for name in (BEST, LAST, METRICS))):
+            if (newest.parent / name).is_file():
+                shutil.copyfile(newest.parent / name, path)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Move a finished stage to where all runs look for it, unless another was faster.
+
+    The summary goes last, which marks it as finished, and the state first: without it no run takes
+    over what is left.
+    """
+    if not is_finished(folder):
+        files = [path for path in work.iterdir() if not is_part(path.name)]
+        for path in sorted(files, key=lambda path: (path.name == SUMMARY, path.name != STATE)):
+            path.replace(folder / path.name)
+    discard(work)
+
+
+def _earlier_stage(out: Path, folds: int) -> Path | None:
+    """The LIVECell stage that the card of a run or of one of its folds names, if it exists."""
+    for last in (out / LAST, *(fold_folder(out, fold) / LAST for fold in range(folds))):
         name = read_card(last).provenance.get("pretraining") if last.is_file() else None
         if isinstance(name, str) and (out.parent / name).is_file():
             return out.parent / name
@@ -94,7 +142,7 @@ def _pretrain(
     """
     from_rank_zero(lambda: check_images([*training, *validation]))
     config = replace(config, cell_types=measure_cells(config.cell_types, training))
-    _log.info("pre-training on %d LIVECell images, kept in %s", len(training), folder)
+    _log.info("pre-training on %d LIVECell images in %s", len(training), folder)
     from_rank_zero(lambda: write_text(folder / CONFIG, to_yaml(config)))
     known = [record for record in validation if record.cell_type in config.cell_types]
     provenance = provenance_of(config, training, known) | {"stage": PRETRAINING}

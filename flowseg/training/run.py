@@ -131,7 +131,7 @@ def train_plan(
     assert_same_on_all_ranks(to_yaml(plan.config), origin)
     with on_rank_zero(open_run_folder(out, plan.config, origin, resume=resume)) as has_state:
         if from_rank_zero(lambda: is_finished(out)):
-            return from_rank_zero(lambda: _finished(out))
+            return from_rank_zero(lambda: finished_result(out))
         start = pretrained(plan, out, device)
         from_rank_zero(lambda: write_folds(out / FOLDS, plan.records, plan.folds))
         board = Board(out) if tensorboard and is_rank_zero() else None
@@ -189,7 +189,7 @@ def _stage(
     )
 
 
-def _finished(out: Path) -> TrainResult:
+def finished_result(out: Path) -> TrainResult:
     """The result of a run that was finished before."""
     try:
         summary = read_summary(out) or {}

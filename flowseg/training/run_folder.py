@@ -142,13 +142,26 @@ def open_run_folder(
         )
     with lock_run_folder(folder):
         if resume:
-            _check_same_run(folder, config, origin)
+            check_same_run(folder, config, origin)
         else:
             _start(folder, config, origin)
         yield resume and (folder / STATE).is_file()
 
 
-def _check_same_run(folder: Path, config: Config, origin: Mapping[str, Any]) -> None:
+def join_run_folder(folder: Path, config: Config, origin: Mapping[str, Any]) -> None:
+    """Start the folder of a cross validation, or check that other jobs have started the same one.
+
+    Without a lock: jobs that start at once write the same.
+    """
+    ensure_writable_folder(folder)
+    if (folder / CONFIG).is_file():
+        check_same_run(folder, config, origin)
+    else:
+        _start(folder, config, origin)
+
+
+def check_same_run(folder: Path, config: Config, origin: Mapping[str, Any]) -> None:
+    """Refuse a run in `folder` that was started with other settings or from something else."""
     # As it was written: what an earlier flowseg did not know is not taken for today's default.
     before = cast("dict[str, Any]", read_settings(folder / CONFIG) or {})
     from_mapping(Config, before, folder / CONFIG)  # refuses what no run has written

@@ -28,12 +28,15 @@ from flowseg.io.tables import read_table
 from flowseg.metrics.competition import competition_score
 from flowseg.network.checkpoint import load_network, read_card, save_network
 from flowseg.prediction.find_models import find_models
-from flowseg.synthetic.datasets import write_synthetic_sartorius
-from flowseg.training.cross_validation import CrossValidation, cross_validate, report
+from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
+from flowseg.training import provenance
+from flowseg.training.cross_validation import cross_validate
 from flowseg.training.describe import describe
+from flowseg.training.out_of_fold import CrossValidation, report
 from flowseg.training.plan import plan_training
 from flowseg.training.run import train
 from flowseg.training.run_folder import OUT_OF_FOLD_FLOWS, OUT_OF_FOLD_SCORES
+from helpers.runs import differences
 
 pytestmark = pytest.mark.slow
 
@@ -234,3 +237,42 @@ def test_one_that_died_among_the_cards_ends_like_one_that_did_not(
     again = cross_validate(config, data, out, device="cpu", resume=True)
     assert again.images == result.images
     assert first.read_bytes() == result.folds[0].checkpoint.read_bytes()
+
+
+def test_folds_of_separate_jobs_are_gathered_into_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "git_revision", lambda: None)  # someone may commit meanwhile
+    data, one, jobs = tmp_path / "data", tmp_path / "one" / "cv", tmp_path / "jobs" / "cv"
+    write_synthetic_sartorius(data, 4, 0, 1, (96, 128), ("cort",))
+    write_synthetic_livecell(data, 2, 1, 2, (96, 128))
+    settings = ["network.channels=[4, 8]", "network.blocks_per_level=1", "augment.crop_size=64"]
+    for stage in ("training", "pretraining"):
+        settings += [f"{stage}.{key}" for key in ("epochs=1", "crops_per_epoch=4", "batch_size=4")]
+    words = [word for setting in settings for word in ("--set", setting)]
+    run = ["cross-validate", "--data", str(data), "--cell-type", "cort", "--folds", "2", *words]
+    run += ["--pretrain", "livecell", "--device", "cpu", "--tta", "1", "--out"]
+    assert main([*run, str(one)]) == 0
+    printed = capsys.readouterr().out.replace(str(one), str(jobs))
+
+    def job(*words: str, code: int = 0) -> tuple[str, str]:
+        assert main([*run, str(jobs), *words]) == code
+        return capsys.readouterr()
+
+    remedy = "first give the same command with --fold 0, --fold 1 in place of --gather"
+    assert f"fold 0 was not started, fold 1 was not started; {remedy}" in job("--gather", code=2)[1]
+    assert not jobs.exists()
+    assert "fold 1: validation score" in job("--fold", "1")[0]
+    assert "fold 0 was not started; first" in job("--gather", code=2)[1]
+    assert "other settings: seed 42 -> 7" in job("--fold", "0", "--seed", "7", code=2)[1]
+    budget = ("--set", "time_budget=60")
+    assert "need one schedule; set --epochs" in job("--fold", "0", *budget, code=2)[1]
+    job("--fold", "0")
+    assert "continue its run with --resume" in job("--fold", "0", code=2)[1]
+    (jobs / "fold0" / "summary.json").unlink()
+    assert "fold 0 is not finished; first" in job("--gather", code=2)[1]
+    job("--fold", "0", "--resume")
+    for _ in range(2):
+        assert job("--gather")[0] == printed
+        assert differences(one.parent, jobs.parent) == []
+    assert "tta 1 -> 2" in job("--gather", "--tta", "2", code=2)[1]
