@@ -28,7 +28,15 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glo
 PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Options of other programs that the pages mention.
-FOREIGN = {"--shm-size", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--version", "--help"}
+FOREIGN = {
+    "--shm-size",
+    "--nthreads",
+    "--nproc-per-node",
+    "--nnodes",
+    "--rdzv-endpoint",
+    "--version",
+    "--help",
+}
 SHARED = {"--debug", "--quiet", "--verbose"}
 
 

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="compute whole slides on a Dask cluster: that of a scheduler such as "
+        help="compute on the workers of a Dask cluster: that of a scheduler such as "
         "tcp://host:8786, or without an address one on this machine (needs dask)",
     )
     parser.add_argument(

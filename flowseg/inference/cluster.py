@@ -1,29 +1,32 @@
-"""A slide on the workers of a `dask.distributed` cluster.
+"""Images and slides on the workers of a `dask.distributed` cluster.
 
-The segmenter is sent to every worker once. A tile goes through the networks on whichever worker is
-free; a block becomes labels where most of its tiles are. Blocks are put together here, in order, so
-that the labels are those that one machine finds. Workers read the slide themselves: all need it at
-the same path.
+Every worker holds the segmenter, also one that joins later. An image is done by whichever worker is
+free. Of a slide a tile goes through the networks on any, and a block becomes labels where most of
+its tiles are; blocks are put together here, in order. So the results are those that one machine
+finds, and what a worker that died had under way is done by another. Workers read the images
+themselves: all need them at the same path.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowseg.arrays.jit import set_threads, threads
+from flowseg.arrays.jit import threads
 from flowseg.errors import FlowsegError, require
 from flowseg.inference.blocks import Block, BlockSizes, assemble
 from flowseg.inference.flow_field import FlowField, to_host
+from flowseg.inference.pipeline import Outcome, outcome_of
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import SlidePlan
 from flowseg.inference.tiles import Tile, cut_tiles, predict_tiles
@@ -32,17 +35,47 @@ from flowseg.io.image_source import ImageSource
 LOCAL = "local"
 """The address of a cluster that is started on this machine and ends with the run."""
 
+Result = TypeVar("Result")
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 
 class Cluster:
-    """The workers of a `distributed.Client`, which hold a segmenter."""
+    """The workers of a `distributed.Client`, which hold a segmenter.
 
-    def __init__(self, client: Any, segmenter: Segmenter) -> None:
+    `gpus` counts those that the workers of a local cluster share.
+    """
+
+    def __init__(self, client: Any, segmenter: Segmenter, gpus: int = 0) -> None:
+        from flowseg.inference.worker import SegmenterPlugin, call
+
         self.client = client
         self.ensemble = segmenter.ensemble
-        self.segmenter = client.scatter(segmenter, broadcast=True, hash=False)
+        self.name = f"flowseg-{uuid4().hex}"
+        self.call = call
+        client.register_plugin(SegmenterPlugin(segmenter, gpus), name=self.name)
+
+    def close(self) -> None:
+        """Let the workers forget the segmenter, unless the scheduler has gone."""
+        if self.client.status == "running":
+            self.client.unregister_worker_plugin(self.name)
+
+    def map(
+        self, images: Iterable[ImageSource], work: Callable[[Segmenter, ImageSource], Result]
+    ) -> Generator[Outcome[ImageSource, Result], None, None]:
+        """Do some work on each image; outcomes come in the order of the images.
+
+        As in :func:`flowseg.inference.pipeline.pipeline` an error stops its own image only.
+        """
+        waiting: deque[tuple[ImageSource, Callable[[], Result]]] = deque()
+        limit = self._limit()
+        for image in images:
+            task = self._submit(work, _absolute(image))
+            waiting.append((image, partial(self._result, task)))
+            if len(waiting) > limit:
+                yield outcome_of(*waiting.popleft())
+        while waiting:
+            yield outcome_of(*waiting.popleft())
 
     def segment(
         self,
@@ -51,13 +84,13 @@ class Cluster:
         sizes: BlockSizes = BlockSizes(),  # noqa: B008
     ) -> Generator[Ints, None, None]:
         """As :func:`flowseg.inference.slides.segment_slide`, on the workers."""
-        source = replace(source, path=source.path.resolve())
+        source = _absolute(source)
         rows = plan.blocks(sizes)
         return assemble(rows, self._labels(source, plan, [block for row in rows for block in row]))
 
     def _labels(self, source: ImageSource, plan: SlidePlan, blocks: list[Block]) -> Iterator[Ints]:
         """The labels of all blocks in order; few blocks are under way, and the tiles they need."""
-        limit = 2 * sum(self.client.nthreads().values())
+        limit = self._limit()
         tiles = cut_tiles(plan.scaled, self.ensemble)
         predicted: dict[tuple[int, int], Any] = {}
         waiting: deque[Any] = deque()
@@ -74,27 +107,40 @@ class Cluster:
             predicted = {index: task for index, task in predicted.items() if index[0] >= top}
             for index, tile in needed.items():
                 if index not in predicted:
-                    predicted[index] = self._submit(
-                        _predict_tile, self.segmenter, source, plan, tile
-                    )
+                    work = partial(_predict_tile, source=source, plan=plan)
+                    predicted[index] = self._submit(work, tile)
             maps = [predicted[index] for index in needed]
-            waiting.append(self._submit(_label_block, plan, block, list(needed.values()), maps))
+            waiting.append(
+                self.client.submit(
+                    _label_block, plan, block, list(needed.values()), maps, pure=False
+                )
+            )
             if len(waiting) > limit:
                 yield self._result(waiting.popleft())
         while waiting:
             yield self._result(waiting.popleft())
 
-    def _submit(self, work: Any, *arguments: Any) -> Any:
-        return self.client.submit(work, *arguments, pure=False)
+    def _limit(self) -> int:
+        """How many tasks are under way at once, so that no worker waits for the next."""
+        return 2 * int(sum(self.client.nthreads().values()))
 
-    def _result(self, task: Any) -> Ints:
+    def _submit(self, work: Callable[[Segmenter, Any], Any], item: Any) -> Any:
+        return self.client.submit(self.call, self.name, work, item, pure=False)
+
+    def _result(self, task: Any) -> Any:
         try:
-            return np.asarray(task.result())
+            return task.result()
         except require("distributed", "dask").scheduler.KilledWorker as error:
             raise FlowsegError(
                 f"the workers of the cluster died one after the other: {error}",
                 remedy="give each more memory, or fewer threads",
             ) from error
+        except CancelledError as error:
+            raise _LostError from error
+
+
+class _LostError(Exception):
+    """The scheduler has gone."""
 
 
 @contextmanager
@@ -107,10 +153,10 @@ def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Itera
     """
     distributed = require("distributed", "dask")
     with ExitStack() as stack:
-        target, workers = address, 0
+        target, gpus = address, 0
         if address == LOCAL:
-            on_any_gpu = segmenter.device == torch.device("cuda")
-            workers = torch.cuda.device_count() if on_any_gpu else 1
+            gpus = torch.cuda.device_count() if segmenter.device == torch.device("cuda") else 0
+            workers = max(1, gpus)
             target = stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=workers,
@@ -131,23 +177,27 @@ def connect(address: str, segmenter: Segmenter, *, timeout: float = 20) -> Itera
                 f"the Dask scheduler at {address!r} has no worker",
                 remedy=f"start some: dask worker {address}",
             )
-        client.run(_set_up_worker, workers)
-        yield Cluster(client, segmenter)
+        cluster = Cluster(client, segmenter, gpus)
+        stack.callback(cluster.close)
+        try:
+            yield cluster
+        except _LostError as error:
+            raise FlowsegError(
+                f"the Dask scheduler at {address!r} has gone",
+                remedy="start it again, and give the same command: what is finished is kept",
+            ) from error
+
+
+def _absolute(source: ImageSource) -> ImageSource:
+    """The source as workers find it, which have other working folders."""
+    nuclei = None if source.nuclei is None else _absolute(source.nuclei)
+    return replace(source, path=source.path.absolute(), nuclei=nuclei)
 
 
 # --- on the workers -------------------------------------------------------------------------
 
 
-def _set_up_worker(workers: int, dask_worker: Any) -> None:
-    """Use the worker's threads; of several GPUs of this machine each worker sees its own."""
-    set_threads(dask_worker.state.nthreads)
-    torch.set_num_threads(dask_worker.state.nthreads)
-    if workers > 1:  # before anything is computed with CUDA in the worker's process
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(workers)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[dask_worker.name % workers]
-
-
-def _predict_tile(segmenter: Segmenter, source: ImageSource, plan: SlidePlan, tile: Tile) -> Floats:
+def _predict_tile(segmenter: Segmenter, tile: Tile, source: ImageSource, plan: SlidePlan) -> Floats:
     """Flows and cellprob of a tile without its halo, (3, h, w)."""
     with source.open_regions() as read:
         read_scaled = partial(plan.read_scaled, read)

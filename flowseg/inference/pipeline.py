@@ -87,21 +87,21 @@ def pipeline(
             )
             for n in (stage.workers for stage in stages)
         ]
-        waiting: deque[tuple[Item, Future[Any]]] = deque()
+        waiting: deque[tuple[Item, Callable[[], Any]]] = deque()
         try:
             for item in items:
                 while waiting and (
                     len(waiting) >= ahead
                     or sum(weight(other) for other, _ in waiting) + weight(item) > limit
                 ):
-                    yield _outcome(*waiting.popleft())
+                    yield outcome_of(*waiting.popleft())
                 future: Future[Any] = Future()
                 future.set_result(item)
                 for pool, stage in zip(pools, stages, strict=True):
                     future = pool.submit(_work, stage, future)
-                waiting.append((item, future))
+                waiting.append((item, future.result))
             while waiting:
-                yield _outcome(*waiting.popleft())
+                yield outcome_of(*waiting.popleft())
         finally:
             # Reached early when the caller stops or an error ends it all: start nothing more.
             for pool in pools:
@@ -175,9 +175,10 @@ def _work(stage: Stage, previous: Future[Any]) -> Any:
     return stage.work(previous.result())
 
 
-def _outcome(item: Item, future: Future[Any]) -> Outcome[Item, Any]:
+def outcome_of(item: Item, result: Callable[[], Result]) -> Outcome[Item, Result]:
+    """The result of an item, or the error that the user can fix; any other error is raised."""
     try:
-        return Outcome(item, future.result(), None)
+        return Outcome(item, result(), None)
     except Exception as error:
         user_error = as_user_error(error)
         if user_error is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from flowseg.errors import FlowsegError
 from flowseg.inference.options import SegmentOptions
-from flowseg.inference.pipeline import segment_many
+from flowseg.inference.pipeline import Outcome, segment_many
 from flowseg.inference.segmenter import Prediction, Segmenter
 from flowseg.io.image_source import ImageSource, list_images
 from flowseg.io.paths import check_name, image_names
@@ -92,6 +92,14 @@ class Batch:
             write=write,
             weight=lambda image: image.shape[0] * image.shape[1],
         )
+        self.collect(outcomes, done)
+
+    def collect(
+        self,
+        outcomes: Generator[Outcome[ImageSource, Result], None, None],
+        done: Callable[[ImageSource, Result], object],
+    ) -> None:
+        """Take the outcomes of images; `done` as in `segment`."""
         with closing(outcomes):
             for outcome in outcomes:
                 if outcome.error is not None:

@@ -7,18 +7,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from flowseg.errors import FlowsegError, as_user_error
-from flowseg.flow.residuals import instance_scores
-from flowseg.formats.writers import Formats, SegmentedImage
+from flowseg.formats.writers import Formats
 from flowseg.inference.cluster import Cluster, connect
 from flowseg.inference.options import SegmentOptions, check_options
 from flowseg.inference.segmenter import Prediction, Segmenter
@@ -27,16 +25,19 @@ from flowseg.io.outputs import claim_outputs
 from flowseg.io.paths import PathLike, find_images, image_names
 from flowseg.prediction.batch import Batch
 from flowseg.prediction.find_models import find_models
+from flowseg.prediction.image_outputs import (
+    Grey,
+    WrittenElsewhere,
+    segment_to_bytes,
+    write_bytes,
+    write_image,
+)
 from flowseg.prediction.journal import Journal, run_key
 from flowseg.prediction.shards import Shard
 from flowseg.prediction.slide_outputs import write_slide
 from flowseg.prediction.timing import Pace
-from flowseg.reports.overlay import draw_cellprob, draw_flows, draw_overlay
 
 _log = logging.getLogger(__name__)
-
-_MOSTLY_FLAT = 0.5
-"""Share of equal pixels above which an image without a cell is warned of."""
 
 _SLIDE = 2**24
 """Pixels above which an image is computed in blocks."""
@@ -49,7 +50,7 @@ class Distribution:
     shard: Shard | None = None
     """Do this part of the images only, and write a CSV of its own."""
     dask: str | None = None
-    """Address of the Dask scheduler whose workers compute slides; "local" starts some here."""
+    """Address of the Dask scheduler whose workers do the work; "local" starts some here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +196,16 @@ class _Job:
         self.pace = Pace(len(batch.files))
 
     def run(self, cluster: Cluster | None) -> None:
-        """Do all images; slides on the cluster, if there is one."""
+        """Do all images, on the cluster if there is one."""
         for large, images in groupby(self._unfinished(), key=_is_slide):
             if large:
                 for image in images:
                     self._write_slide(image, cluster)
-            else:
+            elif cluster is None:
                 self.batch.segment(images, self.options, self._write, self._keep)
+            else:
+                work = partial(segment_to_bytes, options=self.options, formats=self.formats)
+                self.batch.collect(cluster.map(images, work), self._write_bytes)
 
     def close(self, *, empty: bool) -> Summary:
         """Write the files of all images; without any these are `empty`, or it is an error."""
@@ -249,32 +253,11 @@ class _Job:
         files = self.formats.files(image.image_id).values()
         return self.journal.holds(image.image_id, image.path) and all(f.exists() for f in files)
 
-    def _write(
-        self, image: ImageSource, grey: NDArray[np.float32], prediction: Prediction
-    ) -> dict[str, Any]:
-        """Write the files of an image; its part of those of all images."""
-        _warn_of_flat(image, grey, prediction.labels)
-        labels, flows, cellprob = prediction.labels, prediction.flows, prediction.cellprob
-        return self.formats.write(
-            SegmentedImage(
-                image_id=image.image_id,
-                file_name=image.file_name,
-                labels=labels,
-                cell_type=prediction.cell_type,
-                image=grey,
-                pixel_size=image.pixel_size,
-                cellprob=cellprob,
-                read_pixels=image.read,
-                compute_scores=lambda: instance_scores(labels, flows, cellprob),
-                pictures={
-                    "overlays": lambda: draw_overlay(grey, labels),
-                    "fields": lambda: np.hstack(
-                        (draw_flows(flows, labels > 0), draw_cellprob(cellprob))
-                    ),
-                    "disagreement": lambda: _draw_disagreement(prediction),
-                },
-            )
-        )
+    def _write(self, image: ImageSource, grey: Grey, prediction: Prediction) -> dict[str, Any]:
+        return write_image(image, grey, prediction, self.formats)
+
+    def _write_bytes(self, image: ImageSource, written: WrittenElsewhere) -> None:
+        self._keep(image, write_bytes(image, written, self.formats))
 
     def _write_slide(self, image: ImageSource, cluster: Cluster | None) -> None:
         try:
@@ -292,23 +275,6 @@ class _Job:
         self.journal.add(image.image_id, image.path, parts)
         self.done.add(image.image_id)
         self.pace.count()
-
-
-def _warn_of_flat(image: ImageSource, grey: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-    """Say so where nothing was found and most pixels have one value."""
-    if not labels.any():
-        share = float(np.unique(grey, return_counts=True)[1].max()) / grey.size
-        if share > _MOSTLY_FLAT:
-            _log.warning(
-                "%s: no cell found, and %.0f %% of its pixels have one value",
-                image.image_id,
-                100 * share,
-            )
-
-
-def _draw_disagreement(prediction: Prediction) -> NDArray[np.uint8]:
-    assert prediction.disagreement is not None
-    return np.rint(np.clip(prediction.disagreement * 255, 0, 255)).astype(np.uint8)
 
 
 def _is_slide(image: ImageSource) -> bool:

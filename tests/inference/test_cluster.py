@@ -29,8 +29,11 @@ def client() -> Iterator[Any]:
     # Workers in this process would count all its memory, each against its own share.
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     options["memory_limit"] = 0
+    torch_threads = torch.get_num_threads()
     with distributed.Client(processes=False, **options) as made:
         yield made
+    torch.set_num_threads(torch_threads)
+    set_threads(None)
 
 
 def labels_on(cluster: Cluster, segmenter: Segmenter, path: Path, **options: Any) -> np.ndarray:
@@ -79,13 +82,8 @@ def test_a_scheduler_is_reached_by_its_address(
     client: Any, slopes: Segmenter, blobs: np.ndarray, tmp_path: Path
 ) -> None:
     tifffile.imwrite(tmp_path / "s.tif", blobs.astype(np.float32))
-    threads = torch.get_num_threads()
-    try:
-        with connect(client.scheduler.address, slopes) as cluster:
-            found = labels_on(cluster, slopes, tmp_path / "s.tif", cell_type="a")
-    finally:  # the workers are threads of this process
-        torch.set_num_threads(threads)
-        set_threads(None)
+    with connect(client.scheduler.address, slopes) as cluster:
+        found = labels_on(cluster, slopes, tmp_path / "s.tif", cell_type="a")
     assert np.array_equal(found, slopes.segment(blobs.astype(np.float32), cell_type="a").labels)
 
 
