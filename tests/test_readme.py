@@ -30,6 +30,7 @@ PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
 # Options of other programs that the pages mention.
 FOREIGN = {
     "--shm-size",
+    "--build-arg",
     "--nthreads",
     "--nproc-per-node",
     "--nnodes",

@@ -238,7 +238,8 @@ def _check_finished(out: Path, folds: int) -> None:
         raise FlowsegError(
             ", ".join(problems),
             file=out,
-            remedy=f"first give the same command with {options} in place of --gather",
+            remedy=f"first give the same command with {options} (and --resume auto) in place "
+            "of --gather",
         )
 
 

@@ -259,7 +259,7 @@ def test_folds_of_separate_jobs_are_gathered_into_the_same(
         assert main([*run, str(jobs), *words]) == code
         return capsys.readouterr()
 
-    remedy = "first give the same command with --fold 0, --fold 1 in place of --gather"
+    remedy = "first give the same command with --fold 0, --fold 1 (and --resume auto)"
     assert f"fold 0 was not started, fold 1 was not started; {remedy}" in job("--gather", code=2)[1]
     assert not jobs.exists()
     assert "fold 1: validation score" in job("--fold", "1")[0]
