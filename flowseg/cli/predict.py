@@ -161,6 +161,10 @@ def run(args: argparse.Namespace) -> int:
             "a time budget is for a whole prediction, and a shard would choose by itself",
             remedy="choose --tta and --model for all shards",
         )
+    if args.time_budget is not None and args.dask is not None:
+        raise FlowsegError(
+            "a time budget measures this machine, not a cluster", remedy="choose --tta and --model"
+        )
     with within_time_budget(
         models,
         images,

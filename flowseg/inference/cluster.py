@@ -68,11 +68,10 @@ class Cluster:
         As in :func:`flowseg.inference.pipeline.pipeline` an error stops its own image only.
         """
         waiting: deque[tuple[ImageSource, Callable[[], Result]]] = deque()
-        limit = self._limit()
         for image in images:
             task = self._submit(work, _absolute(image))
             waiting.append((image, partial(self._result, task)))
-            if len(waiting) > limit:
+            while len(waiting) > self._limit():
                 yield outcome_of(*waiting.popleft())
         while waiting:
             yield outcome_of(*waiting.popleft())
@@ -121,7 +120,7 @@ class Cluster:
             yield self._result(waiting.popleft())
 
     def _limit(self) -> int:
-        """How many tasks are under way at once, so that no worker waits for the next."""
+        """How many tasks are under way at once: no worker, of those there are now, is to wait."""
         return 2 * int(sum(self.client.nthreads().values()))
 
     def _submit(self, work: Callable[[Segmenter, Any], Any], item: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -101,7 +101,9 @@ class Ensemble:
         self.tile = tile
         # Dynamic: one graph for images of any size, a second one for batches.
         self._run = [torch.compile(n, dynamic=True) if compile else n for n in self.networks]
-        self._lock = threading.Lock()
+        # On a CPU one batch takes all cores. On a GPU threads have streams of their own, but memory
+        # for few batches.
+        self._free = threading.Semaphore(2 if self.device.type == "cuda" else 1)
 
     def __getstate__(self) -> dict[str, Any]:
         networks = [deepcopy(network).cpu() for network in self.networks]
@@ -124,7 +126,7 @@ class Ensemble:
         for part, keep in parts:
             rows, columns = (slice(s.start // self.stride, s.stop // self.stride) for s in keep)
             batch = _batch(part[None]).to(self.device)
-            with self._alone(), torch.inference_mode(), autocast(self.device, self.dtype):
+            with self._free, torch.inference_mode(), autocast(self.device, self.dtype):
                 found = [
                     _turn_back(network.features(_augment(batch, *augmentation)), *augmentation)
                     for network in self.networks
@@ -150,7 +152,7 @@ class Ensemble:
         batch = _batch(images)
         if pin_memory:
             batch = batch.pin_memory()
-        with self._alone(), torch.inference_mode(), autocast(self.device, self.dtype):
+        with self._free, torch.inference_mode(), autocast(self.device, self.dtype):
             batch = batch.to(self.device, non_blocking=pin_memory)
             count, _, height, width = batch.shape
             mean = batch.new_zeros((count, 3, height, width))
@@ -177,10 +179,6 @@ class Ensemble:
             variance = squares / members - mean[:, :2].square().sum(dim=1)
             distances = variance.clamp_(min=0).sqrt_() if disagreement else [None] * count
             return list(map(DeviceField, mean, to_host(logits / members), distances))
-
-    def _alone(self) -> AbstractContextManager[object]:
-        """One batch at a time, as all cores compute it; on CUDA threads have their own streams."""
-        return nullcontext() if self.device.type == "cuda" else self._lock
 
 
 def _batch(images: NDArray[np.float32]) -> Tensor:

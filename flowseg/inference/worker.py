@@ -44,7 +44,7 @@ class SegmenterPlugin(WorkerPlugin):  # type: ignore[misc]
         if self.gpus > 1:  # before anything is computed with CUDA in the worker's process
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[worker.name % self.gpus]
-        self.segmenter = pickle.loads(self.pickled)
+        self.segmenter, self.pickled = pickle.loads(self.pickled), b""
 
 
 def call(plugin: str, work: Callable[[Segmenter, Item], Result], item: Item) -> Result:

@@ -97,3 +97,4 @@ def test_images_that_fail_are_blank_if_asked(
     assert [line[0] for line in dict.fromkeys(line.split(",")[0] for line in lines[1:])] == [*"abc"]
     assert "\nb," not in (tmp_path / "cells.csv").read_text()
     assert main([*argv, "--shard", "1/2", "--time-budget", "1h"]) == 2
+    assert main([*argv, "--dask", "tcp://127.0.0.1:9", "--time-budget", "1h"]) == 2
