@@ -227,7 +227,8 @@ class _Job:
         for image_id, path in self.order.items():
             listed.setdefault(path, []).append(image_id)
         for path in self.batch.files:
-            for image_id in listed.get(path, [self.batch.names[path]]):
+            name = self.batch.names[path]
+            for image_id in listed.get(path, [] if name in self.order else [name]):
                 if image_id in self.done:
                     yield self.journal.parts(image_id)
                 elif self.formats.blank_failed:
