@@ -84,7 +84,9 @@ def _run(folder: Path) -> str:
     summary = read_summary(folder)
     if summary is None:
         done, rows = _progress(folder)
-        state = "at work" if is_at_work(folder) else "continue it with --resume"
+        # Folds may be jobs of their own.
+        at_work = any(map(is_at_work, (folder, *folder.glob("fold*"))))
+        state = "at work" if at_work else "continue it with --resume"
         lines.append(("state", f"not finished, {done}; {state}"))
         lines += _forecast(folder, rows)
     else:

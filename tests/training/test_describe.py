@@ -73,7 +73,9 @@ def test_a_cross_validation_under_way(run: Path, tmp_path: Path) -> None:
     text = describe(folder)
     # Two of this fold, and four of the next.
     assert "epochs      1.5 min each, 6 left take 9.0 min, until 20" in text
-    assert "not finished, 1 of 3 folds done, in fold 1: 2 of 4 epochs done;" in text
+    assert "not finished, 1 of 3 folds done, in fold 1: 2 of 4 epochs done; continue" in text
+    with lock_run_folder(folder / "fold2"):  # by a job of its own
+        assert "in fold 1: 2 of 4 epochs done; at work" in describe(folder)
     assert "loss 0.2500" in text
     assert "checkpoint " in text
     for fold in ("fold1", "fold2"):
