@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=summary,
             formatter_class=_Help,
-            allow_abbrev=False,  # `cross-validate --fold 2` is not --folds 2
+            allow_abbrev=False,  # `--pre` may mean two options tomorrow
         )
         module.add_arguments(command)
         level = command.add_mutually_exclusive_group()

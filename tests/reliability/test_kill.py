@@ -92,7 +92,9 @@ def test_a_training_killed_in_its_writes(
 ) -> None:
     # So little training scores nothing; the best weights shall be those of a middle epoch.
     scores = {1: 0.2, 2: 0.5, 3: 0.1}
-    monkeypatch.setattr(trainer.Trainer, "validate", lambda run: {"score": scores[run.epoch]})
+    monkeypatch.setattr(
+        trainer.Trainer, "validate", lambda run, _: {"score": scores[run.epoch + 1]}
+    )
     monkeypatch.setattr(provenance, "git_revision", lambda: None)  # someone may commit meanwhile
     start(data, tmp_path / "whole")
     assert until_finished(lambda: start(data, tmp_path / "killed"), kill, seed=1) >= 3
