@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from flowseg.inference.cluster import Cluster, connect
 from flowseg.inference.options import SegmentOptions
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import plan_slide
-from flowseg.io.image_source import list_images
+from flowseg.io.image_source import ImageSource, list_images
 
 
 @pytest.fixture
@@ -75,6 +76,28 @@ def test_what_fails_on_a_worker_is_reported(
     path.unlink()
     with pytest.raises(FlowsegError, match=r"s\.tif: "):
         list(Cluster(client, slopes).segment(source, plan))
+
+
+def name_or_die(_: Segmenter, image: ImageSource) -> str:
+    if image.image_id == "b":
+        scheduler = pytest.importorskip("distributed.scheduler")
+        raise scheduler.KilledWorker("b", SimpleNamespace(address="tcp://w"), 3)
+    assert image.path.is_absolute()
+    return image.image_id
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_workers_fails_alone(
+    client: Any, slopes: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        tifffile.imwrite(f"{name}.tif", np.zeros((8, 8), np.uint8))
+    images = [source for name in "abc" for source in list_images(f"{name}.tif")]
+    outcomes = list(Cluster(client, slopes).map(images, name_or_die))
+    assert [outcome.item for outcome in outcomes] == images
+    assert [outcome.result for outcome in outcomes] == ["a", None, "c"]
+    assert "died one after the other" in str(outcomes[1].error)
 
 
 @pytest.mark.slow
