@@ -126,9 +126,11 @@ def as_on_a_bucket(work: Callable[[], object], home: Path) -> object:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     def check(event: str, args: tuple[Any, ...]) -> None:
-        if event != "open" or not isinstance(args[0], str) or not args[0].startswith(str(home)):
+        if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
             return
-        path, _, flags = args
+        path, flags = os.fsdecode(args[0]), args[2]
+        if not path.startswith(str(home)):
+            return
         writes = flags & (os.O_WRONLY | os.O_RDWR)
         is_ours = Path(path).is_file() and ".part-" not in path and not path.endswith(".lock")
         if flags & os.O_APPEND or (writes and is_ours):
