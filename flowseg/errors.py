@@ -13,10 +13,11 @@ _NO_COMPILER = (
     *("No working C++ compiler", "C++ compile error", "Failed to find C compiler"),
     "Cannot find a working triton installation",
 )
-# torch's CPU allocator, CUDA and pandas, C++, OpenCV, oneDNN: none of them raises a MemoryError.
+# torch's CPU allocator, CUDA and pandas, C++, OpenCV, oneDNN, the loader of libraries: none of them
+# raises a MemoryError.
 _NO_MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|bad_alloc|Insufficient memory"
-    "|^could not create a primitive$"
+    "|^could not create a primitive$|failed to map segment from shared object"
 )
 
 

@@ -36,6 +36,7 @@ def test_a_compiler_that_is_missing_is_the_users_to_mend() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("OpenCV(5.0.0) error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
         RuntimeError("could not create a primitive"),
+        ImportError("libx.so: failed to map segment from shared object"),
         RuntimeError("std::bad_alloc"),
         OSError(errno.ENOMEM, "Cannot allocate memory", "m.safetensors"),
     ],
