@@ -198,8 +198,8 @@ def _absolute(source: ImageSource) -> ImageSource:
 
 def _predict_tile(segmenter: Segmenter, tile: Tile, source: ImageSource, plan: SlidePlan) -> Floats:
     """Flows and cellprob of a tile without its halo, (3, h, w)."""
-    with source.open_regions() as read:
-        read_scaled = partial(plan.read_scaled, read)
+    with source.open_planes() as reads:
+        read_scaled = partial(plan.read_scaled, reads)
         ((_, field),) = predict_tiles(segmenter.ensemble, read_scaled, [tile], styles=plan.styles)
     return np.ascontiguousarray(to_host(field.maps))
 

@@ -7,7 +7,7 @@ image. Only a band of it is in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple
@@ -53,21 +53,30 @@ class SlidePlan(NamedTuple):
 
     shape: Shape
     scaled: Shape
-    span: Span
+    spans: tuple[Span, ...]
+    """Of the cells, and maybe of the nuclei."""
     settings: CellTypeSettings
     cell_type: str
     exclude_border: bool = False
     styles: list[Tensor] | None = None
     """Of the whole image, for networks of Cellpose; on the host."""
 
-    def read_scaled(self, read: ReadRegion, rows: slice, columns: slice) -> Floats:
-        """A region of the normalised image at the networks' scale."""
-        return self.read_rescaled(read, self.scaled, (rows, columns))
+    def read_scaled(self, reads: Sequence[ReadRegion], rows: slice, columns: slice) -> Floats:
+        """A region of the normalised image at the networks' scale: (h, w), or (2, h, w)."""
+        region = (rows, columns)
+        return _stack(
+            [
+                self.read_rescaled(read, span, self.scaled, region)
+                for read, span in zip(reads, self.spans, strict=True)
+            ]
+        )
 
-    def read_rescaled(self, read: ReadRegion, target: Shape, region: tuple[slice, slice]) -> Floats:
-        """A region of the normalised image, rescaled to `target`."""
+    def read_rescaled(
+        self, read: ReadRegion, span: Span, target: Shape, region: tuple[slice, slice]
+    ) -> Floats:
+        """A region of the cells or of the nuclei, normalised and rescaled to `target`."""
         rows, columns = (footprint(*axis) for axis in zip(self.shape, target, region, strict=True))
-        grey = normalize(to_grey(read(rows, columns)), self.span)
+        grey = normalize(to_grey(read(rows, columns)), span)
         return rescale_part(grey, (rows.start, columns.start), self.shape, target, region)
 
     def restore(self, maps: Floats, origin: Shape, region: tuple[slice, slice]) -> Floats:
@@ -97,19 +106,17 @@ class SlidePlan(NamedTuple):
 
 
 def plan_slide(
-    segmenter: Segmenter, read: ReadRegion, shape: Shape, options: SegmentOptions
+    segmenter: Segmenter, reads: Sequence[ReadRegion], shape: Shape, options: SegmentOptions
 ) -> SlidePlan:
-    """Measure the intensities of an image of any size, and resolve its settings on its centre."""
+    """Measure the intensities of an image of any size, and resolve its settings on its centre.
+
+    `reads` read the cells, and maybe the nuclei.
+    """
     if options.disagreement:
         raise FlowsegError(
             f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, of which no map "
             "of disagreement is made",
             remedy="leave the option out, or cut the image into smaller ones",
-        )
-    if options.nucleus_channel is not None:
-        raise FlowsegError(
-            f"an image of {shape[1]} x {shape[0]} pixels is computed in blocks, without nuclei",
-            remedy="leave out --nucleus-channel, or cut the image into smaller ones",
         )
     if options.cellpose_tiles:
         raise FlowsegError(
@@ -117,39 +124,45 @@ def plan_slide(
             "of Cellpose",
             remedy="leave out --cellpose-tiles, or cut the image into smaller ones",
         )
-    span = _span(read, shape, segmenter.card.normalization)
+    spans = tuple(_span(read, shape, segmenter.card.normalization) for read in reads)
     rows, columns = (
         slice(max(0, (length - _CENTRE) // 2), min(length, (length + _CENTRE) // 2))
         for length in shape
     )
-    centre = normalize(to_grey(read(rows, columns)), span)
+    centre = _stack(
+        [
+            normalize(to_grey(read(rows, columns)), span)
+            for read, span in zip(reads, spans, strict=True)
+        ]
+    )
     cell_type, settings = resolve_settings(segmenter, centre, options)
     zoom = segmenter.ensemble.diameter / known_diameter(settings)
     plan = SlidePlan(
         shape=shape,
         scaled=shape_at_zoom(shape, zoom, segmenter.ensemble.stride),
-        span=span,
+        spans=spans,
         settings=settings,
         cell_type=cell_type,
         exclude_border=options.exclude_border,
     )
     tiles = (tile for row in cut_tiles(plan.scaled, segmenter.ensemble) for tile in row)
-    parts = ((plan.read_scaled(read, *tile.read), tile.keep) for tile in tiles)
+    parts = ((plan.read_scaled(reads, *tile.read), tile.keep) for tile in tiles)
     styles = segmenter.ensemble.styles(parts)
     return plan if styles is None else plan._replace(styles=[style.cpu() for style in styles])
 
 
 def segment_slide(
     segmenter: Segmenter,
-    read: ReadRegion,
+    reads: Sequence[ReadRegion],
     plan: SlidePlan,
     sizes: BlockSizes = BlockSizes(),  # noqa: B008
 ) -> Generator[Ints, None, None]:
     """The label image (H, W) int32 of an image of any size, from the top, some rows at a time.
 
-    Ids are 1, 2 ... in reading order; `read` is called from a thread of its own.
+    Ids are 1, 2 ... in reading order; `reads`, as in `plan_slide`, are called from a
+    thread of their own.
     """
-    band = _FlowBand(segmenter, read, plan)
+    band = _FlowBand(segmenter, reads, plan)
     rows = plan.blocks(sizes)
     blocks = [block for row in rows for block in row]
 
@@ -170,9 +183,9 @@ def segment_slide(
 class _FlowBand:
     """The flow field at the image's own size, as a band of rows that moves down."""
 
-    def __init__(self, segmenter: Segmenter, read: ReadRegion, plan: SlidePlan) -> None:
+    def __init__(self, segmenter: Segmenter, reads: Sequence[ReadRegion], plan: SlidePlan) -> None:
         self.ensemble = segmenter.ensemble
-        self.read = read
+        self.reads = reads
         self.plan = plan
         self.tile_rows = cut_tiles(plan.scaled, segmenter.ensemble)
         self.top = 0  # of the band, in the image
@@ -192,7 +205,7 @@ class _FlowBand:
     def _grow(self) -> None:
         """Predict the next row of tiles, and rescale the rows of the image that it completes."""
         plan, tiles = self.plan, self.tile_rows.pop(0)
-        read_scaled = partial(plan.read_scaled, self.read)
+        read_scaled = partial(plan.read_scaled, self.reads)
         predicted = predict_tiles(self.ensemble, read_scaled, tiles, styles=plan.styles)
         row = np.concatenate([to_host(field.maps) for _, field in predicted], axis=2)
         self.scaled_maps = np.concatenate((self.scaled_maps, row), axis=1)
@@ -214,6 +227,11 @@ class _FlowBand:
         while footprint(scaled, height, slice(stop - 1, stop)).stop > bottom:
             stop -= 1
         return stop
+
+
+def _stack(planes: list[Floats]) -> Floats:
+    """The cells alone (h, w), or with the nuclei (2, h, w)."""
+    return planes[0] if len(planes) == 1 else np.stack(planes)
 
 
 def _span(read: ReadRegion, shape: Shape, how: Normalization) -> Span:

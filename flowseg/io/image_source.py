@@ -89,6 +89,13 @@ class ImageSource:
             return read_tiff_page(page, self.path, channel=self.channel, as_stored=as_stored)
 
     @contextmanager
+    def open_planes(self) -> Iterator[list[ReadRegion]]:
+        """Read the image, and its nuclei if they are wanted, region by region."""
+        sources = [self] if self.nuclei is None else [self, self.nuclei]
+        with ExitStack() as stack:
+            yield [stack.enter_context(source.open_regions()) for source in sources]
+
+    @contextmanager
     def open_regions(self) -> Iterator[ReadRegion]:
         """Read the image region by region; of a TIFF or Zarr only the region is unpacked."""
         if is_zarr(self.path):

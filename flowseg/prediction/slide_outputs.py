@@ -54,14 +54,14 @@ def write_slide(
     kept = np.zeros(source.shape, np.int32) if whole.paths else None
     masks = RowMasks(source.shape[1])
     with (
-        source.open_regions() as read_region,
+        source.open_planes() as regions,
         tqdm(total=source.shape[0], desc=source.image_id, unit="row", leave=False) as progress,
     ):
-        read = _locked(read_region)
-        plan = plan_slide(segmenter, read, source.shape, options)
-        overlay = _Overlay(read, plan) if "overlays" in paths else None
+        reads = [_locked(read) for read in regions]
+        plan = plan_slide(segmenter, reads, source.shape, options)
+        overlay = _Overlay(reads[0], plan) if "overlays" in paths else None
         if cluster is None:
-            computed = segment_slide(segmenter, read, plan)
+            computed = segment_slide(segmenter, reads, plan)
         else:
             computed = cluster.segment(source, plan)
 
@@ -93,7 +93,7 @@ def write_slide(
                     file_name=source.file_name,
                     labels=kept,
                     cell_type=plan.cell_type,
-                    image=normalize(to_grey(source.read()), plan.span) if shown else None,
+                    image=normalize(to_grey(source.read()), plan.spans[0]) if shown else None,
                     pixel_size=source.pixel_size,
                     read_pixels=source.read,
                 )
@@ -138,7 +138,9 @@ class _Overlay:
         first, last = np.searchsorted(self.rows, (self.top, bottom)).tolist()
         if first < last:
             region = slice(first, last), slice(0, self.grey.shape[1])
-            self.grey[region] = self.plan.read_rescaled(self.read, self.grey.shape, region)
+            self.grey[region] = self.plan.read_rescaled(
+                self.read, self.plan.spans[0], self.grey.shape, region
+            )
             self.labels[first:last] = rows[self.rows[first:last, None] - self.top, self.columns]
         self.top = bottom
 

@@ -30,8 +30,8 @@ def strips_of(
     def read(rows: slice, columns: slice) -> np.ndarray:
         return image[rows, columns]
 
-    plan = plan_slide(segmenter, read, image.shape, options)
-    return list(segment_slide(segmenter, read, plan, sizes))
+    plan = plan_slide(segmenter, [read], image.shape, options)
+    return list(segment_slide(segmenter, [read], plan, sizes))
 
 
 @pytest.mark.parametrize("cell_type", ["a", "b"])
@@ -72,8 +72,8 @@ def test_only_parts_are_read(slopes: Segmenter, monkeypatch: pytest.MonkeyPatch)
         return part
 
     monkeypatch.setattr(slides, "_CENTRE", 64)
-    plan = plan_slide(slopes, read, image.shape, SegmentOptions(cell_type="a"))
-    strips = segment_slide(slopes, read, plan, BlockSizes(100, 300))
+    plan = plan_slide(slopes, [read], image.shape, SegmentOptions(cell_type="a"))
+    strips = segment_slide(slopes, [read], plan, BlockSizes(100, 300))
     assert len(list(strips)) == 20
     assert largest <= 512
 
@@ -90,12 +90,12 @@ def test_a_slide_that_fails_midway_leaves_no_thread(
 
     monkeypatch.setattr(slides, "_CENTRE", 64)
     plan = plan_slide(
-        slopes, lambda *region: image[region], image.shape, SegmentOptions(cell_type="a")
+        slopes, [lambda *region: image[region]], image.shape, SegmentOptions(cell_type="a")
     )
     before = set(threading.enumerate())
     # Its traceback, while it is held, holds all that was under way.
     with pytest.raises(FlowsegError, match="is cut off"):
-        list(segment_slide(slopes, read, plan, BlockSizes(100, 300)))
+        list(segment_slide(slopes, [read], plan, BlockSizes(100, 300)))
     assert set(threading.enumerate()) <= before
 
 

@@ -22,21 +22,14 @@ from flowseg.inference.slides import plan_slide, segment_slide
 from flowseg.inference.tiles import cut_tiles, predict_rescaled, predict_tiles
 from flowseg.network.architecture import Architecture
 from flowseg.network.checkpoint import Card, load_network
+from helpers.cellpose import REFERENCE, save_model
 
-REFERENCE = np.load(Path(__file__).parents[1] / "network" / "cellpose_reference.npz")
 SHAPE, ZOOM = (150, 313), 1.4  # as in make_cellpose_reference.py
 
 
 @pytest.fixture
 def network(tmp_path: Path) -> Architecture:
-    start = "two/weight/"
-    weights = {
-        key.removeprefix(start): torch.from_numpy(REFERENCE[key])
-        for key in REFERENCE.files
-        if key.startswith(start)
-    }
-    torch.save(weights, tmp_path / "cyto_like")
-    return load_network(tmp_path / "cyto_like")[0]
+    return load_network(save_model(tmp_path, "two"))[0]
 
 
 def picture() -> np.ndarray:
@@ -100,14 +93,14 @@ def test_a_slide_has_the_style_of_the_whole(network: Architecture) -> None:
     segmenter = segmenter_of(network)
     grey = normalize(image.astype(np.float32))
     whole = predict_rescaled(segmenter.ensemble, grey, 30 / ZOOM).maps
-    segmenter.ensemble.tile = 64
-    plan = plan_slide(segmenter, read, image.shape, SegmentOptions())
+    segmenter.ensemble.tile = 128
+    plan = plan_slide(segmenter, [read], image.shape, SegmentOptions())
     tiles = [tile for row in cut_tiles(plan.scaled, segmenter.ensemble) for tile in row]
     assert len(tiles) > 10
-    read_scaled = partial(plan.read_scaled, read)
+    read_scaled = partial(plan.read_scaled, [read])
     for tile, field in predict_tiles(segmenter.ensemble, read_scaled, tiles, styles=plan.styles):
         expected = whole[(slice(None), *tile.write)]
         torch.testing.assert_close(field.maps, expected, rtol=0, atol=1e-5)
-    assert len(list(segment_slide(segmenter, read, plan, BlockSizes(100, 120)))) == 5
+    assert len(list(segment_slide(segmenter, [read], plan, BlockSizes(100, 120)))) == 5
     with pytest.raises(FlowsegError, match="not in the tiles of Cellpose"):
-        plan_slide(segmenter, read, image.shape, SegmentOptions(cellpose_tiles=True))
+        plan_slide(segmenter, [read], image.shape, SegmentOptions(cellpose_tiles=True))

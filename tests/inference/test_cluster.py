@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from flowseg.inference.options import SegmentOptions
 from flowseg.inference.segmenter import Segmenter
 from flowseg.inference.slides import plan_slide
 from flowseg.io.image_source import ImageSource, list_images
+from helpers.cellpose import save_model
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def labels_on(cluster: Cluster, segmenter: Segmenter, path: Path, **options: Any
     sizes = options.pop("sizes", BlockSizes())
     (source,) = list_images(path)
     with source.open_regions() as read:
-        plan = plan_slide(segmenter, read, source.shape, SegmentOptions(**options))
+        plan = plan_slide(segmenter, [read], source.shape, SegmentOptions(**options))
     return np.concatenate(list(cluster.segment(source, plan, sizes)))
 
 
@@ -65,6 +67,25 @@ def test_a_cluster_finds_the_labels_of_the_whole(
 
 
 @pytest.mark.slow
+def test_nuclei_are_read_on_the_workers(client: Any, blobs: np.ndarray, tmp_path: Path) -> None:
+    cells, nuclei = blobs.astype(np.float32), blobs[::-1].astype(np.float32)
+    tifffile.imwrite(tmp_path / "s.tif", np.stack([nuclei, cells]))
+    images = (list_images(tmp_path / "s.tif", channel)[0] for channel in (1, 0))
+    source, nuclei_source = images
+    source = replace(source, nuclei=nuclei_source)
+    segmenter = Segmenter.load(save_model(tmp_path, "two"), "cpu", "float32")
+    settings = {"diameter": 30.0, "cellprob_threshold": 0.0, "flow_threshold": 0.0}
+    expected = segmenter.segment(cells, nuclei=nuclei, **settings)
+    settings["cellprob_threshold"] = float(np.median(expected.cellprob))
+    expected = segmenter.segment(cells, nuclei=nuclei, **settings)
+    with source.open_planes() as reads:
+        plan = plan_slide(segmenter, reads, source.shape, SegmentOptions(**settings))
+    found = np.concatenate(list(Cluster(client, segmenter).segment(source, plan)))
+    assert np.array_equal(found, expected.labels)
+    assert found.max() > 1
+
+
+@pytest.mark.slow
 def test_what_fails_on_a_worker_is_reported(
     client: Any, slopes: Segmenter, blobs: np.ndarray, tmp_path: Path
 ) -> None:
@@ -72,7 +93,7 @@ def test_what_fails_on_a_worker_is_reported(
     tifffile.imwrite(path, blobs.astype(np.float32))
     (source,) = list_images(path)
     with source.open_regions() as read:
-        plan = plan_slide(slopes, read, source.shape, SegmentOptions(cell_type="a"))
+        plan = plan_slide(slopes, [read], source.shape, SegmentOptions(cell_type="a"))
     path.unlink()
     with pytest.raises(FlowsegError, match=r"s\.tif: "):
         list(Cluster(client, slopes).segment(source, plan))
@@ -126,7 +147,7 @@ def test_sources_and_plans_travel_between_processes(
     tifffile.imwrite(tmp_path / "s.tif", blobs.astype(np.float32))
     (source,) = list_images(tmp_path / "s.tif")
     with source.open_regions() as read:
-        plan = plan_slide(slopes, read, source.shape, SegmentOptions(cell_type="a"))
+        plan = plan_slide(slopes, [read], source.shape, SegmentOptions(cell_type="a"))
     for value in (source, plan):
         assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +13,16 @@ import torch
 
 from flowseg.arrays.intensity import normalize
 from flowseg.errors import FlowsegError
+from flowseg.formats.writers import Formats
 from flowseg.inference.options import SegmentOptions, check_options
 from flowseg.inference.segmenter import Segmenter
+from flowseg.inference.slides import plan_slide
+from flowseg.inference.tiles import cut_tiles, predict_tiles
 from flowseg.io.tables import read_table
 from flowseg.network.checkpoint import load_network
+from flowseg.prediction import predict as room
 from flowseg.prediction.predict import predict
-
-REFERENCE = np.load(Path(__file__).parents[1] / "network" / "cellpose_reference.npz")
-
-
-def model(folder: Path, name: str) -> Path:
-    start = f"{name}/weight/"
-    weights = {
-        key.removeprefix(start): torch.from_numpy(REFERENCE[key])
-        for key in REFERENCE.files
-        if key.startswith(start)
-    }
-    torch.save(weights, folder / f"{name}_like")
-    return folder / f"{name}_like"
+from helpers.cellpose import save_model
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ def cells_and_nuclei(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def test_the_network_sees_both(
     tmp_path: Path, cells_and_nuclei: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    path = model(tmp_path, "two")
+    path = save_model(tmp_path, "two")
     segmenter = Segmenter.load(path, "cpu", "float32")
     cells, nuclei = cells_and_nuclei
     found = segmenter.segment(cells, nuclei=nuclei, diameter=30.0)
@@ -60,25 +53,83 @@ def test_the_network_sees_both(
         assert segmenter.segment(cells, nuclei=nuclei, **options).labels.shape == cells.shape
 
 
-def test_they_are_read_from_the_same_file(
-    tmp_path: Path, cells_and_nuclei: tuple[np.ndarray, np.ndarray]
-) -> None:
+@pytest.fixture
+def both(tmp_path: Path, cells_and_nuclei: tuple[np.ndarray, np.ndarray]) -> Path:
+    """A TIFF of nuclei, then cells."""
     cells, nuclei = cells_and_nuclei
-    path = model(tmp_path, "two")
-    tifffile.imwrite(
-        tmp_path / "both.tif", np.stack([nuclei, cells]), imagej=True, metadata={"axes": "CYX"}
+    path = tmp_path / "both.tif"
+    tifffile.imwrite(path, np.stack([nuclei, cells]), imagej=True, metadata={"axes": "CYX"})
+    return path
+
+
+@pytest.fixture
+def options(tmp_path: Path, cells_and_nuclei: tuple[np.ndarray, np.ndarray]) -> SegmentOptions:
+    """Of that file, with a threshold at which the network finds cells."""
+    cells, nuclei = cells_and_nuclei
+    found = Segmenter.load(save_model(tmp_path, "two"), "cpu").segment(
+        cells, nuclei=nuclei, diameter=30.0
     )
-    segmenter = Segmenter.load(path, "cpu")
-    threshold = float(np.median(segmenter.segment(cells, nuclei=nuclei, diameter=30.0).cellprob))
-    options = SegmentOptions(
-        channel=1, nucleus_channel=0, diameter=30.0, cellprob_threshold=threshold, min_size=0
+    return SegmentOptions(
+        channel=1,
+        nucleus_channel=0,
+        diameter=30.0,
+        cellprob_threshold=float(np.median(found.cellprob)),
+        min_size=0,
     )
-    done = predict(path, tmp_path / "both.tif", tmp_path / "out.csv", device="cpu", options=options)
-    expected = segmenter.segment(
-        cells, nuclei=nuclei, diameter=30.0, cellprob_threshold=threshold, min_size=0
+
+
+def test_they_are_read_from_the_same_file(
+    tmp_path: Path,
+    both: Path,
+    options: SegmentOptions,
+    cells_and_nuclei: tuple[np.ndarray, np.ndarray],
+) -> None:
+    path = save_model(tmp_path, "two")
+    cells, nuclei = cells_and_nuclei
+    done = predict(path, both, tmp_path / "out.csv", device="cpu", options=options)
+    expected = Segmenter.load(path, "cpu").segment(
+        cells,
+        nuclei=nuclei,
+        diameter=30.0,
+        cellprob_threshold=options.cellprob_threshold,
+        min_size=0,
     )
     assert done.images == 1
     assert len(read_table(tmp_path / "out.csv", ("id", "predicted"))) == expected.labels.max() > 0
+
+
+def test_a_slide_has_them_in_every_tile(
+    tmp_path: Path, cells_and_nuclei: tuple[np.ndarray, np.ndarray]
+) -> None:
+    cells, nuclei = (np.tile(plane, (5, 4)) for plane in cells_and_nuclei)
+    segmenter = Segmenter.load(save_model(tmp_path, "two"), "cpu", "float32")
+    expected = segmenter.segment(cells, nuclei=nuclei, diameter=21.0)
+    segmenter.ensemble.tile = 128
+    reads = [lambda *region: cells[region], lambda *region: nuclei[region]]
+    plan = plan_slide(segmenter, reads, cells.shape, SegmentOptions(diameter=21.0))
+    tiles = [tile for row in cut_tiles(plan.scaled, segmenter.ensemble) for tile in row]
+    assert len(tiles) > 10
+    fields = predict_tiles(
+        segmenter.ensemble, partial(plan.read_scaled, reads), tiles, styles=plan.styles
+    )
+    maps = np.empty((3, *plan.scaled), np.float32)
+    for tile, field in fields:
+        maps[(slice(None), *tile.write)] = field.maps.numpy()
+    whole = plan.restore(maps, (0, 0), (slice(0, len(cells)), slice(0, cells.shape[1])))
+    np.testing.assert_allclose(whole[2], expected.cellprob, atol=1e-5)
+    np.testing.assert_allclose(whole[:2], expected.flows, atol=1e-5)
+
+
+def test_predicting_slides_takes_them(
+    tmp_path: Path, both: Path, options: SegmentOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_model(tmp_path, "two")
+    predict(path, both, tmp_path / "image.csv", device="cpu", options=options)
+    monkeypatch.setattr(room, "_SLIDE", 1000)
+    outputs = Formats(submission=tmp_path / "slide.csv", overlays=tmp_path / "overlays")
+    predict(path, both, outputs, device="cpu", options=options)
+    assert (tmp_path / "slide.csv").read_text() == (tmp_path / "image.csv").read_text()
+    assert len(list((tmp_path / "overlays").iterdir())) == 1
 
 
 def test_what_does_not_fit_is_refused(
@@ -86,7 +137,7 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     cells, nuclei = cells_and_nuclei
     two, grey = (
-        Segmenter.load(model(tmp_path, name), "cpu", "float32") for name in ("two", "grey")
+        Segmenter.load(save_model(tmp_path, name), "cpu", "float32") for name in ("two", "grey")
     )
     with pytest.raises(FlowsegError, match="sees one channel"):
         grey.segment(cells, nuclei=nuclei)
