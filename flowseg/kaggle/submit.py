@@ -87,8 +87,8 @@ def submit(
     Raises
     ------
     FlowsegError
-        If the bundle or the competition's data are not there, or none of the images could be done;
-        then, too, the submission is valid.
+        If the bundle or the competition's data are not there, or the images of a device, or all,
+        could not be done; then, too, the submission is valid.
     """
     start, out = time.monotonic(), Path(out)
     sample = _find_sample(Path(root))
@@ -114,13 +114,19 @@ def submit(
             device=devices[0],
             processes=len(devices),
         ) as (chosen, views):
-            found = _predict(chosen, sample.parent / "test", out, views, devices)
+            found, lost = _predict(chosen, sample.parent / "test", out, views, devices)
         cells = _write(out, ids, found)
         seconds = time.monotonic() - start
         blank = tuple(image_id for image_id in ids if image_id not in found)
         _check(out, files, ids)
     if not found:
         raise FlowsegError("none of the images could be done", file=sample.parent / "test")
+    if lost:
+        raise FlowsegError(
+            f"the images of {', '.join(lost)} are blank: what predicted them crashed",
+            file=out,
+            remedy="see its last lines above",
+        )
     _log.info(
         "%d images in %s, start included: %d would take %.2f h",
         len(files),
@@ -165,30 +171,40 @@ def _devices(device: str) -> list[str]:
 
 def _predict(
     models: Sequence[Path], images: Path, out: Path, tta: int, devices: Sequence[str]
-) -> dict[str, list[str]]:
-    """The column `predicted` of each image that could be done, by id; a process a device."""
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The column `predicted` of each image that could be done, by id; a process a device.
+
+    And the devices whose process ended without its file.
+    """
     shards = [Shard(number, len(devices)) for number in range(1, len(devices) + 1)]
     waiting = dict(zip(shards, devices, strict=True))
     whole = out.with_name("shards.csv")
+    for shard in shards:  # of a submission that was killed
+        shard.path(whole).unlink(missing_ok=True)
     for _ in range(_ATTEMPTS):
         running = {
             shard: subprocess.Popen(_command(models, images, whole, tta, shard, own))
             for shard, own in waiting.items()
         }
         codes = {shard: process.wait() for shard, process in running.items()}
-        # After images that failed (1) or an error (2) another attempt meets the same.
-        waiting = {shard: waiting[shard] for shard, code in codes.items() if code not in (0, 1, 2)}
-        for shard, code in codes.items():
-            if code > 1 or code < 0:
-                _log.warning("part %d of %d ended with exit code %d", *shard, code)
+        # Its exit code is 1 after images that failed and after a crash; only the file tells.
+        crashed = {shard: code for shard, code in codes.items() if not shard.path(whole).is_file()}
+        for shard, code in crashed.items():
+            _log.warning("part %d of %d ended with exit code %d", *shard, code)
+        # After an error of the user's (2) another attempt meets the same.
+        waiting = {shard: waiting[shard] for shard, code in crashed.items() if code != 2}
     found: dict[str, list[str]] = {}
-    for path in (shard.path(whole) for shard in shards):
-        if path.is_file():
-            rows = read_submission(path).images
-            found |= {image_id: [text for _, text in texts] for image_id, texts in rows.items()}
-            path.unlink()
+    lost: list[str] = []
+    for shard, device in zip(shards, devices, strict=True):
+        path = shard.path(whole)
+        if not path.is_file():
+            lost.append(device)
+            continue
+        rows = read_submission(path).images
+        found |= {image_id: [text for _, text in texts] for image_id, texts in rows.items()}
+        path.unlink()
     shutil.rmtree(journal_folder(whole), ignore_errors=True)  # of a part that was given up
-    return found
+    return found, lost
 
 
 def _command(

@@ -40,7 +40,7 @@ def rows(out: Path) -> dict[str, list[str]]:
 
 
 def run(root: Path, monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]]) -> Any:
-    monkeypatch.setattr(module, "_predict", lambda *_: found)
+    monkeypatch.setattr(module, "_predict", lambda *_: (found, []))
     return submit(root / "input" / "bundle", root / "out.csv", root=root, device="cpu")
 
 
@@ -109,3 +109,25 @@ def test_a_part_that_is_killed_goes_on_once(
             submit(bundle, out, root=root)
     assert rows(out) == {name: ["1 1" if found else ""] for name in IDS}
     assert not list(root.glob("shards*"))
+
+
+@pytest.mark.parametrize("code", [1, 2, -9])
+def test_a_device_that_is_lost_is_no_success(
+    root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Python's exit code after an exception is that of `predict` after images that failed: 1."""
+    starts: list[str] = []
+
+    def command(models: Any, images: Path, whole: Path, tta: int, shard: Any, device: str) -> Any:
+        starts.append(device)
+        written = f"open({str(shard.path(whole))!r}, 'w').write('id,predicted\\n{device},1 1\\n')"
+        end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"os._exit({code})"
+        return [sys.executable, "-c", f"import os; {end if device == 'b' else written}"]
+
+    monkeypatch.setattr(module, "_devices", lambda _: ["a", "b"])
+    monkeypatch.setattr(module, "_command", command)
+    (root / "shards.2-of-2.csv").write_text("id,predicted\nb,9 9\n")  # of an earlier, killed one
+    with pytest.raises(FlowsegError, match="the images of b are blank"):
+        submit(root / "input" / "bundle", root / "out.csv", root=root)
+    assert rows(root / "out.csv") == {"a": ["1 1"], "b": [""]}
+    assert starts == (["a", "b"] if code == 2 else ["a", "b", "b"])
