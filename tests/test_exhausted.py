@@ -169,7 +169,7 @@ def test_a_full_disk_in_training_loses_nothing(
     assert set(ends[0]) == set(ends[1])
 
 
-def stop(_: object) -> None:
+def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -244,7 +244,7 @@ def test_a_folder_that_vanishes(
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr(
-            "flowseg.training.trainer.Trainer.validate", lambda _: shutil.rmtree(run) or {}
+            "flowseg.training.trainer.Trainer.validate", lambda *_: shutil.rmtree(run) or {}
         )
         line = fails(command(home, "train", run), capsys)
     assert str(run) in line
