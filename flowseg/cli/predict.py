@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowseg.cli import add_device_argument, duration, say
 from flowseg.cli.export import add_output_arguments, parse_outputs
 from flowseg.config.choices import TTA_CHOICES
 from flowseg.errors import FlowsegError
+
+if TYPE_CHECKING:  # torch
+    from flowseg.inference.options import SegmentOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,28 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the CSV to write",
     )
     add_model_arguments(parser)
-    parser.add_argument("--cell-type", help="one of the model's (default: classified by the model)")
-    parser.add_argument(
-        "--diameter", type=_diameter, help="mean cell diameter in pixels; auto estimates it"
-    )
-    parser.add_argument(
-        "--cellprob-threshold", type=float, help="logit above which a pixel is in a cell"
-    )
-    parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
-    parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
-    parser.add_argument(
-        "--recursive",
-        action="store_true",
-        help="look into folders within folders; where names repeat, as in wells, they keep their "
-        "folders: A1_s1",
-    )
-    parser.add_argument(
-        "--channel", help="of files with several channels the only one, from 0 or by its name"
-    )
-    parser.add_argument(
-        "--nucleus-channel",
-        help="the same of the nuclei, for a model of Cellpose that was trained with them",
-    )
+    _add_segment_arguments(parser)
     add_output_arguments(parser, predicting=True)
     parser.add_argument(
         "--shard",
@@ -81,6 +64,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="such as 8h: measure some images first, and lower test-time augmentation, then the "
         "ensemble, as far as all need to be done in that time",
+    )
+
+
+def _add_segment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how images are read, and what of them is a cell."""
+    parser.add_argument("--cell-type", help="one of the model's (default: classified by the model)")
+    parser.add_argument(
+        "--diameter", type=_diameter, help="mean cell diameter in pixels; auto estimates it"
+    )
+    parser.add_argument(
+        "--cellprob-threshold", type=float, help="logit above which a pixel is in a cell"
+    )
+    parser.add_argument("--flow-threshold", type=float, help="largest flow error; 0 keeps all")
+    parser.add_argument("--min-size", type=int, help="smallest cell, in pixels")
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="look into folders within folders; where names repeat, as in wells, they keep their "
+        "folders: A1_s1",
+    )
+    parser.add_argument(
+        "--channel", help="of files with several channels the only one, from 0 or by its name"
+    )
+    parser.add_argument(
+        "--nucleus-channel",
+        help="the same of the nuclei, for a model of Cellpose that was trained with them",
     )
 
 
@@ -125,9 +134,24 @@ def _diameter(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither pixels nor auto") from error
 
 
+def _segment_options(args: argparse.Namespace) -> SegmentOptions:
+    from flowseg.inference.options import SegmentOptions
+
+    return SegmentOptions(
+        cell_type=args.cell_type,
+        diameter=args.diameter,
+        cellprob_threshold=args.cellprob_threshold,
+        flow_threshold=args.flow_threshold,
+        min_size=args.min_size,
+        channel=args.channel,
+        nucleus_channel=args.nucleus_channel,
+        exclude_border=args.exclude_border,
+        cellpose_tiles=args.cellpose_tiles,
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Find models and images, predict, and print the result."""
-    from flowseg.inference.options import SegmentOptions
     from flowseg.io.paths import find_inputs
     from flowseg.network.device import local_device
     from flowseg.prediction.find_models import find_models
@@ -145,17 +169,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"model: {model}")
     shard = Shard.parse(args.shard) if args.shard else Shard.from_environment()
     device = local_device(args.device)
-    options = SegmentOptions(
-        cell_type=args.cell_type,
-        diameter=args.diameter,
-        cellprob_threshold=args.cellprob_threshold,
-        flow_threshold=args.flow_threshold,
-        min_size=args.min_size,
-        channel=args.channel,
-        nucleus_channel=args.nucleus_channel,
-        exclude_border=args.exclude_border,
-        cellpose_tiles=args.cellpose_tiles,
-    )
+    options = _segment_options(args)
     if args.time_budget is not None and shard is not None:
         raise FlowsegError(
             "a time budget is for a whole prediction, and a shard would choose by itself",
