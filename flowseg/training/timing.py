@@ -58,7 +58,7 @@ def epoch_in_words(rows: Sequence[Mapping[str, float]], epochs: int) -> str:
     Examples
     --------
     >>> epoch_in_words([{"epoch": 1, "loss": 2.0, "score": 0.25, "seconds": 60.0}], 3)
-    'epoch 1 of 3: loss 2.0000, score 0.2500; 60 s, 2.0 min left'
+    'epoch 1 of 3: loss 2.0000, score 0.2500; 1.0 min, 2.0 min left'
     """
     row = rows[-1]
     shown = ", ".join(f"{name} {row[name]:.4f}" for name in ("loss", "score") if name in row)
