@@ -24,7 +24,7 @@ from flowseg.io.paths import PathLike
 from flowseg.io.tables import read_table
 from flowseg.kaggle.notebook import MARKER
 from flowseg.network.device import pick_device
-from flowseg.prediction.journal import journal_folder
+from flowseg.prediction.journal import finished_since, journal_folder
 from flowseg.prediction.shards import Shard
 from flowseg.prediction.timing import within_time_budget
 from flowseg.training.timing import duration
@@ -121,9 +121,10 @@ def submit(
         _check(out, files, ids)
     if not found:
         raise FlowsegError("none of the images could be done", file=sample.parent / "test")
-    if lost:
+    unfinished = sum(path.stem not in found for path in files)
+    if lost and unfinished:
         raise FlowsegError(
-            f"the images of {', '.join(lost)} are blank: what predicted them crashed",
+            f"{unfinished} images are blank: what predicted them on {', '.join(lost)} crashed",
             file=out,
             remedy="see its last lines above",
         )
@@ -174,8 +175,9 @@ def _predict(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """The column `predicted` of each image that could be done, by id; a process a device.
 
-    And the devices whose process ended without its file.
+    And the devices whose process ended without its file; the images that it had finished are found.
     """
+    start = time.time()
     shards = [Shard(number, len(devices)) for number in range(1, len(devices) + 1)]
     waiting = dict(zip(shards, devices, strict=True))
     whole = out.with_name("shards.csv")
@@ -203,7 +205,9 @@ def _predict(
         rows = read_submission(path).images
         found |= {image_id: [text for _, text in texts] for image_id, texts in rows.items()}
         path.unlink()
-    shutil.rmtree(journal_folder(whole), ignore_errors=True)  # of a part that was given up
+    if lost:
+        found = dict(parts["submission"] for parts in finished_since(whole, start)) | found
+    shutil.rmtree(journal_folder(whole), ignore_errors=True)
     return found, lost
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,22 @@ class Journal:
         self.path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: other shards are at work; gone: another removed it
             self.folder.rmdir()
+
+
+def finished_since(submission: PathLike, start: float) -> Iterator[dict[str, Any]]:
+    """The parts of the finished images in the journals that were written to since `start`.
+
+    `start` is in seconds since the epoch; journals of earlier runs, maybe of other models, are
+    passed over.
+    """
+    for path in sorted(journal_folder(submission).glob("*.jsonl")):
+        if path.stat().st_mtime >= start:
+            with path.open("rb") as lines:
+                for line in lines:
+                    entry = _entry(line)
+                    if entry is None:
+                        break
+                    yield entry["parts"]
 
 
 def run_key(models: Sequence[PathLike], settings: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from flowseg.io.images import write_image
 from flowseg.kaggle import submit as module
 from flowseg.kaggle.notebook import MARKER
 from flowseg.kaggle.submit import submit
+from flowseg.prediction.journal import journal_folder
 
 IDS = ("a", "b")
 
@@ -127,7 +129,39 @@ def test_a_device_that_is_lost_is_no_success(
     monkeypatch.setattr(module, "_devices", lambda _: ["a", "b"])
     monkeypatch.setattr(module, "_command", command)
     (root / "shards.2-of-2.csv").write_text("id,predicted\nb,9 9\n")  # of an earlier, killed one
-    with pytest.raises(FlowsegError, match="the images of b are blank"):
+    with pytest.raises(FlowsegError, match="1 images are blank: what predicted them on b crashed"):
         submit(root / "input" / "bundle", root / "out.csv", root=root)
     assert rows(root / "out.csv") == {"a": ["1 1"], "b": [""]}
     assert starts == (["a", "b"] if code == 2 else ["a", "b", "b"])
+
+
+@pytest.mark.parametrize("finished", [["b"], ["a", "b"]])
+def test_what_a_killed_part_had_finished_is_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch, finished: list[str]
+) -> None:
+    def command(models: Any, images: Path, whole: Path, tta: int, shard: Any, device: str) -> Any:
+        script = (
+            "import os, pathlib\n"
+            "from flowseg.prediction.journal import Journal\n"
+            f"journal = Journal({str(whole)!r}, 'key')\n"
+            f"for name in {finished}:\n"
+            f"    path = next(pathlib.Path({str(images)!r}).glob(name + '.*'))\n"
+            "    journal.add(name, path, {'submission': [name, ['1 1']]})\n"
+            "os.kill(os.getpid(), 9)\n"
+        )
+        return [sys.executable, "-c", script]
+
+    monkeypatch.setattr(module, "_command", command)
+    stale = journal_folder(root / "shards.csv")
+    stale.mkdir()
+    entry = {"id": "a", "file": [1, 1], "parts": {"submission": ["a", ["9 9"]]}}
+    (stale / "other.jsonl").write_text(json.dumps(entry) + "\n")
+    os.utime(stale / "other.jsonl", (1, 1))
+    bundle, out = root / "input" / "bundle", root / "out.csv"
+    if finished == list(IDS):
+        submit(bundle, out, root=root, device="cpu")
+    else:
+        with pytest.raises(FlowsegError, match="1 images are blank: what predicted them on cpu"):
+            submit(bundle, out, root=root, device="cpu")
+    assert rows(out) == {name: ["1 1" if name in finished else ""] for name in IDS}
+    assert not list(root.glob("shards*"))
