@@ -84,8 +84,8 @@ class _Down(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.project(x) + self.conv[1](self.conv[0](x))
-        y: Tensor = x + self.conv[3](self.conv[2](x))
+        x = self.conv[1](self.conv[0](x)).add_(self.project(x))
+        y: Tensor = self.conv[3](self.conv[2](x)).add_(x)
         return y
 
 
@@ -108,9 +108,10 @@ class _Up(nn.Module):
         if self.upsample:
             projected = _double(projected)
             x = x if isinstance(first, _UpConvolution) else _double(x)
-        y = self.conv[1](first(x) + skip + shifts[0])
-        x = projected + y
-        z: Tensor = x + self.conv[3](self.conv[2](x + shifts[1]) + shifts[2])
+        y = first(x).add_(skip).add_(shifts[0])
+        x = self.conv[1](y).add_(projected)
+        y = self.conv[2](x + shifts[1]).add_(shifts[2])
+        z: Tensor = self.conv[3](y).add_(x)
         return z
 
 
