@@ -153,7 +153,7 @@ def test_a_full_disk_in_training_loses_nothing(
     assert main(undisturbed) == 0
     with monkeypatch.context() as patched:
         patched.setattr("flowseg.training.trainer.Trainer.validate", stop)
-        assert main(argv) == 130
+        assert main(argv) == 75
     before = contents(tmp_path / "run")
     assert STATE in before
     with limited("RLIMIT_FSIZE", 3000):

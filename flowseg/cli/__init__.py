@@ -88,8 +88,8 @@ def duration(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code.
 
-    0: done. 2: an error you can fix. 75: stopped by a signal, and the same command goes on (a
-    training with --resume). 130: interrupted.
+    0: done. 2: an error you can fix. 75: stopped by SIGTERM or Ctrl-C, and the same command goes on
+    (a training with --resume).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the console cannot print is escaped
@@ -112,12 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_raised():
             return int(_module(args.command).run(args))
-    except Stopped as error:
+    except KeyboardInterrupt as error:
         sys.stderr.write(f"flowseg {args.command}: {str(error) or 'stopped'}\n")
         return Stopped.EXIT_CODE
-    except KeyboardInterrupt:
-        sys.stderr.write(f"flowseg {args.command}: interrupted\n")
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

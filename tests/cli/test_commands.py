@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from flowseg.arrays.rle import rle_decode
 from flowseg.cli import main
 from flowseg.config.loading import load_config, to_yaml
 from flowseg.io.images import read_image, read_labels
+from flowseg.prediction.journal import Journal
 from flowseg.synthetic.datasets import (
     TEST_TRUTH,
     write_synthetic_livecell,
@@ -377,6 +380,36 @@ def test_sigterm_stops_a_training_that_then_goes_on(data: Path, tmp_path: Path) 
     assert "Traceback" not in said
     assert (run / "state.safetensors").is_file()
     assert not list(run.glob(".part-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_prediction_that_a_signal_stops_goes_on(
+    trained: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    out, expected = tmp_path / "found.csv", tmp_path / "expected.csv"
+    argv = ["predict", "--model", str(trained / "runs"), "--in", str(data / "test"), "--out"]
+    assert main([*argv, str(expected)]) == 0
+    added: list[str] = []
+    add = Journal.add
+
+    def add_and_signal(journal: Journal, image_id: str, *rest: Any) -> None:
+        add(journal, image_id, *rest)
+        added.append(image_id)
+        if len(added) == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Journal, "add", add_and_signal)
+    assert main([*argv, str(out)]) == 75
+    assert capsys.readouterr().err.endswith("flowseg predict: stopped\n")
+    assert not out.exists()
+    assert main([*argv, str(out)]) == 0
+    assert len(added) == len(set(added)) == 3
+    assert out.read_bytes() == expected.read_bytes()
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
