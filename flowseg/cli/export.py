@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("FORMAT", "FILE"),
         help="what to write the weights as: cellpose FILE, which Cellpose 3 loads; onnx FILE; "
-        "torch-export FILE",
+        "torch-export FILE; bioimageio FILE, a package of the BioImage Model Zoo",
     )
 
 

@@ -13,9 +13,10 @@ from flowseg.network.cellpose import CellposeNetwork
 from flowseg.network.cellpose_file import is_torch_file, write_cellpose
 from flowseg.network.checkpoint import load_network, save_network
 from flowseg.network.exported import write_onnx, write_torch_export
+from flowseg.prediction.bioimageio import write_bioimageio
 from flowseg.training.run_folder import checkpoint_at
 
-FORMATS = ("cellpose", "onnx", "torch-export")
+FORMATS = ("cellpose", "onnx", "torch-export", "bioimageio")
 """What a model can be exported to."""
 
 
@@ -26,9 +27,9 @@ def export_model(model: PathLike, format: str, out: PathLike) -> None:
     ----------
     model : path
         A checkpoint or a run's folder.
-    format : {"cellpose", "onnx", "torch-export"}
-        A file that Cellpose 3 loads, for networks of kind cellpose; or a program for other engines,
-        see :func:`flowseg.network.exported.export_program`.
+    format : {"cellpose", "onnx", "torch-export", "bioimageio"}
+        A file that Cellpose 3 loads, for networks of kind cellpose; a program for other engines,
+        see :func:`flowseg.network.exported.export_program`; or a package of the BioImage Model Zoo.
     out : path
         The file to write.
 
@@ -41,7 +42,11 @@ def export_model(model: PathLike, format: str, out: PathLike) -> None:
         raise FlowsegError(f"there is no format {format!r}", remedy=f"choose {', '.join(FORMATS)}")
     path = checkpoint_at(model)
     network, card = load_network(path)
-    write = {"onnx": write_onnx, "torch-export": write_torch_export}.get(format)
+    write = {
+        "onnx": write_onnx,
+        "torch-export": write_torch_export,
+        "bioimageio": write_bioimageio,
+    }.get(format)
     if write is not None:
         with claim_outputs([Path(out)], [path]):
             write(out, network, card)
