@@ -163,7 +163,10 @@ def _read_lzw(page: Any, path: Path) -> NDArray[Any] | None:
     if not plain or page.offset != page.parent.pages.first.offset:
         return None
     with open_binary(path) as file:
-        image = np.array(TiffImageFile(file))
+        try:
+            image = np.array(TiffImageFile(file))
+        except SyntaxError:  # numbers that Pillow does not know
+            return None
     return image if (image.shape, image.dtype) == (page.shape, page.dtype) else None
 
 

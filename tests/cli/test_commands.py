@@ -404,6 +404,7 @@ def test_a_prediction_that_a_signal_stops_goes_on(
             signal.raise_signal(number)
 
     monkeypatch.setattr(Journal, "add", add_and_signal)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     assert main([*argv, str(out)]) == 75
     assert capsys.readouterr().err.endswith("flowseg predict: stopped\n")
     assert not out.exists()
