@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetError
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 _ROOM = 2**20  # bytes; the machine code of one module is less
 
@@ -92,6 +94,44 @@ def set_threads(count: int | None) -> None:
     _limit = count
 
 
+class Workers(ThreadPoolExecutor):
+    """So many threads, all started at once, which share the cores.
+
+    Where memory lacks even for the note that a call has failed, its thread dies, and its future
+    never ends: wait for it by `result_of` alone.
+    """
+
+    def __init__(self, count: int) -> None:
+        members: list[threading.Thread] = []
+
+        def join() -> None:
+            members.append(threading.current_thread())
+            share_threads(count)
+
+        super().__init__(count, initializer=join)
+        self._members = members
+        all_started = threading.Event()
+        try:
+            for _ in range(count):
+                self.submit(all_started.wait)  # while no thread is idle, the pool starts another
+        finally:
+            all_started.set()
+
+    def lost_one(self) -> bool:
+        """Whether one of the threads has ended, which none does before the pool is shut down."""
+        return not all(member.is_alive() for member in self._members)
+
+    def result_of(self, future: Future[Result]) -> Result:
+        """The result of a call, or its error; MemoryError where its thread may have died."""
+        while not future.done():
+            with suppress(NotYetError):
+                future.exception(timeout=1)
+            # In this order: a thread that has ended sets nothing any more.
+            if self.lost_one() and not future.done():
+                raise MemoryError("a thread has died")
+        return future.result()
+
+
 def in_threads(work: Callable[[int], Any], tasks: Sequence[int] | int) -> None:
     """Call `work` for each task, on `threads()` threads; the order of the calls is left open.
 
@@ -104,6 +144,6 @@ def in_threads(work: Callable[[int], Any], tasks: Sequence[int] | int) -> None:
         for task in numbers:
             work(task)
         return
-    with ThreadPoolExecutor(workers) as pool:
+    with Workers(workers) as pool:
         for future in [pool.submit(work, task) for task in numbers]:
-            future.result()
+            pool.result_of(future)

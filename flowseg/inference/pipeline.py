@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowseg.arrays.jit import share_threads, threads
+from flowseg.arrays.jit import Workers, threads
 from flowseg.errors import FlowsegError, as_user_error
 from flowseg.inference.options import SegmentOptions
 from flowseg.inference.segmenter import (
@@ -73,35 +74,38 @@ def pipeline(
 
     Each stage takes what the one before it returns. At most `ahead` items are under way, and of
     a total `weight` of at most `limit`, unless one alone exceeds it. Outcomes come in the order of
-    the items. A FlowsegError stops its own item only, and so does a lack of memory; any other error
-    ends the pipeline.
+    the items. A FlowsegError stops its own item only, and so does a lack of memory, unless a thread
+    has died of it; that and any other error end the pipeline.
 
     Whoever does not take all outcomes closes it (``contextlib.closing``). Left to Python's garbage
     collector it may end in one of its own threads, which then waits for itself.
     """
     with ExitStack() as stack:
-        pools = [
-            stack.enter_context(
-                # The threads of a stage share the cores that compiled loops may use.
-                ThreadPoolExecutor(n, initializer=share_threads, initargs=(n,))
-            )
-            for n in (stage.workers for stage in stages)
-        ]
+        # The threads of a stage share the cores that compiled loops may use.
+        pools = [stack.enter_context(Workers(stage.workers)) for stage in stages]
         waiting: deque[tuple[Item, Callable[[], Any]]] = deque()
+
+        def take() -> Outcome[Item, Any]:
+            outcome = outcome_of(*waiting.popleft())
+            if outcome.error is not None and any(pool.lost_one() for pool in pools):
+                raise outcome.error  # what comes after would lack that thread, too
+            return outcome
+
         try:
             for item in items:
                 while waiting and (
                     len(waiting) >= ahead
                     or sum(weight(other) for other, _ in waiting) + weight(item) > limit
                 ):
-                    yield outcome_of(*waiting.popleft())
-                future: Future[Any] = Future()
-                future.set_result(item)
+                    yield take()
+                first: Future[Any] = Future()
+                first.set_result(item)
+                result: Callable[[], Any] = first.result
                 for pool, stage in zip(pools, stages, strict=True):
-                    future = pool.submit(_work, stage, future)
-                waiting.append((item, future.result))
+                    result = partial(pool.result_of, pool.submit(_work, stage, result))
+                waiting.append((item, result))
             while waiting:
-                yield outcome_of(*waiting.popleft())
+                yield take()
         finally:
             # Reached early when the caller stops or an error ends it all: start nothing more.
             for pool in pools:
@@ -171,8 +175,8 @@ def on_device(
     )
 
 
-def _work(stage: Stage, previous: Future[Any]) -> Any:
-    return stage.work(previous.result())
+def _work(stage: Stage, previous: Callable[[], Any]) -> Any:
+    return stage.work(previous())
 
 
 def outcome_of(item: Item, result: Callable[[], Result]) -> Outcome[Item, Result]:

@@ -88,6 +88,30 @@ def test_runs_every_task_once_and_raises_what_they_raise() -> None:
         in_threads(fail, 4)
 
 
+def test_a_thread_that_dies_ends_the_wait_for_it() -> None:
+    code = """if True:
+    from concurrent.futures import Future
+    from flowseg.arrays.jit import in_threads, set_threads
+
+    def fail(*_):
+        raise MemoryError
+
+    set_threads(2)
+    Future.set_exception = fail
+    in_threads(fail, 4)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(flowseg.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "MemoryError: a thread has died"
+
+
 def test_limit_of_threads() -> None:
     names: set[int] = set()
     try:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +93,62 @@ def test_a_caller_that_stops_early_ends_the_threads() -> None:
     outcomes.close()
     assert set(threading.enumerate()) <= before
     assert len(worked) <= 6
+
+
+DYING = """if True:
+    import os, signal, sys, time
+    from concurrent.futures import Future
+    from flowseg.inference.pipeline import Stage, pipeline
+
+    def stop(*_):
+        raise SystemExit("stopped")
+
+    def fail_to_note(*_):
+        if sys.argv[1:] and sys.argv.pop() == "SIGTERM":  # once
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise MemoryError
+
+    def work(number):
+        if number == 3:
+            time.sleep(1)  # until all others wait for it
+            raise MemoryError
+        return number
+
+    signal.signal(signal.SIGTERM, stop)
+    Future.set_exception = fail_to_note
+    stages = [Stage(work, 2), Stage(abs, 1), Stage(abs, 2)]
+    for outcome in pipeline(range(99), stages, weight=lambda _: 1, limit=9, ahead=9):
+        print(outcome.result, flush=True)
+"""
+
+
+def run_dying(*words: str) -> subprocess.CompletedProcess[str]:
+    """A pipeline whose threads die of an error, since memory lacks even for noting it."""
+    return subprocess.run(
+        [sys.executable, "-c", DYING, *words],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+def test_a_thread_that_dies_ends_it_as_too_little_memory_does() -> None:
+    done = run_dying()
+    assert done.returncode == 1
+    assert done.stdout.split() == ["0", "1", "2"]
+    assert "FlowsegError: there is not enough memory; free some" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_sigterm_ends_it_when_a_thread_has_died() -> None:
+    done = run_dying("SIGTERM")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "stopped"
 
 
 def test_images_side_by_side_are_those_one_by_one(rng) -> None:
