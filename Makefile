@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "flowseg needs Python 3.10 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,docs,coco,rois,zarr,dask,tensorboard,bioimageio]"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,docs,coco,rois,zarr,dask,tensorboard,bioimageio,napari]"
 	touch $(READY)
 
 $(OLD)/ready: pyproject.toml

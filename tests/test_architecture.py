@@ -29,7 +29,7 @@ ROOMS = (
     {"reports"},
     {"training"},
     {"prediction"},
-    {"demo", "kaggle"},
+    {"demo", "kaggle", "napari"},
     {"cli"},
     {"__main__"},
 )

@@ -1,0 +1,1 @@
+"""The napari plugin: cells found, looked at and saved where the image is."""

@@ -1,0 +1,96 @@
+"""What the plugin is made of, without a window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowseg import flows_to_labels, labels_to_flows
+from flowseg.arrays.labels import clear_border, renumber
+from flowseg.arrays.overlaps import masks_to_labels
+from flowseg.errors import FlowsegError
+from flowseg.formats.seg_npy import read_seg
+from flowseg.napari.live_field import LiveField, Thresholds
+from flowseg.napari.readers import reader_of
+from flowseg.napari.samples import drawn_neurons
+from flowseg.napari.writers import write_cells
+from flowseg.synthetic.render import draw_neurons
+
+
+def drawn_labels() -> np.ndarray:
+    _, masks = draw_neurons((96, 128), "shsy5y", np.random.default_rng(1))
+    return renumber(masks_to_labels(masks))
+
+
+@pytest.mark.parametrize("level", [-1.0, 0.5])
+@pytest.mark.parametrize(("flow_threshold", "min_size"), [(0.0, 0), (0.4, 60)])
+def test_a_kept_field_gives_the_labels_of_its_flows(level, flow_threshold, min_size) -> None:
+    labels = drawn_labels()
+    flows = labels_to_flows(labels)
+    noise = np.random.default_rng(0).normal(0, 1, labels.shape)
+    cellprob = np.where(labels > 0, 2, -2) + noise
+    field = LiveField(flows, cellprob.astype(np.float32))
+    for exclude in (False, True):
+        found = field.labels(
+            Thresholds(
+                cellprob_threshold=level,
+                flow_threshold=flow_threshold,
+                min_size=min_size,
+                exclude_border=exclude,
+            )
+        )
+        whole = flows_to_labels(
+            flows,
+            cellprob,
+            cellprob_threshold=level,
+            flow_threshold=flow_threshold,
+            min_size=min_size,
+        )
+        np.testing.assert_array_equal(found, renumber(clear_border(whole)) if exclude else whole)
+
+
+def test_sample_is_as_large_as_an_image_of_the_competition() -> None:
+    ((image, attributes, kind),) = drawn_neurons()
+    assert image.shape == (520, 704)
+    assert kind == "image"
+    assert attributes == {"name": "drawn neurons"}
+
+
+def test_seg_npy_goes_out_and_comes_back(tmp_path: Path) -> None:
+    labels, file = drawn_labels(), str(tmp_path / "a_seg.npy")
+    assert write_cells(file, labels, {"name": "a"}) == [file]
+    reader = reader_of(file)
+    assert reader is not None
+    ((data, attributes, kind),) = reader(file)
+    np.testing.assert_array_equal(data, labels)
+    assert (attributes["name"], kind) == ("a", "labels")
+    assert reader_of([file, "b.tif"]) is None
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".csv", ".zip"])
+def test_other_formats_are_written(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".zip":
+        pytest.importorskip("roifile")
+    file = tmp_path / f"a{suffix}"
+    write_cells(str(file), drawn_labels(), {})
+    assert file.stat().st_size > 100
+
+
+def test_a_stack_is_refused_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "a_seg.npy"
+    with pytest.raises(FlowsegError, match="has 3 axes"):
+        write_cells(str(file), np.zeros((2, 9, 9), np.int32), {})
+    assert not file.exists()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a_seg.npy"
+    file.write_bytes(b"nothing")
+    reader = reader_of(str(file))
+    assert reader is not None
+    with pytest.raises(FlowsegError, match=r"a_seg\.npy"):
+        reader(str(file))
+    with pytest.raises(FlowsegError):
+        read_seg(file)

@@ -1,0 +1,203 @@
+"""What a person does in napari's window, each function in a process of its own.
+
+xvfb-run -a python tests/napari/window.py segment
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QApplication
+
+from flowseg import Segmenter
+from flowseg.synthetic.render import draw_neurons
+
+PATIENCE = 120
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Let the window work until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        QApplication.processEvents()
+        time.sleep(0.01)
+        assert time.monotonic() < end, "waited too long"
+
+
+def open_widget(viewer: napari.Viewer) -> Any:
+    return viewer.window.add_plugin_dock_widget("flowseg", "Segment")[1]
+
+
+def run(widget: Any) -> None:
+    widget.diameter.value = 17
+    widget.run.clicked.emit(True)
+    wait_until(lambda: widget.run.enabled)
+
+
+def last_message() -> str:
+    return str(notification_manager.records[-1].message)
+
+
+def expected(image: Any, widget: Any) -> Any:
+    shown = widget.thresholds
+    return (
+        Segmenter.load("phase")
+        .segment(
+            image,
+            diameter=17,
+            cellprob_threshold=shown.cellprob_threshold,
+            flow_threshold=shown.flow_threshold,
+            min_size=shown.min_size,
+            exclude_border=shown.exclude_border,
+        )
+        .labels
+    )
+
+
+def segment(viewer: napari.Viewer, folder: Path) -> None:
+    """Open the sample, segment it, move each slider, save."""
+    viewer.open_sample("flowseg", "neurons")
+    widget = open_widget(viewer)
+    assert widget.model.choices[-1] == "phase"
+    assert widget.cell_type.choices == ("cell",)
+    assert widget.cellprob_threshold.value == -2
+    run(widget)
+    image = viewer.layers[0].data
+    assert widget.result.data.max() > 100
+    np.testing.assert_array_equal(widget.result.data, expected(image, widget))
+    for slider, value in (
+        (widget.cellprob_threshold, 0.5),
+        (widget.flow_threshold, 0.2),
+        (widget.min_size, 150),
+        (widget.exclude_border, True),
+    ):
+        before = widget.result.data
+        slider.value = value
+        assert (widget.result.data != before).any(), slider.label
+    np.testing.assert_array_equal(widget.result.data, expected(image, widget))
+    cells = int(widget.result.data.max())
+    assert len(widget.result.features) == cells + 1
+    assert widget.count.value == str(cells)
+    file = folder / "cells_seg.npy"
+    assert widget.result.save(str(file)) == [str(file)]
+    viewer.open(str(file), plugin="flowseg")
+    np.testing.assert_array_equal(viewer.layers[-1].data, widget.result.data)
+
+
+def stack(viewer: napari.Viewer, folder: Path) -> None:
+    """All frames follow the sliders, and a cancelled run keeps what is done."""
+    rng = np.random.default_rng(3)
+    frames = np.stack([draw_neurons((128, 160), "shsy5y", rng)[0] for _ in range(4)])
+    viewer.add_image(frames, scale=(1, 0.5, 0.5))
+    widget = open_widget(viewer)
+    run(widget)
+    assert widget.result.data.shape == frames.shape
+    assert widget.result.scale.tolist() == [1, 0.5, 0.5]
+    widget.cellprob_threshold.value = 1.0
+    found = [expected(frame, widget) for frame in frames]
+    wait_until(lambda: np.array_equal(widget.result.data, found))
+    widget.run.clicked.emit(True)
+    wait_until(lambda: widget.fields)
+    widget.cancel.clicked.emit(True)
+    wait_until(lambda: widget.run.enabled)
+    assert 1 <= len(widget.fields) < 4
+
+
+def bad_input(viewer: napari.Viewer, folder: Path) -> None:
+    """A message for each, and the window goes on."""
+    widget = open_widget(viewer)
+    run(widget)
+    assert "there is no image layer" in last_message()
+    viewer.add_image(np.zeros((2, 2, 40, 40)), name="four")
+    run(widget)
+    assert "has 4 axes" in last_message()
+    viewer.layers.clear()
+    viewer.add_image(np.full((64, 64), np.nan), name="nothing")
+    run(widget)
+    assert last_message() == "nothing cells: 0"
+    viewer.layers.clear()
+    image = draw_neurons((160, 160), "shsy5y", np.random.default_rng(0))[0]
+    viewer.add_image(np.dstack([image] * 3), rgb=True)
+    widget.run.clicked.emit(True)
+    viewer.layers.clear()  # while it runs
+    wait_until(lambda: widget.run.enabled and widget.result is not None)
+    assert widget.result.data.max() > 0
+    viewer.layers.clear()
+    widget.min_size.value = 20
+    broken = folder / "broken.safetensors"
+    broken.write_bytes(b"not a checkpoint")
+    widget.checkpoint.value = broken
+    assert "broken.safetensors" in last_message()
+    viewer.add_image(image)
+    run(widget)
+    assert "broken.safetensors" in last_message()
+
+
+def memory(viewer: napari.Viewer, folder: Path) -> None:
+    """Fifty runs in one window; prints the growth of the last forty in MiB."""
+    import resource  # not on Windows
+
+    viewer.add_image(draw_neurons((260, 352), "shsy5y", np.random.default_rng(0))[0])
+    widget = open_widget(viewer)
+    peaks = []
+    for _ in range(50):
+        run(widget)
+        viewer.layers.remove(widget.result)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(f"{peaks[9]:.0f} MiB after 10 runs, {peaks[-1]:.0f} after 50")
+    assert peaks[-1] - peaks[9] < 100
+
+
+def times(viewer: napari.Viewer, folder: Path) -> None:
+    """Prints the time from a slider's value to the labels, in ms."""
+    viewer.open_sample("flowseg", "neurons")
+    widget = open_widget(viewer)
+    run(widget)
+    for slider, values in (
+        (widget.cellprob_threshold, np.linspace(-3, 2, 21)),
+        (widget.flow_threshold, np.linspace(0.1, 1, 21)),
+        (widget.min_size, np.arange(20, 230, 10)),
+    ):
+        taken = []
+        for value in values:
+            start = time.perf_counter()
+            slider.value = value.item()
+            taken.append(1000 * (time.perf_counter() - start))
+        cells = widget.count.value
+        print(f"{slider.label}: {np.median(taken):.0f}, at most {max(taken):.0f} ms; {cells} cells")
+
+
+def pictures(viewer: napari.Viewer, folder: Path) -> None:
+    """Takes the pictures of docs/napari.md."""
+    viewer.window.resize(1280, 800)
+    viewer.open_sample("flowseg", "neurons")
+    widget = open_widget(viewer)
+    run(widget)
+    for name, level in (("segment", -2.0), ("slider", 3.0)):
+        widget.cellprob_threshold.value = level
+        for _ in range(50):
+            QApplication.processEvents()
+            time.sleep(0.01)
+        viewer.window.screenshot(str(folder / f"napari_{name}.png"), canvas_only=False, flash=False)
+
+
+def main(name: str, folder: Path) -> None:
+    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+    viewer = napari.Viewer(show=False)
+    globals()[name](viewer, folder)
+    errors = [one for one in notification_manager.records if hasattr(one, "exception")]
+    assert not errors, errors
+    viewer.close()
+    print("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else Path())
