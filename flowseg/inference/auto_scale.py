@@ -109,7 +109,8 @@ def _at_own_scale(model: Model, grey: Floats, settings: CellTypeSettings) -> flo
     """The diameter as a network sees it that knows cells of any size, of a card without diameters.
 
     It is measured on the image at its own resolution, once more at the diameter that was found, and
-    weighted by area: specks that look like cells are many, but small. Enlarging the image until
+    weighted by itself: specks that look like cells are many, but small. (Weighted by area it is too
+    large, where cells differ in size.) Enlarging the image until
     they are as large as cells, as each further pass would, leads astray.
     """
     own = model.ensemble.diameter
@@ -125,7 +126,8 @@ def _at_own_scale(model: Model, grey: Floats, settings: CellTypeSettings) -> flo
 
 
 def _weighted_diameter(areas: NDArray[np.int64]) -> float:
-    return float(np.average(equivalent_diameter(areas), weights=areas))
+    diameters = equivalent_diameter(areas)
+    return float(np.average(diameters, weights=diameters))
 
 
 def _by_style(model: Model, grey: Floats, settings: CellTypeSettings) -> float | None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowseg import flows_to_labels, labels_to_flows
+from flowseg import competition_score, flows_to_labels, labels_to_flows
 from flowseg.arrays.labels import clear_border, renumber
 from flowseg.arrays.overlaps import masks_to_labels
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
+from flowseg.metrics.competition import MISSED
 from flowseg.napari.live_field import LiveField, Thresholds
+from flowseg.napari.outcomes import outcome_image
 from flowseg.napari.readers import reader_of
 from flowseg.napari.samples import drawn_neurons
 from flowseg.napari.writers import write_cells
@@ -94,3 +96,22 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         reader(str(file))
     with pytest.raises(FlowsegError):
         read_seg(file)
+
+
+def test_outcomes_are_those_of_the_metric() -> None:
+    truth, pred = drawn_labels(), drawn_labels()
+    pred[pred == 3] = 0
+    pred[pred == 5] = 6
+    found = outcome_image(truth, pred)
+    assert found.score == competition_score(truth, pred)
+    assert (found.image[truth == 3] == 1 + MISSED).all()
+    assert (found.image > 0).sum() == ((truth > 0) | (pred > 0)).sum()
+    assert ", 1 missed" in found.summary
+    y, x = np.argwhere(truth == 3).mean(axis=0)
+    assert any(np.allclose(place, (y, x)) for place in found.mistakes)
+    assert found.mistakes == sorted(found.mistakes)
+
+
+def test_nothing_against_nothing() -> None:
+    found = outcome_image(np.zeros((5, 6), np.int64), np.zeros((5, 6), np.uint8))
+    assert (found.score, found.mistakes, found.image.any()) == (1, [], False)

@@ -14,7 +14,7 @@ WINDOW = Path(__file__).with_name("window.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("walk", ["segment", "stack", "bad_input"])
+@pytest.mark.parametrize("walk", ["segment", "stack", "bad_input", "compare"])
 def test_walk(walk: str, tmp_path: Path) -> None:
     pytest.importorskip("napari.layers", reason="napari is not installed")
     if shutil.which("xvfb-run") is None:

@@ -17,7 +17,8 @@ import numpy as np
 from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QApplication
 
-from flowseg import Segmenter
+from flowseg import Segmenter, competition_score
+from flowseg.metrics.competition import HIT, MISSED, SPLIT, SPURIOUS
 from flowseg.synthetic.render import draw_neurons
 
 PATIENCE = 120
@@ -141,6 +142,39 @@ def bad_input(viewer: napari.Viewer, folder: Path) -> None:
     assert "broken.safetensors" in last_message()
 
 
+def compare(viewer: napari.Viewer, folder: Path) -> None:
+    """Two layers as hits and mistakes, and from one mistake to the next."""
+    truth = np.zeros((60, 90), np.int32)
+    truth[5:15, 5:15], truth[5:15, 40:60], truth[40:50, 70:80] = 3, 5, 9
+    pred = np.zeros_like(truth)
+    pred[5:15, 6:15], pred[5:15, 40:49], pred[5:15, 50:60], pred[40:50, 5:15] = 1, 2, 3, 4
+    viewer.add_labels(truth, name="truth", scale=(2, 2))
+    viewer.add_labels(pred, name="found", scale=(2, 2))
+    widget = viewer.window.add_plugin_dock_widget("flowseg", "Compare")[1]
+    widget.truth.value, widget.prediction.value = viewer.layers["truth"], viewer.layers["found"]
+    widget.run.clicked.emit(True)
+    assert float(widget.score.value) == round(competition_score(truth, pred), 3)
+    assert widget.summary.value == "1 hit, 1 missed, 1 spurious, 1 split, 0 merged"
+    assert widget.result.data[10, 10] == 1 + HIT
+    assert widget.result.data[45, 75] == 1 + MISSED
+    assert widget.result.data[45, 10] == 1 + SPURIOUS
+    assert widget.result.data[10, 45] == 1 + SPLIT
+    seen = []
+    for _ in range(4):
+        widget.next.clicked.emit(True)
+        seen.append(viewer.scene.camera.center[-2:])
+    assert seen == [(19, 99), (89, 19), (89, 149), (19, 99)]
+    widget.run.clicked.emit(True)
+    assert len(viewer.layers) == 3
+    viewer.add_labels(np.zeros((3, 60, 90), np.int32), name="stack")
+    widget.truth.value = viewer.layers["stack"]
+    widget.run.clicked.emit(True)
+    assert "more than two axes" in last_message()
+    widget.truth.value = viewer.add_labels(np.zeros((9, 9), np.int32), name="small")
+    widget.run.clicked.emit(True)
+    assert "the truth has shape (9, 9)" in last_message()
+
+
 def memory(viewer: napari.Viewer, folder: Path) -> None:
     """Fifty runs in one window; prints the growth of the last forty in MiB."""
     import resource  # not on Windows
@@ -187,6 +221,19 @@ def pictures(viewer: napari.Viewer, folder: Path) -> None:
             QApplication.processEvents()
             time.sleep(0.01)
         viewer.window.screenshot(str(folder / f"napari_{name}.png"), canvas_only=False, flash=False)
+    truth, found = viewer.layers[-1], widget.result.data
+    widget.cellprob_threshold.value = -3.0
+    viewer.add_labels(found.copy(), name="at 3.0", visible=False)
+    truth.visible = False
+    other = viewer.window.add_plugin_dock_widget("flowseg", "Compare")[1]
+    other.truth.value, other.prediction.value = truth, viewer.layers["at 3.0"]
+    other.run.clicked.emit(True)
+    other.next.clicked.emit(True)
+    for _ in range(50):
+        QApplication.processEvents()
+        time.sleep(0.01)
+    name = str(folder / "napari_compare.png")
+    viewer.window.screenshot(name, canvas_only=False, flash=False)
 
 
 def main(name: str, folder: Path) -> None:
