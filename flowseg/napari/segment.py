@@ -56,7 +56,7 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         self.image = create_widget(label="image", annotation=Image)
         # Choices are functions, since magicgui asks again whenever layers come and go.
         self._cell_types = [_PREDICTED]
-        self.model = ComboBox(label="model", choices=_models)
+        self.model = ComboBox(label="model", choices=model_names)
         self.checkpoint = FileEdit(
             label="another", filter="*", nullable=True, tooltip="a run's folder or a checkpoint"
         )
@@ -282,7 +282,7 @@ def frames_of(layer: Image) -> list[Any]:
     )
 
 
-def _models(_: Any) -> list[str]:
+def model_names(_: Any = None) -> list[str]:
     """Names of shipped models, and folders of finished runs, the latest first."""
     runs = find_finished(Path("runs"), TRAINING, CROSS_VALIDATION)
     return [*(str(run) for run in reversed(runs)), *shipped_models()]

@@ -10,9 +10,11 @@ import pytest
 from flowseg import competition_score, flows_to_labels, labels_to_flows
 from flowseg.arrays.labels import clear_border, renumber
 from flowseg.arrays.overlaps import masks_to_labels
+from flowseg.data.folder import read_folder
 from flowseg.errors import FlowsegError
 from flowseg.formats.seg_npy import read_seg
 from flowseg.metrics.competition import MISSED
+from flowseg.napari.annotated import save_annotated
 from flowseg.napari.live_field import LiveField, Thresholds
 from flowseg.napari.outcomes import outcome_image
 from flowseg.napari.readers import reader_of
@@ -115,3 +117,44 @@ def test_outcomes_are_those_of_the_metric() -> None:
 def test_nothing_against_nothing() -> None:
     found = outcome_image(np.zeros((5, 6), np.int64), np.zeros((5, 6), np.uint8))
     assert (found.score, found.mistakes, found.image.any()) == (1, [], False)
+
+
+def test_corrected_cells_are_saved_as_training_reads_them(tmp_path: Path) -> None:
+    labels = np.zeros((40, 50), np.int32)
+    labels[2:12, 2:12] = 4
+    labels[5, 5] = 0  # a hole
+    labels[20:30, 2:12], labels[35:39, 40:44] = 7, 7  # two pieces
+    labels[2:4, 40:42] = 9  # a speck
+    image = np.linspace(-1, 1, 2000).reshape(40, 50)
+    image[0, 0] = np.nan
+    text = save_annotated(tmp_path / "new", "a:b", image, labels)
+    assert text.endswith(
+        "a_b.tif: 2 cells; 1 in pieces (the largest stays), 1 with holes (filled), "
+        "1 of fewer than 10 pixels (left out)"
+    )
+    (record,) = read_folder(tmp_path / "new")
+    assert record.image().shape == (40, 50)
+    assert record.masks().areas().tolist() == [100, 100]
+    save_annotated(tmp_path / "new", "a:b", image, np.where(labels == 4, 4, 0))
+    (record,) = read_folder(tmp_path / "new")
+    assert record.masks().areas().tolist() == [100]
+    save_annotated(tmp_path / "new", "a:b", image[::-1], labels[::-1])
+    assert [one.image_id for one in read_folder(tmp_path / "new")] == ["a_b", "a_b_2"]
+
+
+def test_only_the_annotated_part_is_saved(tmp_path: Path) -> None:
+    image, labels = np.zeros((300, 40), np.uint8), drawn_labels()[:, :40]
+    labels = np.pad(labels, ((0, 300 - 96), (0, 0)))
+    save_annotated(tmp_path, "a", image, labels, (slice(0, 96), slice(10, 40)))
+    (record,) = read_folder(tmp_path)
+    assert record.image().shape == (96, 30)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [(np.zeros((9, 9), int), "there is no cell"), (np.ones((9, 8), int), "9 x 9 .* 8 x 9")],
+)
+def test_what_cannot_be_learned_from(labels, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(FlowsegError, match=problem):
+        save_annotated(tmp_path / "new", "a", np.zeros((9, 9), np.uint8), labels)
+    assert not (tmp_path / "new").exists()

@@ -14,7 +14,7 @@ WINDOW = Path(__file__).with_name("window.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("walk", ["segment", "stack", "bad_input", "compare"])
+@pytest.mark.parametrize("walk", ["segment", "stack", "bad_input", "compare", "learn"])
 def test_walk(walk: str, tmp_path: Path) -> None:
     pytest.importorskip("napari.layers", reason="napari is not installed")
     if shutil.which("xvfb-run") is None:
@@ -28,7 +28,7 @@ def test_walk(walk: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
         cwd=tmp_path,
     )
     if "could not load the Qt platform plugin" in done.stderr.lower():

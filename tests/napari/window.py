@@ -6,6 +6,7 @@ xvfb-run -a python tests/napari/window.py segment
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,15 +19,18 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QApplication
 
 from flowseg import Segmenter, competition_score
+from flowseg.arrays.overlaps import masks_to_labels
+from flowseg.io.images import read_image
 from flowseg.metrics.competition import HIT, MISSED, SPLIT, SPURIOUS
+from flowseg.napari.learn import next_run
 from flowseg.synthetic.render import draw_neurons
 
 PATIENCE = 120
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     """Let the window work until something is so."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not condition():
         QApplication.processEvents()
         time.sleep(0.01)
@@ -175,6 +179,47 @@ def compare(viewer: napari.Viewer, folder: Path) -> None:
     assert "the truth has shape (9, 9)" in last_message()
 
 
+def learn(viewer: napari.Viewer, folder: Path) -> None:
+    """Save two corrected images, train for a minute with a stop in between, use the model."""
+    os.chdir(folder)
+    segmenting = open_widget(viewer)
+    widget = viewer.window.add_plugin_dock_widget("flowseg", "Correct and learn")[1]
+    widget.save.clicked.emit(True)
+    assert "choose an image layer" in last_message()
+    rng = np.random.default_rng(5)
+    image, masks = draw_neurons((200, 240), "shsy5y", rng)
+    labels = masks_to_labels(masks)
+    labels[0:2, 0:2] = labels.max() + 1  # a slip of the brush
+    viewer.add_image(image, name="dish")
+    viewer.add_labels(labels, name="cells")
+    rectangle = viewer.add_shapes([[[0, 0], [0, 119.6], [200, 119.6], [200, 0]]], name="part")
+    widget.region.value = rectangle
+    widget.save.clicked.emit(True)
+    assert "2 of fewer than" in last_message()  # and a cell that the rectangle cuts
+    assert read_image(folder / "annotated" / "dish.tif").shape == (200, 120)
+    widget.train.clicked.emit(True)
+    wait_until(lambda: widget.train.enabled)
+    assert "label one more" in last_message()
+    rectangle.data = [[[0, 120], [0, 240], [200, 240], [200, 120]]]
+    widget.save.clicked.emit(True)
+    widget.save.clicked.emit(True)  # the same once more replaces itself
+    saved = sorted(path.name for path in (folder / "annotated").iterdir())
+    assert saved == ["dish.tif", "dish_2.tif", "dish_2_masks.tif", "dish_masks.tif"]
+    widget.minutes.value = 1
+    widget.train.clicked.emit(True)
+    wait_until(lambda: "step" in widget.status.value or "loss" in widget.status.value, 200)
+    widget.cancel.clicked.emit(True)
+    wait_until(lambda: widget.train.enabled)
+    assert "was stopped" in last_message(), last_message()
+    widget.train.clicked.emit(True)
+    wait_until(lambda: widget.train.enabled, 300)
+    assert "validation score" in last_message(), last_message()
+    segmenting.model.value = str(Path("runs") / "corrected-1")
+    run(segmenting)
+    assert segmenting.result.data.max() > 3
+    assert next_run(Path("runs")).name == "corrected-2"
+
+
 def memory(viewer: napari.Viewer, folder: Path) -> None:
     """Fifty runs in one window; prints the growth of the last forty in MiB."""
     import resource  # not on Windows
@@ -237,7 +282,7 @@ def pictures(viewer: napari.Viewer, folder: Path) -> None:
 
 
 def main(name: str, folder: Path) -> None:
-    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(540, exit=True)
     viewer = napari.Viewer(show=False)
     globals()[name](viewer, folder)
     errors = [one for one in notification_manager.records if hasattr(one, "exception")]
