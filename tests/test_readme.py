@@ -96,7 +96,7 @@ def test_other_lines_name_what_is_there(page: str, line: str) -> None:
         for option in re.findall(r"--[a-z][a-z-]+", line):
             assert f'"{option}"' in script, option
     else:
-        assert words[0] in ("pip", "python", "kaggle")
+        assert words[0] in ("pip", "python", "kaggle", "napari")
 
 
 @pytest.mark.parametrize("page", PAGES)
