@@ -20,7 +20,7 @@ from magicgui.widgets import (
     Slider,
     create_widget,
 )
-from napari.layers import Image
+from napari.layers import Image, Shapes
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
 from numpy.typing import NDArray
@@ -67,9 +67,15 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
             step=1,
             tooltip="of the cells, in pixels; 0: as the card says, or measured",
         )
+        self.line = create_widget(
+            label="or a line",
+            annotation=Shapes | None,
+            options={"tooltip": "a Shapes layer, whose last line is as long as a typical cell"},
+        )
         self.tta = ComboBox(
             label="augmentation", choices=[1, 2, 4, 8], tooltip="rotated and mirrored views"
         )
+        self.keep_fields = CheckBox(label="flows and cellprob as layers")
         self.run = PushButton(text="Segment")
         self.cancel = PushButton(text="Cancel", enabled=False)
         self.progress = ProgressBar(label="frames", value=0, max=1)
@@ -82,7 +88,8 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         self.count = Label(label="cells", value="")
         super().__init__(
             widgets=[
-                *(self.image, self.model, self.checkpoint, self.cell_type, self.diameter, self.tta),
+                *(self.image, self.model, self.checkpoint, self.cell_type),
+                *(self.diameter, self.line, self.tta, self.keep_fields),
                 *(self.run, self.cancel, self.progress),
                 *(self.cellprob_threshold, self.flow_threshold, self.min_size),
                 *(self.exclude_border, self.count),
@@ -146,6 +153,7 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
             return
         try:
             frames = frames_of(layer)
+            drawn = None if self.line.value is None else length_of(self.line.value, layer)
         except FlowsegError as error:
             show_error(str(error))
             return
@@ -155,7 +163,7 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
             "translate": layer.translate[-layer.ndim :],
             "stack": layer.ndim == 3,
         }
-        options: dict[str, Any] = {"diameter": self.diameter.value or None}
+        options: dict[str, Any] = {"diameter": drawn or self.diameter.value or None}
         if self.cell_type.value != _PREDICTED:
             options["cell_type"] = self.cell_type.value
         self.fields, self.result = [], None
@@ -224,8 +232,30 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
                 translate=self._source["translate"],
             )
         self._put(len(self.fields) - 1, labels)
+        if self.keep_fields.value:
+            self._show_field(found, len(self.fields) - 1)
         if len(self.fields) == self.progress.max:
             show_info(f"{self._source['name']}: {self.count.value}")
+
+    def _show_field(self, field: LiveField, index: int) -> None:
+        """Add the flow field of a frame as layers below its labels."""
+        frame = f" {index}" if self._source["stack"] else ""
+        place = {key: self._source[key][-2:] for key in ("scale", "translate")}
+        for name, values in (
+            ("cellprob", field.cellprob),
+            ("flow dy", field.flows[0]),
+            ("flow dx", field.flows[1]),
+        ):
+            colours = "magma" if name == "cellprob" else "twilight_shifted"
+            limits = (-8.0, 8.0) if name == "cellprob" else (-1.0, 1.0)
+            self._viewer.add_image(
+                values,
+                name=f"{name}{frame}",
+                colormap=colours,
+                contrast_limits=limits,
+                visible=False,
+                **place,
+            )
 
     def _put(self, index: int, labels: NDArray[np.int32]) -> None:
         """Set the labels of one frame."""
@@ -280,6 +310,20 @@ def frames_of(layer: Image) -> list[Any]:
         f"the layer {layer.name!r} has {layer.ndim} axes, and not those of an image or a stack",
         remedy="split it along an axis",
     )
+
+
+def length_of(shapes: Shapes, image: Image) -> float:
+    """The length of the last shape of a layer, from its first to its last corner, in pixels.
+
+    Raises
+    ------
+    FlowsegError
+        Where there is no shape.
+    """
+    if not len(shapes.data):
+        raise FlowsegError(f"the layer {shapes.name!r} holds no line", remedy="draw one")
+    ends = [shapes.data_to_world(shapes.data[-1][at])[-2:] for at in (0, -1)]
+    return float(np.linalg.norm((np.array(ends[1]) - ends[0]) / np.array(image.scale[-2:])))
 
 
 def model_names(_: Any = None) -> list[str]:

@@ -95,6 +95,19 @@ def segment(viewer: napari.Viewer, folder: Path) -> None:
     assert widget.result.save(str(file)) == [str(file)]
     viewer.open(str(file), plugin="flowseg")
     np.testing.assert_array_equal(viewer.layers[-1].data, widget.result.data)
+    line = [[100, 50], [100, 67]]
+    widget.line.value = viewer.add_shapes([line], shape_type="line", name="length")
+    widget.keep_fields.value = True
+    widget.diameter.value = 90
+    widget.run.clicked.emit(True)
+    wait_until(lambda: widget.run.enabled)
+    np.testing.assert_array_equal(widget.result.data, expected(image, widget))
+    cellprob, dy = (viewer.layers[name].data for name in ("cellprob", "flow dy"))
+    assert cellprob.shape == dy.shape == image.shape
+    assert (cellprob[widget.result.data > 0] > widget.cellprob_threshold.value).mean() > 0.95
+    widget.line.value.data = []
+    widget.run.clicked.emit(True)
+    assert "holds no line" in last_message()
 
 
 def stack(viewer: napari.Viewer, folder: Path) -> None:
