@@ -191,11 +191,17 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         self._put(shown, self.fields[shown].labels(self.thresholds))
         rest = [index for index in range(len(self.fields)) if index != shown]
         if rest:
+            thresholds = self.thresholds
+
+            def put(found: tuple[int, NDArray[np.int32]]) -> None:
+                if thresholds == self.thresholds:  # else the slider has moved on
+                    self._put(*found)
+
             self._refresher = create_worker(
                 _relabel,
                 [(index, self.fields[index]) for index in rest],
-                self.thresholds,
-                _connect={"yielded": lambda found: self._put(*found)},
+                thresholds,
+                _connect={"yielded": put},
             )
 
     def _predict(
