@@ -4,15 +4,17 @@
 
 Every trial is a process of its own, forked from one that has loaded torch and started no thread.
 It may take an address space drawn evenly from what it has at its start to what an undisturbed
-attempt takes. A trial is to end by itself within two minutes: with exit code 0, 1 (images are left
-out by name) or 2 (one line), and no traceback. Then the same command is given without a limit, and
-all its files must equal those of the undisturbed run, but for seconds. Linux only.
+attempt takes. A trial is to end by itself within 20 times as long as the undisturbed attempt: with
+exit code 0, 1 (images are left out by name) or 2 (one line), and no traceback. One that does not
+says where its threads are. Then the same command is given without a limit, and all its files must
+equal those of the undisturbed run, but for seconds. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import resource
@@ -25,6 +27,8 @@ import traceback
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -40,7 +44,19 @@ from flowseg.io.images import write_image
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 from helpers.runs import differences, save_wild_network
 
-PATIENCE = 120  # seconds
+PATIENCE = 20  # times what an undisturbed attempt takes
+
+
+class Needed(NamedTuple):
+    """Bytes that an undisturbed attempt takes beyond what it starts with, and its seconds."""
+
+    room: int
+    seconds: float
+
+
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """Raise where a signal comes, so that what was begun is ended."""
+    raise SystemExit(128 + number)
 
 
 def address_space(key: str) -> int:
@@ -49,52 +65,65 @@ def address_space(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def trial(command: list[str], room: int | None, log: Path) -> str:
+def trial(command: list[str], room: int, patience: float, log: Path) -> str:
     """How the command ended in a forked process with so many bytes beyond what it starts with."""
     child = os.fork()
     if child == 0:
-        with log.open("w") as file:
+        code = 70
+        with contextlib.suppress(BaseException), log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            if room is not None:
-                limit = address_space("VmSize") + room
-                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            code = 70
-            with contextlib.suppress(BaseException):
-                try:
-                    code = main(command)
-                except BaseException:
-                    traceback.print_exc()
-            os._exit(code)
-    end = time.monotonic() + PATIENCE
+            # Its thread is started here, where there is memory for it.
+            faulthandler.dump_traceback_later(0.9 * patience, file=file)
+            limit = address_space("VmSize") + room
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            try:
+                code = main(command)
+            except BaseException:
+                traceback.print_exc()
+        os._exit(code)
+    status = None
+    try:
+        status = wait(child, patience)
+    finally:
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    said = log.read_text(errors="replace")
+    if status is None:
+        sys.stderr.write(f"hangs: {said[-6000:]}\n")
+        return "hangs"
+    code = os.waitstatus_to_exitcode(status)
+    if code in (0, 1, 2) and "Traceback" not in said:
+        return f"exit code {code}"
+    sys.stderr.write(f"exit code {code}: {said[-1500:]}\n")
+    return "traceback" if "Traceback" in said else f"killed by {-code}"
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """The status of a process that ends by itself in that time; else None."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            said = log.read_text(errors="replace")
-            if code in (0, 1, 2) and "Traceback" not in said:
-                return f"exit code {code}"
-            sys.stderr.write(f"exit code {code}: {said[-1500:]}\n")
-            return "traceback" if "Traceback" in said else f"killed by {-code}"
+            return status
         time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    sys.stderr.write(f"hangs: {log.read_text(errors='replace')[-1500:]}\n")
-    return "hangs"
+    return None
 
 
-def needed(command: list[str], folder: Path) -> int:
-    """Bytes that an undisturbed attempt takes beyond what it starts with."""
+def needed(command: list[str], folder: Path) -> Needed:
+    """What an undisturbed attempt takes."""
     told = folder / "needed"
 
     def work() -> int:
-        start = address_space("VmSize")
+        start, began = address_space("VmSize"), time.monotonic()
         code = main(command)
-        told.write_text(str(address_space("VmPeak") - start))
+        told.write_text(f"{address_space('VmPeak') - start} {time.monotonic() - began}")
         return code
 
     attempt(work, folder / "log")
-    return int(told.read_text())
+    room, seconds = told.read_text().split()
+    return Needed(int(room), float(seconds))
 
 
 def campaign(
@@ -104,11 +133,13 @@ def campaign(
     whole = folder / "whole"
     whole.mkdir(parents=True)
     most = needed(command(whole), folder)
+    patience = PATIENCE * most.seconds
     counts: Counter[str] = Counter()
     for number in tqdm(range(trials), desc=folder.name):
         home = folder / f"run{number}"
         home.mkdir()
-        counts[trial(command(home), int(rng.uniform(0, most)), folder / "log")] += 1
+        room = int(rng.uniform(0, most.room))
+        counts[trial(command(home), room, patience, folder / "log")] += 1
         attempt(partial(main, command(home)), folder / "log")
         if different := differences(whole, home):
             counts["different"] += 1
@@ -152,5 +183,6 @@ if __name__ == "__main__":
     # A forked process has no threads but its own.
     set_threads(1)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory() as scratch:
         raise SystemExit(run(arguments, Path(scratch)))
