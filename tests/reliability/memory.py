@@ -4,7 +4,7 @@
 
 Every trial is a process of its own, forked from one that has loaded torch and started no thread.
 It may take an address space drawn evenly from what it has at its start to what an undisturbed
-attempt takes. A trial is to end by itself within 20 times as long as the undisturbed attempt: with
+attempt takes. A trial is to end by itself within 5 times as long as the undisturbed attempt: with
 exit code 0, 1 (images are left out by name) or 2 (one line), and no traceback. One that does not
 says where its threads are. Then the same command is given without a limit, and all its files must
 equal those of the undisturbed run, but for seconds. Linux only.
@@ -44,7 +44,7 @@ from flowseg.io.images import write_image
 from flowseg.synthetic.datasets import write_synthetic_livecell, write_synthetic_sartorius
 from helpers.runs import differences, save_wild_network
 
-PATIENCE = 20  # times what an undisturbed attempt takes
+PATIENCE = 5  # times what an undisturbed attempt takes
 
 
 class Needed(NamedTuple):
