@@ -109,9 +109,9 @@ def _at_own_scale(model: Model, grey: Floats, settings: CellTypeSettings) -> flo
     """The diameter as a network sees it that knows cells of any size, of a card without diameters.
 
     It is measured on the image at its own resolution, once more at the diameter that was found, and
-    weighted by itself: specks that look like cells are many, but small. (Weighted by area it is too
-    large, where cells differ in size.) Enlarging the image until
-    they are as large as cells, as each further pass would, leads astray.
+    weighted by itself: specks that look like cells are many, but small, and weights of area make it
+    too large where cells differ in size. Enlarging the image until specks are as large as cells, as
+    each further pass would, leads astray.
     """
     own = model.ensemble.diameter
     for guess in (own, 2 * own, own / 2):

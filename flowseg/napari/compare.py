@@ -8,9 +8,9 @@ import numpy as np
 from magicgui.widgets import Container, Label, PushButton, create_widget
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
-from napari.utils.notifications import show_error
 
 from flowseg.errors import FlowsegError
+from flowseg.napari.errors_shown import errors_shown
 from flowseg.napari.outcomes import COLOURS, OutcomeImage, outcome_image
 
 if TYPE_CHECKING:
@@ -49,18 +49,15 @@ class Compare(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         self.next.clicked.connect(self.show_next)
         viewer.bind_key(_NEXT, lambda _: self.show_next(), overwrite=True)
 
+    @errors_shown()
     def compare(self) -> None:
         """Compare the chosen layers, and add one of their outcomes."""
         truth, prediction = self.truth.value, self.prediction.value
-        try:
-            if truth is None or prediction is None:
-                raise FlowsegError("there are no two Labels layers to compare")
-            if truth.ndim != 2 or prediction.ndim != 2:
-                raise FlowsegError("the layers have more than two axes; compare single frames")
-            found = outcome_image(np.asarray(truth.data), np.asarray(prediction.data))
-        except FlowsegError as error:
-            show_error(str(error))
-            return
+        if truth is None or prediction is None:
+            raise FlowsegError("there are no two Labels layers to compare")
+        if truth.ndim != 2 or prediction.ndim != 2:
+            raise FlowsegError("the layers have more than two axes; compare single frames")
+        found = outcome_image(np.asarray(truth.data), np.asarray(prediction.data))
         self._found, self._at = found, -1
         self.score.value, self.summary.value = f"{found.score:.3f}", found.summary
         self.next.enabled = bool(found.mistakes)

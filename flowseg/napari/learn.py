@@ -22,11 +22,11 @@ from napari.layers import Image, Labels, Shapes
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
 
-from flowseg.errors import FlowsegError, Stopped, as_user_error
+from flowseg.errors import FlowsegError, Stopped
 from flowseg.napari.annotated import Region, save_annotated
+from flowseg.napari.errors_shown import errors_shown
 from flowseg.napari.segment import Segment, model_names
 from flowseg.prediction.find_models import find_models
-from flowseg.training.run_folder import is_finished
 
 if TYPE_CHECKING:
     import napari
@@ -69,52 +69,56 @@ class Learn(Container):  # type: ignore[misc]  # magicgui is not typed for mypy'
             ]
         )
         self._process: subprocess.Popen[str] | None = None
+        self._run = Path()
+        self._stopped: list[str] = []
+        """What the last training was asked to do, where it was cancelled."""
         self.save.clicked.connect(self.save_cells)
         self.train.clicked.connect(self.start)
         self.cancel.clicked.connect(self.stop)
 
+    @errors_shown()
     def save_cells(self) -> None:
         """Write the image and its cells to the folder."""
         image, cells = self.image.value, self.cells.value
-        try:
-            if image is None or cells is None:
-                raise FlowsegError("choose an image layer and the Labels layer of its cells")
-            if image.ndim != 2 or cells.ndim != 2:
-                raise FlowsegError("the layers have more than two axes; correct single frames")
-            region = None if self.region.value is None else region_of(self.region.value, cells)
-            pixels = image.data[0] if image.multiscale else image.data
-            text = save_annotated(
-                self.folder.value, image.name, np.asarray(pixels), np.asarray(cells.data), region
-            )
-        except Exception as error:
-            user_error = as_user_error(error)
-            if user_error is None:
-                raise
-            show_error(str(user_error))
-            return
+        if image is None or cells is None:
+            raise FlowsegError("choose an image layer and the Labels layer of its cells")
+        if image.ndim != 2 or cells.ndim != 2:
+            raise FlowsegError("the layers have more than two axes; correct single frames")
+        region = None if self.region.value is None else region_of(self.region.value, cells)
+        pixels = image.data[0] if image.multiscale else image.data
+        text = save_annotated(
+            self.folder.value, image.name, np.asarray(pixels), np.asarray(cells.data), region
+        )
+        self._stopped = []  # its images are others now
         self.status.value = shortened(text)
         show_info(text)
 
+    @errors_shown()
     def start(self) -> None:
-        """Train in a process of its own; a run that was cancelled goes on."""
-        try:
-            models = find_models([self.model.value])
-            if len(models) > 1:
-                raise FlowsegError(
-                    f"{self.model.value} holds {len(models)} networks",
-                    remedy="start from a single run",
-                )
-        except FlowsegError as error:
-            show_error(str(error))
-            return
-        command = [
-            *(sys.executable, "-m", "flowseg", "train", "--data", str(self.folder.value)),
-            *("--pretrain", str(models[0]), "--time-budget", f"{self.minutes.value}m"),
-            *("--out", str(next_run(Path("runs"))), "--resume", "auto"),
+        """Train in a process of its own; where the last one was cancelled, go on with it."""
+        models = find_models([self.model.value])
+        if len(models) > 1:
+            raise FlowsegError(
+                f"{self.model.value} holds {len(models)} networks",
+                remedy="start from a single run",
+            )
+        task = [
+            *("--data", str(self.folder.value), "--pretrain", str(models[0])),
+            *("--time-budget", f"{self.minutes.value}m"),
         ]
+        if task != self._stopped:
+            self._run = next_run(Path("runs"))
+        self.status.value = "starting"
         self._busy(True)
-        worker = create_worker(self._follow, command, _connect={"yielded": self._show})
-        worker.returned.connect(self._finish)
+        worker = create_worker(
+            self._follow,
+            [
+                *(sys.executable, "-m", "flowseg", "train", *task),
+                *("--out", str(self._run), "--resume", "auto"),
+            ],
+            _connect={"yielded": self._show},
+        )
+        worker.returned.connect(lambda ended: self._finish(task, *ended))
         worker.finished.connect(lambda: self._busy(False))
 
     def stop(self) -> None:
@@ -134,15 +138,16 @@ class Learn(Container):  # type: ignore[misc]  # magicgui is not typed for mypy'
                     if text.strip():
                         line = text.strip()
                         yield line
-            finally:
-                self._process.terminate()  # of a window that is closed
+            except GeneratorExit:  # the window is closed
+                self._process.terminate()
+                raise
         return line, self._process.returncode
 
     def _show(self, line: str) -> None:
         self.status.value = shortened(line)
 
-    def _finish(self, ended: tuple[str, int]) -> None:
-        line, code = ended
+    def _finish(self, task: list[str], line: str, code: int) -> None:
+        self._stopped = task if code == Stopped.EXIT_CODE else []
         if code == 0:
             show_info(line)
         elif code == Stopped.EXIT_CODE:
@@ -177,9 +182,9 @@ def region_of(shapes: Shapes, cells: Labels) -> Region:
 
 
 def next_run(runs: Path) -> Path:
-    """The last run of corrected cells where it is not finished, else the folder of a new one."""
+    """The folder of one more run of corrected cells."""
     number = 1
-    while is_finished(runs / f"corrected-{number}"):
+    while (runs / f"corrected-{number}").exists():
         number += 1
     return runs / f"corrected-{number}"
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from flowseg.errors import FlowsegError, as_user_error
 from flowseg.formats.cell_table import measure_cells
 from flowseg.inference.segmenter import Segmenter
+from flowseg.napari.errors_shown import errors_shown
 from flowseg.napari.live_field import LiveField, Thresholds
 from flowseg.network.checkpoint import read_card
 from flowseg.network.shipped import shipped_models
@@ -127,13 +128,10 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
             exclude_border=self.exclude_border.value,
         )
 
+    @errors_shown()
     def show_card(self) -> None:
         """Offer the cell types of the chosen model, and its thresholds."""
-        try:
-            card = read_card(self._checkpoints()[0])
-        except FlowsegError as error:
-            show_error(str(error))
-            return
+        card = read_card(self._checkpoints()[0])
         names = list(card.cell_types)
         self._cell_types = [_PREDICTED, *names] if len(names) > 1 else names
         self.cell_type.reset_choices()
@@ -145,18 +143,16 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         ):
             slider.value = float(np.clip(value, slider.min, slider.max))
 
+    @errors_shown()
     def segment(self) -> None:
         """Segment the chosen layer in a thread."""
         layer = self.image.value
         if layer is None:
-            show_error("there is no image layer; open an image, or File > Open Sample > flowseg")
-            return
-        try:
-            frames = frames_of(layer)
-            drawn = None if self.line.value is None else length_of(self.line.value, layer)
-        except FlowsegError as error:
-            show_error(str(error))
-            return
+            raise FlowsegError(
+                "there is no image layer", remedy="open an image, or File > Open Sample > flowseg"
+            )
+        checkpoints, frames = self._checkpoints(), frames_of(layer)
+        drawn = None if self.line.value is None else length_of(self.line.value, layer)
         self._source = {
             "name": f"{layer.name} cells",
             "scale": layer.scale[-layer.ndim :],
@@ -170,7 +166,9 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         self.progress.max, self.progress.value = len(frames), 0
         self._busy(True)
         self._worker = create_worker(
-            self._predict, frames, options, self.tta.value, _connect={"yielded": self._take}
+            self._predict,
+            *(checkpoints, self.tta.value, frames, options, self.thresholds),
+            _connect={"yielded": self._take},
         )
         self._worker.finished.connect(lambda: self._busy(False))
 
@@ -205,15 +203,20 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
             )
 
     def _predict(
-        self, frames: list[Any], options: dict[str, Any], tta: int
+        self,
+        checkpoints: list[Path],
+        tta: int,
+        frames: list[Any],
+        options: dict[str, Any],
+        thresholds: Thresholds,
     ) -> Iterator[LiveField | FlowsegError]:
-        """In a thread: the flow field of each frame, or the error that ends it."""
+        """In a thread, which may not ask widgets: the flow field of each frame, or an error."""
         try:
-            segmenter = self._load(tta)
+            segmenter = self._load(checkpoints, tta)
             for frame in frames:
                 found = segmenter.segment(np.asarray(frame), **options)
                 field = LiveField(found.flows, found.cellprob)
-                field.labels(self.thresholds)  # so that the window does not wait for it
+                field.labels(thresholds)  # so that the window does not wait for it
                 yield field
         except Exception as error:
             user_error = as_user_error(error)
@@ -288,8 +291,7 @@ class Segment(Container):  # type: ignore[misc]  # magicgui is not typed for myp
         other = self.checkpoint.value
         return find_models([self.model.value if other is None else other])
 
-    def _load(self, tta: int) -> Segmenter:
-        paths = self._checkpoints()
+    def _load(self, paths: list[Path], tta: int) -> Segmenter:
         key = (tuple((path, path.stat().st_mtime_ns) for path in paths), tta)
         if self._segmenter is None or self._segmenter[0] != key:
             self._segmenter = key, Segmenter.load(paths, tta=tta)

@@ -223,7 +223,7 @@ def learn(viewer: napari.Viewer, folder: Path) -> None:
     assert saved == ["dish.tif", "dish_2.tif", "dish_2_masks.tif", "dish_masks.tif"]
     widget.minutes.value = 1
     widget.train.clicked.emit(True)
-    wait_until(lambda: "step" in widget.status.value or "loss" in widget.status.value, 200)
+    wait_until(lambda: "step" in widget.status.value, 200)
     widget.cancel.clicked.emit(True)
     wait_until(lambda: widget.train.enabled)
     assert "was stopped" in last_message(), last_message()
@@ -234,6 +234,19 @@ def learn(viewer: napari.Viewer, folder: Path) -> None:
     run(segmenting)
     assert segmenting.result.data.max() > 3
     assert next_run(Path("runs")).name == "corrected-2"
+    widget.train.clicked.emit(True)
+    wait_until(lambda: "step" in widget.status.value, 200)
+    widget.cancel.clicked.emit(True)
+    wait_until(lambda: widget.train.enabled)
+    widget.save.clicked.emit(True)  # so that the run that was stopped is of other images
+    widget.train.clicked.emit(True)
+    wait_until(lambda: "step" in widget.status.value, 200)
+    assert sorted(path.name for path in Path("runs").iterdir() if path.name[0] == "c") == [
+        f"corrected-{number}" for number in (1, 2, 3)
+    ]
+    widget.cancel.clicked.emit(True)
+    wait_until(lambda: widget.train.enabled)
+    assert "was stopped" in last_message()
 
 
 def memory(viewer: napari.Viewer, folder: Path) -> None:
