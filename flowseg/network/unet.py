@@ -111,6 +111,8 @@ class FlowNetwork(Architecture):
         return NetworkOutput(maps[:, :2], maps[:, 2], self.type_head(pooled))
 
     def _initialise(self, generator: torch.Generator) -> None:
+        if self.head.weight.is_meta:
+            return  # shapes only, and torch would load its compiler to draw none of their values
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,3 +176,14 @@ def test_a_header_of_any_length_is_that_of_a_checkpoint(
         lengths.add(path.read_bytes()[0])
         assert read_card(path).provenance["note"] == "x" * size
     assert 0x80 in lengths
+
+
+@pytest.mark.slow
+def test_reading_loads_no_compiler() -> None:
+    """It takes two seconds, and Triton's LLVM crashes beside that of a window's OpenGL."""
+    code = (
+        "import sys; from flowseg.network.checkpoint import load_network; load_network('phase')\n"
+        "sys.exit(str({'torch._dynamo', 'triton'} & set(sys.modules) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
